@@ -1,0 +1,1 @@
+//! Certificate requests, DNS, traffic capture (a pure rule program, rendered to nftables or iptables), hosts made of namespaces.

@@ -1,0 +1,15 @@
+//! Names, SPIFFE ids, localities, a clock and a random source that tests can replace.
+//!
+//! Everything here is plain data. There is no I/O, no configuration and no global state.
+
+mod clock;
+mod locality;
+mod names;
+mod random;
+mod spiffe;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use locality::Locality;
+pub use names::{Host, NamespacedName, ParseHostError};
+pub use random::{Random, SeededRandom, ThreadRandom};
+pub use spiffe::{ParseSpiffeIdError, SpiffeId, TrustDomain};

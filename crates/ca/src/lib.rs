@@ -1,0 +1,1 @@
+//! Judge certificate requests, sign, rotate roots.

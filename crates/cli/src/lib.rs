@@ -1,0 +1,1 @@
+//! apply, explain, analyze, status, run, demo.

@@ -1,0 +1,1 @@
+//! Assembles the control plane: registries, push, xDS, CA, status.

@@ -1,0 +1,1 @@
+//! xDS in; compiled `Plan` and explained `Decision` out. No I/O.

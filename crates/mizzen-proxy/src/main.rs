@@ -1,0 +1,3 @@
+//! The data plane together with its agent: arguments in, parts assembled.
+
+fn main() {}

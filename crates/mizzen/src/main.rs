@@ -1,0 +1,3 @@
+//! The control plane, the command line and the console: arguments in, parts assembled.
+
+fn main() {}

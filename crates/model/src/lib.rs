@@ -1,0 +1,1 @@
+//! What the mesh knows: `World` takes `Change`s and yields `Snapshot`s.

@@ -1,0 +1,1 @@
+//! Data-plane I/O: listeners, HTTP and TCP, pools, mTLS, access log.

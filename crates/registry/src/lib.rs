@@ -1,0 +1,1 @@
+//! Kubernetes API, Eureka, files: streams of `Change`s.

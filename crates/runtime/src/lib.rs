@@ -1,0 +1,1 @@
+//! Drain, supervision, backoff, admin server, metrics and tracing set-up.

@@ -1,0 +1,1 @@
+//! In-memory mesh, fixtures, network namespaces as hosts. A dev-dependency only.

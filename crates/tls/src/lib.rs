@@ -1,0 +1,1 @@
+//! Certificates, trust bundles, rustls configuration, SPIFFE verification.

@@ -1,0 +1,1 @@
+//! `Snapshot` and `Node` in, xDS out. Pure.

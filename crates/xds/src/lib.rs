@@ -1,0 +1,1 @@
+//! The ADS state machines, both ends, without I/O; thin gRPC and REST adapters.

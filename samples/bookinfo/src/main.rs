@@ -1,0 +1,3 @@
+//! Bookinfo: the sample application, which knows nothing of the mesh.
+
+fn main() {}

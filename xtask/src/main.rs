@@ -1,0 +1,3 @@
+//! The project's own commands: tidy, test, peers, bench.
+
+fn main() {}
