@@ -3,7 +3,9 @@
 use std::fmt;
 
 /// A place in the topology. Empty parts are unknown; a part is only meaningful below a known one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Locality {
     pub region: String,
     pub zone: String,

@@ -37,7 +37,11 @@ impl Host {
     pub fn parse(text: &str) -> Result<Self, ParseHostError> {
         let lower = text.to_ascii_lowercase();
         let rest = lower.strip_prefix("*.").unwrap_or(&lower);
-        if lower == "*" || is_dns_name(rest) { Ok(Self(lower.into())) } else { Err(ParseHostError(text.into())) }
+        if lower == "*" || is_dns_name(rest) {
+            Ok(Self(lower.into()))
+        } else {
+            Err(ParseHostError(text.into()))
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -51,12 +55,10 @@ impl Host {
     /// Whether every name that `other` stands for is one that `self` stands for.
     pub fn covers(&self, other: &Host) -> bool {
         match self.0.strip_prefix('*') {
-            Some(suffix) => {
-                other.0.strip_prefix('*').map_or_else(
-                    || other.0.len() > suffix.len() && other.0.ends_with(suffix),
-                    |theirs| theirs.ends_with(suffix),
-                )
-            }
+            Some(suffix) => other.0.strip_prefix('*').map_or_else(
+                || other.0.len() > suffix.len() && other.0.ends_with(suffix),
+                |theirs| theirs.ends_with(suffix),
+            ),
             None => self == other,
         }
     }

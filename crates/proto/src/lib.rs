@@ -1,1 +1,11 @@
 //! The protobuf types (from a published crate), type URLs and the JSON mapping. No logic.
+//!
+//! Messages are `envoy-types`'. What crosses between the ADS machines and whoever produces or compiles resources is
+//! [`Resource`] and [`Delta`]: names and encoded bodies, so that bytes can be shared down to the socket.
+
+mod resource;
+mod type_url;
+
+pub use envoy_types::pb;
+pub use resource::{Delta, Rejection, Resource};
+pub use type_url::ResourceType;

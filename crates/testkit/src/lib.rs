@@ -1,1 +1,3 @@
 //! In-memory mesh, fixtures, network namespaces as hosts. A dev-dependency only.
+
+pub mod peers;
