@@ -1,1 +1,43 @@
-//! apply, explain, analyze, status, run, demo.
+//! The command line: what people type, and one module for each command.
+//!
+//! Commands return an exit code and print their results; errors are `anyhow` chains that end in what to do.
+//! `up` is assembled by the program itself, since the control plane stands on this crate's floor.
+
+mod args;
+mod check;
+mod demo;
+mod run;
+
+pub use args::{Cli, Command, GlobalArgs, UpArgs};
+
+use std::process::ExitCode;
+
+/// Runs every command but `up`. Called on the main thread before any other thread exists: commands that make
+/// namespaces need that, and those that do not start a runtime of their own.
+pub fn execute(command: Command, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(_) => anyhow::bail!("`up` is assembled by the program"),
+        Command::Demo(args) => demo::execute(&args, global),
+        Command::Run(args) => run::execute(&args, global),
+        Command::Check(args) => check::execute(&args),
+        Command::Hub(args) => run::hub(&args),
+        Command::Crds => crds(),
+        Command::Version => version(),
+        Command::Completion { shell } => completion(shell),
+    }
+}
+
+fn crds() -> anyhow::Result<ExitCode> {
+    anyhow::bail!("the CRD manifests are not built yet")
+}
+
+fn version() -> anyhow::Result<ExitCode> {
+    println!("mizzen {}", env!("CARGO_PKG_VERSION"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn completion(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut command = <Cli as clap::CommandFactory>::command();
+    clap_complete::generate(shell, &mut command, "mizzen", &mut std::io::stdout());
+    Ok(ExitCode::SUCCESS)
+}

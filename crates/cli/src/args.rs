@@ -1,0 +1,66 @@
+//! The tree of commands: one definition gives parsing, help and completion.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    check::CheckArgs,
+    demo::DemoArgs,
+    run::{HubArgs, RunArgs},
+};
+
+/// A service mesh for a laptop, a virtual machine or a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "mizzen", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct GlobalArgs {
+    /// Kubeconfig file to talk to the API server with
+    #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace to work in
+    #[arg(long, short, global = true, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the control plane, with its embedded API or on a cluster's
+    Up(UpArgs),
+    /// Bring up Bookinfo in a mesh on this machine, with traffic and a console
+    Demo(DemoArgs),
+    /// Run a command as a workload of the mesh
+    Run(RunArgs),
+    /// Say what this machine allows, and the cure for what it does not
+    Check(CheckArgs),
+    /// Print the manifests of the custom resource definitions
+    Crds,
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+    /// The process that holds the hub's namespaces
+    #[command(hide = true)]
+    Hub(HubArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// Where the embedded store and the control plane's keys are kept
+    #[arg(long, value_name = "DIR", env = "MIZZEN_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Use the API server of the kubeconfig instead of the embedded one
+    #[arg(long)]
+    pub cluster: bool,
+    /// Port of the embedded API on the loopback interface
+    #[arg(long, default_value_t = 6443)]
+    pub api_port: u16,
+}
