@@ -1,0 +1,115 @@
+//! Choosing a host: a priority by health, then (where asked for) a locality, then a host.
+//!
+//! A [`Balancer`] belongs to one worker. It holds the shared [`EndpointSet`] and what it derives from it and from the
+//! hosts' health; one relaxed load per pick tells whether health changed since.
+
+mod pool;
+mod priority;
+mod schedule;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use base::Random;
+
+use crate::{Ejection, EndpointSet, Host, Outcome};
+use pool::PriorityPools;
+use priority::Loads;
+pub(crate) use table::Table;
+
+/// What a choice depends on besides the hosts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pick<'a> {
+    /// From the route's hash policies: for ring hash and Maglev.
+    pub hash: Option<u64>,
+    /// Hosts that were tried before (retry predicate `previous_hosts`).
+    pub avoid: &'a [Host],
+    /// How often to choose before a host to avoid is taken anyway; 0 is 1.
+    pub attempts: u32,
+}
+
+/// One worker's balancer of one cluster.
+#[derive(Debug)]
+pub struct Balancer {
+    set: Arc<EndpointSet>,
+    epoch: u64,
+    loads: Loads,
+    pools: Vec<PriorityPools>,
+}
+
+impl Balancer {
+    pub fn new<R: Random + ?Sized>(set: Arc<EndpointSet>, rng: &mut R) -> Self {
+        let mut balancer = Self { set, epoch: 0, loads: Loads::default(), pools: Vec::new() };
+        balancer.look_again(rng);
+        balancer
+    }
+
+    /// Takes a new set. Where the hosts stay the same, so does what was learned of them.
+    pub fn replace<R: Random + ?Sized>(&mut self, set: Arc<EndpointSet>, rng: &mut R) {
+        self.set = set;
+        self.look_again(rng);
+    }
+
+    pub fn set(&self) -> &Arc<EndpointSet> {
+        &self.set
+    }
+
+    /// The host to use, or nothing when there is none to use (flag `UH`).
+    pub fn pick<R: Random + ?Sized>(&mut self, pick: &Pick<'_>, rng: &mut R) -> Option<Host> {
+        if self.set.shared.epoch.load(Relaxed) != self.epoch {
+            self.look_again(rng);
+        }
+        let mut chosen = None;
+        for attempt in 0..pick.attempts.max(1) {
+            let host = self.pick_once(pick.hash, attempt, rng)?;
+            let repeated = pick.avoid.contains(host);
+            chosen = Some(host.clone());
+            if !repeated {
+                break;
+            }
+        }
+        chosen
+    }
+
+    /// Counts how a request to a host ended; tells when that ejected the host.
+    pub fn record<R: Random + ?Sized>(
+        &self,
+        host: &Host,
+        outcome: Outcome,
+        now: Instant,
+        rng: &mut R,
+    ) -> Option<Ejection> {
+        self.set.record(host, outcome, now, rng)
+    }
+
+    fn pick_once<R: Random + ?Sized>(
+        &mut self,
+        hash: Option<u64>,
+        attempt: u32,
+        rng: &mut R,
+    ) -> Option<&Host> {
+        let draw = match hash {
+            Some(hash) if self.set.policy.kind.is_hashed() => hash,
+            _ => rng.next_u64(),
+        };
+        let (priority, source) = self.loads.choose(draw)?;
+        let hosts = &self.set.priorities.get(priority)?;
+        let pools = self.pools.get_mut(priority)?;
+        let index = match &hosts.table {
+            Some(table) => table.pick(draw, attempt, |host| pools.accepts(source, host)),
+            None => pools.pick(source, &self.set.policy.kind, &hosts.hosts, rng),
+        }?;
+        hosts.hosts.get(index)
+    }
+
+    fn look_again<R: Random + ?Sized>(&mut self, rng: &mut R) {
+        self.epoch = self.set.shared.epoch.load(Relaxed);
+        self.pools = self.set.priorities.iter().map(|p| PriorityPools::new(p, &self.set, rng)).collect();
+        self.loads = Loads::new(self.pools.iter().map(PriorityPools::counts), &self.set);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! The run-time state of one endpoint address: shared by all workers, by atomics.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::{Address, Endpoint, Health};
+
+/// What is known of an address at run time. Keyed by cluster and address, it outlives changes of configuration.
+#[derive(Debug, Default)]
+pub(crate) struct HostState {
+    pub(crate) active: AtomicU32,
+    pub(crate) ejected: AtomicBool,
+    /// Milliseconds of the detector's time; meaningful while ejected.
+    pub(crate) ejected_until: AtomicU64,
+    /// How often the host was ejected lately; decays while it behaves.
+    pub(crate) ejections: AtomicU32,
+    pub(crate) consecutive_5xx: AtomicU32,
+    pub(crate) consecutive_gateway: AtomicU32,
+    pub(crate) consecutive_local: AtomicU32,
+    /// Of the current interval, for success rates.
+    pub(crate) successes: AtomicU32,
+    pub(crate) total: AtomicU32,
+    pub(crate) local_successes: AtomicU32,
+    pub(crate) local_total: AtomicU32,
+}
+
+/// An endpoint as configured and its run-time state.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub endpoint: Arc<Endpoint>,
+    pub(crate) state: Arc<HostState>,
+}
+
+/// Two hosts are equal when they are the same address of the same cluster.
+impl PartialEq for Host {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+    }
+}
+
+impl Eq for Host {}
+
+impl Host {
+    /// A host of its own, for clusters whose endpoint is the connection's original destination.
+    pub fn detached(endpoint: Endpoint) -> Self {
+        Self { endpoint: Arc::new(endpoint), state: Arc::default() }
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.endpoint.address
+    }
+
+    pub fn is_ejected(&self) -> bool {
+        self.state.ejected.load(Relaxed)
+    }
+
+    /// Requests in flight, of all workers.
+    pub fn active_requests(&self) -> u32 {
+        self.state.active.load(Relaxed)
+    }
+
+    /// Counts one request (or TCP connection) until the guard is dropped.
+    pub fn start_request(&self) -> ActiveRequest {
+        self.state.active.fetch_add(1, Relaxed);
+        ActiveRequest(Arc::clone(&self.state))
+    }
+
+    /// Whether requests should go here: assigned as healthy or degraded, and not ejected.
+    pub fn is_available(&self) -> bool {
+        matches!(self.endpoint.health, Health::Healthy | Health::Degraded) && !self.is_ejected()
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.endpoint.address.fmt(f)
+    }
+}
+
+/// A request in flight; dropping it ends the count.
+#[derive(Debug)]
+pub struct ActiveRequest(Arc<HostState>);
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
