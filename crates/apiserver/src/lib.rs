@@ -1,1 +1,17 @@
 //! The embedded Kubernetes-style API and its store.
+//!
+//! `Server::start` gives a real HTTPS endpoint that `kubectl` and `kube-rs` work against. Inside, from the
+//! bottom: `store` (revisions, transactions, watches in one file), `kinds` and `schema` (what resources
+//! there are and how they look), `fields` and `patch` (server-side apply and the patches), `engine` (the
+//! verbs, without HTTP), `controllers` (what Kubernetes does by itself), `http` (the wire).
+//!
+//! Not here: running anything (Deployments are stored, no Pod is made), RBAC (the administrator may do
+//! everything, service accounts only read and prove who they are), admission webhooks.
+
+mod config;
+mod kinds;
+mod schema;
+mod status;
+pub mod store;
+
+pub use config::{Config, Handle, Server, StartError};
