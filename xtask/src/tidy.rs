@@ -111,7 +111,9 @@ fn source(file: &str, path: &Path) -> anyhow::Result<Vec<String>> {
         faults.push(format!("{file}: {} lines; split it by reasons to change", text.lines().count()));
     }
     if text.contains("allow(unsafe_code)") && !UNSAFE_MODULES.contains(&file) && !file.starts_with("xtask/") {
-        faults.push(format!("{file}: `unsafe` is allowed in named modules only (xtask/src/tidy.rs lists them)"));
+        faults.push(format!(
+            "{file}: `unsafe` is allowed in named modules only (xtask/src/tidy.rs lists them)"
+        ));
     }
     for (index, line) in text.lines().enumerate() {
         for mark in MARKS {
