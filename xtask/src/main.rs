@@ -1,5 +1,6 @@
 //! The project's own commands. `cargo xtask test` is what the README and CI call.
 
+mod codegen;
 mod peers;
 mod shell;
 mod test;
@@ -26,14 +27,30 @@ enum Command {
         /// Install only these
         names: Vec<String>,
     },
+    /// Write what is generated from others' definitions
+    Codegen {
+        #[command(subcommand)]
+        what: Codegen,
+    },
     /// Install what the tests need and run everything
     Test(test::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum Codegen {
+    /// The tables of protobuf's JSON mapping
+    Proto {
+        /// Only say whether the committed tables are up to date
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Xtask::parse().command {
         Command::Tidy => tidy::run(),
         Command::Peers { names } => peers::run(&names),
+        Command::Codegen { what: Codegen::Proto { check } } => codegen::proto(&shell::root(), check),
         Command::Test(args) => test::run(&args),
     };
     match result {

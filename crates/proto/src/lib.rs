@@ -3,6 +3,8 @@
 //! Messages are `envoy-types`'. What crosses between the ADS machines and whoever produces or compiles resources is
 //! [`Resource`] and [`Delta`]: names and encoded bodies, so that bytes can be shared down to the socket.
 
+pub mod istio;
+pub mod json;
 mod resource;
 mod type_url;
 
