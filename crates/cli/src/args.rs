@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::objects::{ApplyArgs, DeleteArgs, GetArgs};
 use crate::{
     check::CheckArgs,
     demo::DemoArgs,
@@ -23,8 +24,8 @@ pub struct Cli {
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct GlobalArgs {
-    /// Kubeconfig file to talk to the API server with
-    #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE")]
+    /// Kubeconfig file of the API server to talk to [default: $KUBECONFIG, then what `mizzen up` wrote]
+    #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace to work in
     #[arg(long, short, global = true, value_name = "NAMESPACE")]
@@ -41,6 +42,12 @@ pub enum Command {
     Run(RunArgs),
     /// Say what this machine allows, and the cure for what it does not
     Check(CheckArgs),
+    /// Create or change resources from manifests
+    Apply(ApplyArgs),
+    /// Show resources
+    Get(GetArgs),
+    /// Delete resources
+    Delete(DeleteArgs),
     /// Print the manifests of the custom resource definitions
     Crds,
     /// Print the version

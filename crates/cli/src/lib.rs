@@ -5,10 +5,14 @@
 
 mod args;
 mod check;
+mod client;
 mod demo;
+mod objects;
 mod run;
+mod table;
 
 pub use args::{Cli, Command, GlobalArgs, UpArgs};
+pub use client::default_data_dir;
 
 use std::process::ExitCode;
 
@@ -21,14 +25,27 @@ pub fn execute(command: Command, global: &GlobalArgs) -> anyhow::Result<ExitCode
         Command::Run(args) => run::execute(&args, global),
         Command::Check(args) => check::execute(&args),
         Command::Hub(args) => run::hub(&args),
+        Command::Apply(args) => block_on(objects::apply(&args, global)),
+        Command::Get(args) => block_on(objects::get(&args, global)),
+        Command::Delete(args) => block_on(objects::delete(&args, global)),
         Command::Crds => crds(),
         Command::Version => version(),
         Command::Completion { shell } => completion(shell),
     }
 }
 
+/// Runs a command that talks to servers on a runtime of its own.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tls::install_provider();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
 fn crds() -> anyhow::Result<ExitCode> {
-    anyhow::bail!("the CRD manifests are not built yet")
+    for crd in api::crds() {
+        println!("---");
+        print!("{}", serde_yaml_ng::to_string(&crd)?);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn version() -> anyhow::Result<ExitCode> {

@@ -1,0 +1,45 @@
+//! Which API server the commands talk to.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::GlobalArgs;
+
+/// Where `mizzen up` keeps the store, its keys and the kubeconfig, unless told otherwise.
+pub fn default_data_dir() -> PathBuf {
+    let home =
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".local/share");
+    std::env::var_os("XDG_DATA_HOME").map_or_else(home, PathBuf::from).join("mizzen")
+}
+
+impl GlobalArgs {
+    /// The kubeconfig to use: the one that was named, else the one that `mizzen up` wrote; `None` leaves the choice
+    /// to Kubernetes' own rules (`~/.kube/config`, the account of a pod).
+    pub fn kubeconfig_file(&self) -> Option<PathBuf> {
+        let written = || Some(default_data_dir().join("kubeconfig")).filter(|file| file.is_file());
+        let named = || std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.kubeconfig.clone().or_else(named).or_else(written)
+    }
+
+    /// The configuration of a client.
+    pub async fn client_config(&self) -> anyhow::Result<Config> {
+        let options = KubeConfigOptions::default();
+        let Some(file) = self.kubeconfig_file() else {
+            return Config::infer().await.context(
+                "no API server: start `mizzen up`, or name a kubeconfig with --kubeconfig or KUBECONFIG",
+            );
+        };
+        let kubeconfig =
+            Kubeconfig::read_from(&file).with_context(|| format!("kubeconfig {}", file.display()))?;
+        Config::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .with_context(|| format!("kubeconfig {}", file.display()))
+    }
+
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        Client::try_from(self.client_config().await?).context("cannot make a client")
+    }
+}

@@ -1,0 +1,101 @@
+//! `apply`, `get` and `delete`: the few verbs for which nobody should have to install kubectl.
+
+mod apply;
+mod delete;
+mod get;
+mod manifests;
+
+pub use apply::ApplyArgs;
+pub use delete::DeleteArgs;
+pub use get::GetArgs;
+
+pub(crate) use apply::execute as apply;
+pub(crate) use delete::execute as delete;
+pub(crate) use get::execute as get;
+
+use anyhow::Context;
+use kube::api::DynamicObject;
+use kube::core::ApiResource;
+use kube::discovery::{ApiCapabilities, Discovery, Scope};
+use kube::{Api, Client};
+
+/// The kinds that an API server serves.
+struct Kinds {
+    client: Client,
+    discovery: Discovery,
+}
+
+impl Kinds {
+    async fn of(client: Client) -> anyhow::Result<Self> {
+        let discovery =
+            Discovery::new(client.clone()).run().await.context("cannot ask the API server for its kinds")?;
+        Ok(Self { client, discovery })
+    }
+
+    /// By plural, kind or `plural.group`; the API's short names are those of Istio.
+    fn named(&self, name: &str) -> anyhow::Result<(ApiResource, ApiCapabilities)> {
+        let wanted = name.to_ascii_lowercase();
+        let (wanted, group) = wanted.split_once('.').map_or((wanted.as_str(), None), |(n, g)| (n, Some(g)));
+        let wanted = long_name(wanted);
+        self.discovery
+            .groups()
+            .filter(|known| group.is_none_or(|group| known.name() == group))
+            .flat_map(|group| group.recommended_resources())
+            .find(|(resource, _)| {
+                let kind = resource.kind.to_ascii_lowercase();
+                resource.plural == wanted || kind == wanted
+            })
+            .with_context(|| format!("the API server has no kind {name:?}; see `kubectl api-resources`"))
+    }
+
+    fn api(
+        &self,
+        resource: &ApiResource,
+        capabilities: &ApiCapabilities,
+        namespace: Option<&str>,
+    ) -> Api<DynamicObject> {
+        match (&capabilities.scope, namespace) {
+            (Scope::Cluster, _) | (_, None) => Api::all_with(self.client.clone(), resource),
+            (Scope::Namespaced, Some(namespace)) => {
+                Api::namespaced_with(self.client.clone(), namespace, resource)
+            }
+        }
+    }
+}
+
+/// What people type for a kind.
+fn long_name(short: &str) -> &str {
+    const CORE: &[(&str, &str)] = &[
+        ("svc", "services"),
+        ("ns", "namespaces"),
+        ("po", "pods"),
+        ("sa", "serviceaccounts"),
+        ("cm", "configmaps"),
+        ("no", "nodes"),
+        ("deploy", "deployments"),
+    ];
+    let core = CORE.iter().find(|(name, _)| *name == short).map(|(_, long)| *long);
+    core.or_else(|| {
+        let info = api::Kind::all().map(api::Kind::info).find(|info| info.short_names.contains(&short));
+        info.map(|info| info.plural)
+    })
+    .unwrap_or(short)
+}
+
+/// `virtualservice.networking.istio.io/reviews`, as kubectl writes it.
+fn display(resource: &ApiResource, name: &str) -> String {
+    let kind = resource.kind.to_ascii_lowercase();
+    if resource.group.is_empty() {
+        format!("{kind}/{name}")
+    } else {
+        format!("{kind}.{}/{name}", resource.group)
+    }
+}
+
+/// What the server said, with its reasons one a line.
+fn explain(error: kube::Error) -> anyhow::Error {
+    let kube::Error::Api(status) = error else { return error.into() };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let lines: String = causes.map(|cause| format!("\n  {}: {}", cause.field, cause.message)).collect();
+    anyhow::anyhow!("{}{lines}", status.message)
+}

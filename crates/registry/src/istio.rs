@@ -1,0 +1,83 @@
+//! Istio's kinds: from the API's JSON to typed changes.
+
+use base::NamespacedName;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::DynamicObject;
+use model::{Config, Kind, Object, Workload};
+
+/// The model's name of a kind.
+pub(crate) fn kind(kind: api::Kind) -> Kind {
+    match kind {
+        api::Kind::VirtualService => Kind::VirtualService,
+        api::Kind::DestinationRule => Kind::DestinationRule,
+        api::Kind::Gateway => Kind::Gateway,
+        api::Kind::ServiceEntry => Kind::ServiceEntry,
+        api::Kind::Sidecar => Kind::Sidecar,
+        api::Kind::WorkloadEntry => Kind::WorkloadEntry,
+        api::Kind::WorkloadGroup => Kind::WorkloadGroup,
+        api::Kind::ProxyConfig => Kind::ProxyConfig,
+        api::Kind::AuthorizationPolicy => Kind::AuthorizationPolicy,
+        api::Kind::PeerAuthentication => Kind::PeerAuthentication,
+        api::Kind::RequestAuthentication => Kind::RequestAuthentication,
+        api::Kind::Telemetry => Kind::Telemetry,
+    }
+}
+
+/// Shape and sense are checked again here: on a cluster, nobody may have checked them before.
+pub(crate) fn object(dynamic: &DynamicObject) -> Result<Object, Vec<String>> {
+    let value = serde_json::to_value(dynamic).map_err(|error| vec![error.to_string()])?;
+    let object = api::Object::from_json(&value).map_err(texts)?;
+    let validation = api::validate(object.kind, &value);
+    if !validation.errors.is_empty() {
+        return Err(texts(validation.errors));
+    }
+    Ok(typed(object, is_healthy(&value)))
+}
+
+/// MeshConfig, out of the ConfigMap `istio`.
+pub(crate) fn mesh(map: &ConfigMap) -> Result<api::mesh::MeshConfig, Vec<String>> {
+    let text = map.data.as_ref().and_then(|data| data.get("mesh")).map_or("{}", String::as_str);
+    let (mesh, warnings) = api::parse_mesh_config(text).map_err(texts)?;
+    for warning in warnings {
+        tracing::warn!(%warning, "mesh configuration");
+    }
+    Ok(mesh)
+}
+
+fn texts(errors: Vec<api::FieldError>) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+/// A workload is healthy unless its status says otherwise.
+fn is_healthy(value: &serde_json::Value) -> bool {
+    let conditions = value["status"]["conditions"].as_array();
+    !conditions.into_iter().flatten().any(|c| c["type"] == "Healthy" && c["status"] == "False")
+}
+
+fn typed(object: api::Object, healthy: bool) -> Object {
+    let name = NamespacedName::new(object.namespace(), object.name());
+    let created = model::created(&object.metadata);
+    match object.spec {
+        api::Typed::VirtualService(spec) => Object::VirtualService(Config::new(name, created, *spec)),
+        api::Typed::DestinationRule(spec) => Object::DestinationRule(Config::new(name, created, *spec)),
+        api::Typed::Gateway(spec) => Object::Gateway(Config::new(name, created, *spec)),
+        api::Typed::ServiceEntry(spec) => Object::ServiceEntry(Config::new(name, created, *spec)),
+        api::Typed::Sidecar(spec) => Object::Sidecar(Config::new(name, created, *spec)),
+        api::Typed::WorkloadEntry(spec) => {
+            let labels = object.metadata.labels.unwrap_or_default();
+            let mut workload = Workload::from_entry(name, &spec, &labels);
+            workload.ready &= healthy && object.metadata.deletion_timestamp.is_none();
+            Object::WorkloadEntry(workload)
+        }
+        api::Typed::WorkloadGroup(spec) => Object::WorkloadGroup(Config::new(name, created, *spec)),
+        api::Typed::ProxyConfig(spec) => Object::ProxyConfig(Config::new(name, created, *spec)),
+        api::Typed::AuthorizationPolicy(spec) => {
+            Object::AuthorizationPolicy(Config::new(name, created, *spec))
+        }
+        api::Typed::PeerAuthentication(spec) => Object::PeerAuthentication(Config::new(name, created, *spec)),
+        api::Typed::RequestAuthentication(spec) => {
+            Object::RequestAuthentication(Config::new(name, created, *spec))
+        }
+        api::Typed::Telemetry(spec) => Object::Telemetry(Config::new(name, created, *spec)),
+    }
+}
