@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
-use rustls::SignatureAlgorithm;
 use rustls::sign::SigningKey;
+use rustls::{SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
@@ -72,6 +72,15 @@ impl PrivateKey {
 
     pub fn signing_key(&self) -> Arc<dyn SigningKey> {
         self.signing.clone()
+    }
+
+    /// Signs with that scheme, where the key has it.
+    pub fn sign(&self, scheme: SignatureScheme, message: &[u8]) -> Result<Vec<u8>, TlsError> {
+        let signer = self
+            .signing
+            .choose_scheme(&[scheme])
+            .ok_or_else(|| TlsError::Key(format!("it cannot sign with {scheme:?}")))?;
+        signer.sign(message).map_err(|e| TlsError::Key(e.to_string()))
     }
 
     /// The secret itself, for whoever must hand it on (SDS to the Envoy beside us) or sign with it (the authority).
