@@ -1,1 +1,3 @@
 //! Assembles the control plane: registries, push, xDS, CA, status.
+
+pub mod ca_service;
