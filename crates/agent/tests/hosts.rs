@@ -113,9 +113,9 @@ fn workload_is_captured() {
     let workload = Workload::prepare(&launcher("captured"), options).unwrap();
     let events = workload.events();
     start_stand_in(&workload);
-    await_ports(&workload, &events, vec![15001, 15006, 15053]);
+    await_ports(&workload, &events, &[15001, 15006, 15053]);
     workload.start_app(AppOptions::default()).unwrap();
-    await_ports(&workload, &events, vec![8080]);
+    await_ports(&workload, &events, &[8080]);
 
     let said: Vec<String> = await_file(&report).lines().map(str::to_owned).collect();
     let uid = nix::unistd::Uid::effective();
@@ -149,8 +149,8 @@ fn start_stand_in(workload: &Workload) {
     workload.start_proxy(&ProxyOptions { program, arguments, fds: vec![broker], log: None }).unwrap();
 }
 
-fn await_ports(workload: &Workload, events: &mpsc::Receiver<Event>, ports: Vec<u16>) {
-    workload.await_ports(ports.clone()).unwrap();
+fn await_ports(workload: &Workload, events: &mpsc::Receiver<Event>, ports: &[u16]) {
+    workload.await_ports(ports.to_vec()).unwrap();
     assert!(matches!(next(events), Event::Listening { .. }), "listening on {ports:?}");
 }
 
@@ -326,10 +326,6 @@ fn to_application(wanted: SocketAddr) -> TcpStream {
     };
     let socket = Socket::new(domain, Type::STREAM, None).unwrap();
     socket.set_mark(MARK).unwrap();
-    // ::6 is nobody's address.
-    if wanted.is_ipv6() {
-        socket.set_ip_transparent_v6(true).unwrap();
-    }
     socket.bind(&SockAddr::from(SocketAddr::new(source, 0))).unwrap();
     socket.connect(&SockAddr::from(wanted)).unwrap();
     socket.into()

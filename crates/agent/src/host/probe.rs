@@ -78,6 +78,8 @@ pub(super) fn run() -> Result<(), Error> {
     wire::send(io::stdin().as_fd(), &findings, &[]).map_err(|e| Error::new("report the findings", e))
 }
 
+type Step = fn() -> Result<String, Error>;
+
 fn try_all() -> Vec<Finding> {
     let created = spaces::create();
     let made = created.is_ok();
@@ -89,7 +91,7 @@ fn try_all() -> Vec<Finding> {
     if !made {
         return findings;
     }
-    let steps: [(&str, bool, fn() -> Result<String, Error>); 7] = [
+    let steps: [(&str, bool, Step); 7] = [
         ("virtual links and a bridge", true, links),
         ("capture rules in nftables", true, rules),
         ("original destination, IPv4", true, original_v4),

@@ -12,10 +12,12 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    path::Path,
     process::ExitCode,
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
@@ -29,7 +31,7 @@ use nix::{
 
 use super::{Ask, Event, ExitStatus, SetUp, Target, settings_of};
 use crate::{
-    capture::{Program, nft},
+    capture::{INBOUND_SOURCE_6, Program, nft},
     host::{
         Error,
         hub::{BRIDGE, GATEWAY, GATEWAY_6, NETWORK, NETWORK_6},
@@ -104,6 +106,8 @@ fn connect_to_hub(hub: &mut netlink::Socket, set_up: &SetUp) -> Result<(), Error
     own.add_address(link, lease.v4.into(), NETWORK)?;
     if let Some(v6) = lease.v6 {
         own.add_address(link, v6.into(), NETWORK_6)?;
+        // Unlike 127.0.0.6 it is nobody's, until somebody has it.
+        own.add_address(Index::LOOPBACK, INBOUND_SOURCE_6.into(), 128)?;
     }
     own.up(link)?;
     own.add_default_route(link, GATEWAY.into())?;
@@ -125,7 +129,7 @@ fn split(control: OwnedFd, events: OwnedFd, command: &[OsString]) -> ExitCode {
             drop((control, events));
             // The terminal's signals are for the application; this process goes when the first one does.
             let _ = process::ignore_terminal_signals();
-            while waitpid(first, None) == Err(nix::errno::Errno::EINTR) {}
+            while waitpid(first, None) == Err(Errno::EINTR) {}
             ExitCode::SUCCESS
         }
         Ok(None) => {
@@ -167,7 +171,7 @@ impl First<'_> {
             let mut polled =
                 [self.control.as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut polled, patience) {
-                Err(nix::errno::Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue,
                 result => result?,
             };
             let [asked, ended] = polled.map(|p| p.any().unwrap_or(false));
@@ -225,8 +229,8 @@ impl First<'_> {
             let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, ExitStatus::Code(code)),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitStatus::Signal(signal as i32)),
-                Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return Ok(()),
-                Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => continue,
                 Err(e) => return Err(e.into()),
             };
             let target = if self.proxy == Some(pid) {
@@ -346,9 +350,19 @@ fn start_app(command: &[OsString], credentials: &Credentials, own_session: bool)
         }
         spaces::assume(credentials)?;
         process::usual_signals()?;
-        execvpe(&program, &words, &environment)?;
+        execvpe(&program, &words, &environment)
+            .map_err(|e| if on_path(&program) { e } else { Errno::ENOENT })?;
         Ok(())
     })
+}
+
+/// Whether the program is somewhere: a folder on the path that may not be looked into makes the kernel say that
+/// permission is denied.
+fn on_path(program: &CString) -> bool {
+    let program = Path::new(OsStr::from_bytes(program.as_bytes()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    program.components().count() > 1
+        || std::env::split_paths(&path).any(|folder| folder.join(program).exists())
 }
 
 fn environment() -> io::Result<Vec<CString>> {
