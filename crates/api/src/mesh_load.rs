@@ -7,7 +7,7 @@ use crate::check;
 use crate::error::{FieldError, Path, Validation};
 use crate::mesh::MeshConfig;
 use crate::object::read_at;
-use crate::{schema, support};
+use crate::{schema, support, validate};
 
 pub(crate) fn load(yaml: &str) -> Result<(MeshConfig, Vec<String>), Vec<FieldError>> {
     let root = Path::root("");
@@ -26,7 +26,8 @@ pub(crate) fn load(yaml: &str) -> Result<(MeshConfig, Vec<String>), Vec<FieldErr
         return Err(found.errors);
     }
     let config = read_at(root, config).map_err(|error| vec![error])?;
-    Ok((config, found.warnings))
+    validate::mesh_config(&config, &mut found);
+    if found.is_ok() { Ok((config, found.warnings)) } else { Err(found.errors) }
 }
 
 #[cfg(test)]
