@@ -35,6 +35,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             "warnings",
         ]))?;
         deny()?;
+        console()?;
     }
     // The programs that end-to-end tests start, then all tests.
     shell::run(shell::cargo().args([
@@ -62,6 +63,26 @@ fn deny() -> anyhow::Result<()> {
         return Ok(());
     }
     shell::run(shell::command(program).args(["--log-level", "error", "check", "bans", "licenses", "sources"]))
+}
+
+/// The console's page: its tests, and that its sources still build the bytes that are embedded.
+fn console() -> anyhow::Result<()> {
+    if !shell::on_path("npm") {
+        anyhow::ensure!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "npm is missing");
+        println!("skipped: needs npm");
+        return Ok(());
+    }
+    let npm = |arguments: &[&str]| {
+        let mut npm = shell::command("npm");
+        npm.current_dir(shell::root().join("console/web")).args(arguments).env("CI", "true");
+        shell::run(npm.stdout(Stdio::null()))
+    };
+    npm(&["ci", "--no-audit", "--no-fund", "--silent"])?;
+    npm(&["run", "--silent", "test"])?;
+    npm(&["run", "--silent", "build"])?;
+    let changed = shell::output(shell::command("git").args(["status", "--porcelain", "console/web/dist"]))?;
+    anyhow::ensure!(changed.is_empty(), "console/web/dist is not what its sources build; commit what was just built");
+    Ok(())
 }
 
 /// Runs cargo's tests, passes their lines on, and closes with one line that adds them up.

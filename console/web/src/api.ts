@@ -1,0 +1,147 @@
+// Calls to the console's server, with the user's own token. It lives in this tab's session and nowhere else.
+
+export interface Workload {
+  name: string;
+  namespace: string;
+  app: string;
+  version: string;
+}
+
+export interface Edge {
+  source: Workload;
+  destination: Workload;
+  service: string;
+  protocol: "http" | "tcp";
+  rate: number;
+  errorPercent: number;
+  p50Ms: number | null;
+  p99Ms: number | null;
+  bytesRate: number;
+  connections: number;
+  mutualTls: boolean | null;
+  responses: Record<string, number>;
+}
+
+export interface Condition {
+  type: string;
+  status: string;
+  reason?: string;
+  message?: string;
+}
+
+export interface Resource {
+  apiVersion: string;
+  kind: string;
+  metadata: { name: string; namespace: string; resourceVersion?: string; generation?: number; [key: string]: unknown };
+  spec: any;
+  status?: { conditions?: Condition[] };
+}
+
+/** A refusal of the server, with its reasons by field. */
+export class Refusal extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+    readonly causes: { field: string; message: string }[] = [],
+  ) {
+    super(message);
+  }
+}
+
+const KEY = "mizzen-token";
+
+/** A token may come in the address' fragment, which no server sees; it is taken out of the address at once. */
+export function takeToken(): void {
+  const match = /(?:^#|&)token=([^&]+)/.exec(location.hash);
+  if (match?.[1]) {
+    sessionStorage.setItem(KEY, decodeURIComponent(match[1]));
+    history.replaceState(null, "", location.pathname + location.search + "#/graph");
+  }
+}
+
+export const hasToken = (): boolean => sessionStorage.getItem(KEY) !== null;
+export const setToken = (token: string): void => sessionStorage.setItem(KEY, token.trim());
+export const forgetToken = (): void => sessionStorage.removeItem(KEY);
+
+async function call(path: string, init: RequestInit = {}): Promise<{ body: any; warnings: string[] }> {
+  const headers = new Headers(init.headers);
+  headers.set("authorization", `Bearer ${sessionStorage.getItem(KEY) ?? ""}`);
+  const response = await fetch(path, { ...init, headers });
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) {
+    throw new Refusal(body.message ?? response.statusText, response.status, body.details?.causes ?? []);
+  }
+  const warning = response.headers.get("warning");
+  return { body, warnings: warning ? warning.split(/, (?=299)/).map((w) => w.replace(/^299 \S+ /, "")) : [] };
+}
+
+export const graph = async (window: number): Promise<Edge[]> =>
+  (await call(`/api/graph?window=${window}`)).body.edges;
+
+/** The kinds that the console shows and steers. */
+export const KINDS: Record<string, { group: string; plural: string }> = {
+  VirtualService: { group: "networking.istio.io/v1", plural: "virtualservices" },
+  DestinationRule: { group: "networking.istio.io/v1", plural: "destinationrules" },
+  Gateway: { group: "networking.istio.io/v1", plural: "gateways" },
+  ServiceEntry: { group: "networking.istio.io/v1", plural: "serviceentries" },
+  Sidecar: { group: "networking.istio.io/v1", plural: "sidecars" },
+  AuthorizationPolicy: { group: "security.istio.io/v1", plural: "authorizationpolicies" },
+  PeerAuthentication: { group: "security.istio.io/v1", plural: "peerauthentications" },
+  Telemetry: { group: "telemetry.istio.io/v1", plural: "telemetries" },
+};
+
+function url(kind: string, namespace?: string, name?: string): string {
+  const known = KINDS[kind];
+  if (!known) throw new Error(`${kind} is not a kind that the console steers`);
+  const where = namespace ? `/namespaces/${namespace}` : "";
+  return `/api/k8s/apis/${known.group}${where}/${known.plural}${name ? `/${name}` : ""}`;
+}
+
+export async function list(kind: string): Promise<Resource[]> {
+  const { body } = await call(url(kind));
+  return body.items.map((item: Resource) => ({ ...item, apiVersion: KINDS[kind]!.group, kind }));
+}
+
+export async function read(kind: string, namespace: string, name: string): Promise<Resource | null> {
+  try {
+    return (await call(url(kind, namespace, name))).body;
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 404) return null;
+    throw error;
+  }
+}
+
+/** What a person wrote, without what the server added. */
+export function written(resource: Resource): Resource {
+  const { name, namespace, labels, annotations } = resource.metadata as Record<string, any>;
+  const kept = Object.fromEntries(
+    Object.entries((annotations ?? {}) as Record<string, string>).filter(([key]) => !key.startsWith("kubectl.kubernetes.io/")),
+  );
+  return {
+    apiVersion: resource.apiVersion,
+    kind: resource.kind,
+    metadata: { name, namespace, ...(labels && { labels }), ...(Object.keys(kept).length > 0 && { annotations: kept }) },
+    spec: resource.spec,
+  };
+}
+
+/** Creates or replaces; with `dryRun` the server checks everything and stores nothing. Returns its warnings. */
+export async function write(resource: Resource, dryRun: boolean): Promise<string[]> {
+  const { namespace, name } = resource.metadata;
+  const current = await read(resource.kind, namespace, name);
+  const query = `?fieldValidation=Strict&fieldManager=mizzen-console${dryRun ? "&dryRun=All" : ""}`;
+  const body = current
+    ? { ...resource, metadata: { ...resource.metadata, resourceVersion: current.metadata.resourceVersion } }
+    : resource;
+  const target = current ? url(resource.kind, namespace, name) : url(resource.kind, namespace);
+  const { warnings } = await call(target + query, {
+    method: current ? "PUT" : "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  return warnings;
+}
+
+export async function remove(kind: string, namespace: string, name: string): Promise<void> {
+  await call(url(kind, namespace, name), { method: "DELETE" });
+}
