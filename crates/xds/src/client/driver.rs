@@ -1,0 +1,244 @@
+//! Keeps a client connected: dials, speaks HTTP/2, hands changes over and carries the verdicts back.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base::{Random, ThreadRandom};
+use bytes::Bytes;
+use http::Uri;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prost::Message as _;
+use proto::pb::envoy::config::core::v3::Node;
+use proto::pb::envoy::service::discovery::v3 as pb;
+use proto::{Delta, Rejection, ResourceType};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, warn};
+
+use super::state::{Client, ClientRequest, Ready, Response, Ticket};
+use crate::Mode;
+use crate::grpc::{DELTA, Inbound, Outbound, SOTW, Sender, Status, outbound, request};
+
+/// A sidecar of 10,000 services gets 38 MB in one response.
+const MAX_MESSAGE: usize = 1 << 30;
+const WINDOW: u32 = 4 << 20;
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LAST_DELAY: Duration = Duration::from_secs(15);
+
+/// Opens a connection to the server.
+pub type Connect = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
+
+/// Gives the bearer token of a new stream, or none.
+pub type Token = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// Whom to ask for what.
+#[derive(Clone)]
+pub struct Config {
+    pub connect: Connect,
+    /// The `:authority` of requests.
+    pub authority: String,
+    /// TLS, with the name that the server's certificate must bear; plaintext without.
+    pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    pub token: Option<Token>,
+    pub mode: Mode,
+    pub node: Node,
+    /// Types of which everything is wanted; what they refer to is asked for by itself.
+    pub all: Vec<ResourceType>,
+    /// Resources wanted by name.
+    pub names: Vec<(ResourceType, Arc<str>)>,
+}
+
+/// Changes to apply in this order. The answer is what was refused; all else was applied.
+#[derive(Debug)]
+pub struct Update {
+    pub deltas: Vec<Delta>,
+    pub verdict: oneshot::Sender<Vec<Rejection>>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("authority", &self.authority)
+            .field("tls", &self.tls.is_some())
+            .field("mode", &self.mode)
+            .field("all", &self.all)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// A connection to an address that is looked up anew each time.
+    pub fn connect_to(address: impl Into<String>) -> Connect {
+        let address: Arc<str> = Arc::from(address.into());
+        Arc::new(move || {
+            let address = Arc::clone(&address);
+            Box::pin(async move {
+                let stream = TcpStream::connect(&*address).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            })
+        })
+    }
+}
+
+/// Runs until the receiver of updates is dropped. Reconnects with growing delays; what was applied stays applied.
+pub async fn run(config: Config, updates: mpsc::Sender<Update>) {
+    let mut client = Client::new(config.mode, config.node.clone());
+    for t in &config.all {
+        client.subscribe_all(*t);
+    }
+    for (t, name) in &config.names {
+        client.subscribe(*t, [Arc::clone(name)]);
+    }
+    let mut delay = FIRST_DELAY;
+    while !updates.is_closed() {
+        let started = Instant::now();
+        match stream(&config, &mut client, &updates).await {
+            Ok(()) => info!(server = config.authority, "the control plane ended the stream"),
+            Err(e) => warn!(server = config.authority, error = %e, "the stream to the control plane failed"),
+        }
+        client.disconnected();
+        if started.elapsed() > LAST_DELAY {
+            delay = FIRST_DELAY;
+        }
+        // Full jitter over the upper half, so that clients of a restarted server do not come back at once.
+        let half = delay.as_millis() as u64 / 2;
+        let wait = Duration::from_millis(half + ThreadRandom.below(half + 1));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = updates.closed() => {}
+        }
+        delay = (delay * 2).min(LAST_DELAY);
+    }
+}
+
+async fn stream(config: &Config, client: &mut Client, updates: &mpsc::Sender<Update>) -> Result<(), Status> {
+    let unavailable =
+        |what: &str, e: &dyn std::fmt::Display| Status::new(Status::UNAVAILABLE, format!("{what}: {e}"));
+    let connect = tokio::time::timeout(Duration::from_secs(10), (config.connect)());
+    let tcp = connect
+        .await
+        .map_err(|e| unavailable("connecting", &e))?
+        .map_err(|e| unavailable("connecting", &e))?;
+    match &config.tls {
+        None => speak(config, client, updates, tcp, "http").await,
+        Some((tls, name)) => {
+            let handshake = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name.clone(), tcp);
+            let limited = tokio::time::timeout(Duration::from_secs(10), handshake).await;
+            let tls = limited.map_err(|e| unavailable("TLS", &e))?.map_err(|e| unavailable("TLS", &e))?;
+            speak(config, client, updates, tls, "https").await
+        }
+    }
+}
+
+async fn speak(
+    config: &Config,
+    client: &mut Client,
+    updates: &mpsc::Sender<Update>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    scheme: &str,
+) -> Result<(), Status> {
+    let failed = |e: &dyn std::fmt::Display| Status::new(Status::UNAVAILABLE, e.to_string());
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let (mut http, connection) =
+        builder.handshake::<_, Outbound>(TokioIo::new(io)).await.map_err(|e| failed(&e))?;
+    let connection = tokio::spawn(connection);
+    let path = match config.mode {
+        Mode::Sotw => SOTW,
+        Mode::Delta => DELTA,
+    };
+    let uri = Uri::builder().scheme(scheme).authority(config.authority.as_str()).path_and_query(path);
+    let (sender, body) = outbound();
+    let token = config.token.as_ref().and_then(|token| token());
+    let request = uri.build().and_then(|uri| request(uri, body, token.as_deref())).map_err(|e| failed(&e))?;
+    client.connected();
+    // The first requests go out before the server answers with headers.
+    flush(client, &sender).await?;
+    let response = http.send_request(request).await.map_err(|e| failed(&e))?;
+    if let Some(status) = Status::from_headers(response.headers()) {
+        connection.abort();
+        return Err(status);
+    }
+    if response.status() != http::StatusCode::OK {
+        connection.abort();
+        return Err(failed(&format!("HTTP {} instead of a stream", response.status())));
+    }
+    debug!(server = config.authority, "connected to the control plane");
+    let done = converse(config.mode, client, updates, &sender, response.into_body()).await;
+    connection.abort();
+    done
+}
+
+type Verdict = Pin<Box<dyn Future<Output = (Ticket, Option<Vec<Rejection>>)> + Send>>;
+
+async fn converse(
+    mode: Mode,
+    client: &mut Client,
+    updates: &mpsc::Sender<Update>,
+    sender: &Sender,
+    body: hyper::body::Incoming,
+) -> Result<(), Status> {
+    use futures::StreamExt as _;
+    let mut inbound = Inbound::new(body, MAX_MESSAGE);
+    let mut verdicts = futures::stream::FuturesOrdered::<Verdict>::new();
+    loop {
+        while let Some(ready) = client.next_ready() {
+            verdicts.push_back(hand_over(ready, updates).await?);
+        }
+        flush(client, sender).await?;
+        let overdue = client.deadline();
+        tokio::select! {
+            response = next(mode, &mut inbound) => match response? {
+                Some(response) => client.receive(response, Instant::now()),
+                None => return inbound.status().filter(|status| status.code != 0).map_or(Ok(()), Err),
+            },
+            Some((ticket, rejections)) = verdicts.next() => match rejections {
+                Some(rejections) => client.verdict(ticket, &rejections),
+                None => return Err(Status::new(Status::INTERNAL, "changes were dropped without a verdict")),
+            },
+            () = tokio::time::sleep_until(overdue.unwrap_or_else(Instant::now).into()), if overdue.is_some() => {
+                warn!("applying changes although resources that they refer to have not come");
+                client.release_overdue(Instant::now());
+            }
+            () = updates.closed() => return Ok(()),
+        }
+    }
+}
+
+async fn hand_over(ready: Ready, updates: &mpsc::Sender<Update>) -> Result<Verdict, Status> {
+    let (verdict, answer) = oneshot::channel();
+    let update = Update { deltas: ready.deltas, verdict };
+    let closed = |_| Status::new(Status::INTERNAL, "nobody applies changes any more");
+    updates.send(update).await.map_err(closed)?;
+    Ok(Box::pin(async move { (ready.ticket, answer.await.ok()) }))
+}
+
+async fn next(mode: Mode, inbound: &mut Inbound<hyper::body::Incoming>) -> Result<Option<Response>, Status> {
+    Ok(match mode {
+        Mode::Sotw => inbound.message::<pb::DiscoveryResponse>().await?.map(Response::Sotw),
+        Mode::Delta => inbound.message::<pb::DeltaDiscoveryResponse>().await?.map(Response::Delta),
+    })
+}
+
+async fn flush(client: &mut Client, sender: &Sender) -> Result<(), Status> {
+    while let Some(request) = client.next_request() {
+        let bytes = match request {
+            ClientRequest::Sotw(request) => request.encode_to_vec(),
+            ClientRequest::Delta(request) => request.encode_to_vec(),
+        };
+        let closed = |_| Status::new(Status::UNAVAILABLE, "the stream is closed");
+        sender.send(Bytes::from(bytes), Bytes::new()).await.map_err(closed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,403 @@
+//! What one client has asked for and was sent, of one type.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::{Resource, ResourceType};
+
+use crate::{Mode, Source, Touched};
+
+/// The version of a named resource of which the client was told that there is none.
+const ABSENT: u64 = u64::MAX;
+
+/// The version of a named resource that must be sent whatever it is.
+const UNSENT: u64 = 0;
+
+/// How far a client is with one type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It has acknowledged all that there is.
+    Synced,
+    /// Something is on its way, or still to be sent.
+    Stale,
+    /// It refused the last response.
+    Rejected,
+}
+
+/// How far a client is with one type, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeStatus {
+    pub resource_type: ResourceType,
+    pub state: State,
+    /// The source's generation up to which everything was acknowledged.
+    pub acknowledged: u64,
+    /// What the client said when it refused the last response; kept until a later one is accepted.
+    pub rejection: Option<Arc<str>>,
+    /// How many resources the client was sent and has not been told to drop.
+    pub resources: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Sent {
+    name: Arc<str>,
+    version: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Dirty {
+    Clean,
+    Names(Vec<Arc<str>>),
+    All,
+}
+
+#[derive(Debug)]
+pub(super) struct Watch {
+    resource_type: ResourceType,
+    wildcard: bool,
+    /// Under the wildcard: what the client was sent.
+    set: Arc<[Resource]>,
+    /// By name, in order.
+    named: Vec<Sent>,
+    /// Gone from the source, but the client was not told yet.
+    leftovers: Vec<Resource>,
+    dirty: Dirty,
+    /// A response is owed even if it is empty.
+    owed: bool,
+    pub(super) nonce: u64,
+    pub(super) in_flight: bool,
+    /// The generations of the source that were looked at, sent, and acknowledged.
+    seen: u64,
+    acknowledged: u64,
+    rejection: Option<Arc<str>>,
+    rejected: bool,
+}
+
+/// What a response must hold.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) resources: Vec<Resource>,
+    /// The resources as they are in the source, where all of them go.
+    pub(super) whole: Option<Arc<[Resource]>>,
+    pub(super) removed: Vec<Arc<str>>,
+    /// Names of resources that the client had in another version.
+    pub(super) updated: Vec<Arc<str>>,
+}
+
+impl Work {
+    /// Who asks for all and for some by name gets each once.
+    fn merge(&mut self) {
+        if self.resources.is_empty() {
+            return;
+        }
+        if let Some(whole) = self.whole.take() {
+            self.resources.extend(whole.iter().cloned());
+        }
+        self.resources.sort_by(|a, b| a.name.cmp(&b.name));
+        self.resources.dedup_by(|a, b| a.name == b.name);
+    }
+}
+
+impl Watch {
+    pub(super) fn new(resource_type: ResourceType) -> Self {
+        Self {
+            resource_type,
+            wildcard: false,
+            set: Arc::from([]),
+            named: Vec::new(),
+            leftovers: Vec::new(),
+            dirty: Dirty::All,
+            owed: true,
+            nonce: 0,
+            in_flight: false,
+            seen: 0,
+            acknowledged: 0,
+            rejection: None,
+            rejected: false,
+        }
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.dirty == Dirty::Clean && !self.owed
+    }
+
+    pub(super) fn has_leftovers(&self) -> bool {
+        !self.leftovers.is_empty()
+    }
+
+    pub(super) fn set_wildcard(&mut self, wildcard: bool) {
+        if self.wildcard == wildcard {
+            return;
+        }
+        self.wildcard = wildcard;
+        self.dirty = Dirty::All;
+        if wildcard {
+            self.owed = true;
+        } else {
+            // The client forgets by itself what only the wildcard gave it.
+            self.set = Arc::from([]);
+            self.leftovers.clear();
+        }
+    }
+
+    /// What the client holds from an earlier stream: sent again only where it differs.
+    pub(super) fn set_initial(&mut self, held: Vec<(Arc<str>, u64)>) {
+        if !self.wildcard {
+            for (name, version) in held {
+                if let Some(sent) = self.sent_mut(&name) {
+                    sent.version = version;
+                }
+            }
+            return;
+        }
+        let mut set: Vec<_> =
+            held.into_iter().map(|(name, version)| Resource { name, version, body: Bytes::new() }).collect();
+        set.sort_by(|a, b| a.name.cmp(&b.name));
+        set.dedup_by(|a, b| a.name == b.name);
+        self.set = set.into();
+    }
+
+    /// Names that must be answered for, whether or not they were before.
+    pub(super) fn subscribe(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        let mut added = Vec::new();
+        for name in names {
+            match self.sent_mut(&name) {
+                Some(sent) => sent.version = UNSENT,
+                None => added.push(Sent { name: Arc::clone(&name), version: UNSENT }),
+            }
+            self.mark_name(name);
+        }
+        if !added.is_empty() {
+            self.named.extend(added);
+            self.named.sort_by(|a, b| a.name.cmp(&b.name));
+            self.named.dedup_by(|a, b| a.name == b.name);
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, gone: impl Fn(&str) -> bool) {
+        self.named.retain(|sent| !gone(&sent.name));
+        if !self.wildcard {
+            self.leftovers.retain(|left| !gone(&left.name));
+        }
+    }
+
+    /// State of the world: the names are all that is wanted from now on.
+    pub(super) fn replace(&mut self, mut names: Vec<String>) {
+        names.sort_unstable();
+        names.dedup();
+        self.unsubscribe(|name| names.binary_search_by(|n| n.as_str().cmp(name)).is_err());
+        let added: Vec<Arc<str>> =
+            names.into_iter().filter(|name| self.position(name).is_none()).map(Arc::from).collect();
+        self.subscribe(added);
+    }
+
+    /// The named resources are sent again as soon as possible if they were before.
+    pub(super) fn resend(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            if let Some(sent) =
+                self.sent_mut(name).filter(|sent| sent.version != UNSENT && sent.version != ABSENT)
+            {
+                sent.version = UNSENT;
+                let name = Arc::clone(&sent.name);
+                self.mark_name(name);
+            }
+        }
+    }
+
+    pub(super) fn mark(&mut self, touched: &dyn Touched) {
+        if self.dirty == Dirty::All || !touched.touches(self.resource_type) {
+            return;
+        }
+        if self.wildcard {
+            self.dirty = Dirty::All;
+            return;
+        }
+        let names: Vec<_> = self
+            .named
+            .iter()
+            .filter(|sent| touched.touches_name(self.resource_type, &sent.name))
+            .map(|sent| Arc::clone(&sent.name))
+            .collect();
+        for name in names {
+            self.mark_name(name);
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self) {
+        self.in_flight = false;
+        self.rejected = false;
+        self.rejection = None;
+        self.acknowledged = self.seen;
+    }
+
+    pub(super) fn reject(&mut self, reason: &str) {
+        self.in_flight = false;
+        self.rejected = true;
+        self.rejection = Some(reason.into());
+    }
+
+    /// Compares with the source and takes what is new as sent. What is gone waits among the leftovers.
+    pub(super) fn work(&mut self, mode: Mode, source: &dyn Source) -> Option<Work> {
+        self.seen = source.generation();
+        let mut work = Work::default();
+        let dirty = std::mem::replace(&mut self.dirty, Dirty::Clean);
+        if self.wildcard && dirty == Dirty::All {
+            self.compare_set(mode, source, &mut work);
+        }
+        match dirty {
+            Dirty::Clean => {}
+            Dirty::Names(names) => {
+                for name in names {
+                    if let Some(at) = self.position(&name) {
+                        self.compare_named(at, mode, source, &mut work);
+                    }
+                }
+            }
+            Dirty::All => {
+                for at in 0..self.named.len() {
+                    self.compare_named(at, mode, source, &mut work);
+                }
+            }
+        }
+        work.merge();
+        let owed = std::mem::take(&mut self.owed);
+        if work.resources.is_empty() && work.whole.is_none() && work.removed.is_empty() && !owed {
+            if !self.in_flight && !self.rejected && !self.has_leftovers() {
+                self.acknowledged = self.seen;
+            }
+            return None;
+        }
+        if owed && self.wildcard && mode == Mode::Sotw && work.whole.is_none() {
+            work.whole = Some(Arc::clone(&self.set));
+        }
+        Some(work)
+    }
+
+    /// Tells the client what is gone.
+    pub(super) fn removals(&mut self, mode: Mode) -> Option<Work> {
+        if self.leftovers.is_empty() {
+            return None;
+        }
+        let gone = std::mem::take(&mut self.leftovers);
+        match mode {
+            Mode::Delta => Some(Work {
+                removed: gone.into_iter().map(|resource| resource.name).collect(),
+                ..Work::default()
+            }),
+            // Absence from the next whole set says it; of other types state of the world cannot say it at all.
+            Mode::Sotw if self.wildcard => {
+                Some(Work { whole: Some(Arc::clone(&self.set)), ..Work::default() })
+            }
+            Mode::Sotw => None,
+        }
+    }
+
+    pub(super) fn status(&self) -> TypeStatus {
+        let state = if self.rejected {
+            State::Rejected
+        } else if self.in_flight || !self.is_clean() || self.has_leftovers() {
+            State::Stale
+        } else {
+            State::Synced
+        };
+        let named = self.named.iter().filter(|sent| sent.version != UNSENT && sent.version != ABSENT).count();
+        TypeStatus {
+            resource_type: self.resource_type,
+            state,
+            acknowledged: self.acknowledged,
+            rejection: self.rejection.clone(),
+            resources: named + self.set.len() + self.leftovers.len(),
+        }
+    }
+
+    /// Nothing of what is new concerns this type: it is as far as the source without looking.
+    pub(super) fn untouched(&mut self, generation: u64) {
+        if self.is_clean() {
+            self.seen = generation;
+            if !self.in_flight && !self.rejected && !self.has_leftovers() {
+                self.acknowledged = generation;
+            }
+        }
+    }
+
+    fn compare_set(&mut self, mode: Mode, source: &dyn Source, work: &mut Work) {
+        let new = source.all(self.resource_type);
+        if Arc::ptr_eq(&new, &self.set) {
+            return;
+        }
+        let old = std::mem::replace(&mut self.set, Arc::clone(&new));
+        let (mut before, mut changed) = (old.iter().peekable(), Vec::new());
+        let mut gone = Vec::new();
+        for resource in new.iter() {
+            while let Some(left) = before.next_if(|left| left.name < resource.name) {
+                gone.push(left.clone());
+            }
+            match before.next_if(|same| same.name == resource.name) {
+                Some(same) if same.version == resource.version => {}
+                Some(_) => {
+                    work.updated.push(Arc::clone(&resource.name));
+                    changed.push(resource.clone());
+                }
+                None => changed.push(resource.clone()),
+            }
+        }
+        gone.extend(before.cloned());
+        self.leftovers.extend(gone);
+        self.leftovers.retain(|left| new.binary_search_by(|r| r.name.cmp(&left.name)).is_err());
+        if changed.is_empty() {
+            return;
+        }
+        match mode {
+            Mode::Delta if changed.len() == new.len() => work.whole = Some(new),
+            Mode::Delta => work.resources = changed,
+            Mode::Sotw if self.leftovers.is_empty() => work.whole = Some(new),
+            Mode::Sotw => work.resources = new.iter().chain(&self.leftovers).cloned().collect(),
+        }
+    }
+
+    fn compare_named(&mut self, at: usize, mode: Mode, source: &dyn Source, work: &mut Work) {
+        let before = self.named[at].version;
+        match source.get(self.resource_type, &self.named[at].name) {
+            Some(resource) if resource.version == before => {}
+            Some(resource) => {
+                self.leftovers.retain(|left| left.name != resource.name);
+                if before != UNSENT && before != ABSENT {
+                    work.updated.push(Arc::clone(&resource.name));
+                }
+                // Take the shared name, so that subscriptions of a thousand clients hold it once.
+                self.named[at] = Sent { name: Arc::clone(&resource.name), version: resource.version };
+                work.resources.push(resource);
+            }
+            None if before == ABSENT => {}
+            None => {
+                let name = Arc::clone(&self.named[at].name);
+                self.named[at].version = ABSENT;
+                match mode {
+                    Mode::Delta if before == UNSENT => work.removed.push(name),
+                    Mode::Delta => {
+                        self.leftovers.push(Resource { name, version: before, body: Bytes::new() })
+                    }
+                    Mode::Sotw => {}
+                }
+            }
+        }
+    }
+
+    fn mark_name(&mut self, name: Arc<str>) {
+        match &mut self.dirty {
+            Dirty::Clean => self.dirty = Dirty::Names(vec![name]),
+            // Beyond a point, looking at everything is cheaper than remembering what to look at.
+            Dirty::Names(names) if names.len() >= 64.max(self.named.len()) => self.dirty = Dirty::All,
+            Dirty::Names(names) => names.push(name),
+            Dirty::All => {}
+        }
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.named.binary_search_by(|sent| (*sent.name).cmp(name)).ok()
+    }
+
+    fn sent_mut(&mut self, name: &str) -> Option<&mut Sent> {
+        let at = self.position(name)?;
+        self.named.get_mut(at)
+    }
+}
