@@ -10,6 +10,7 @@ mod demo;
 mod objects;
 mod run;
 mod table;
+mod workload;
 
 pub use args::{Cli, Command, GlobalArgs, UpArgs};
 pub use client::default_data_dir;
@@ -35,7 +36,7 @@ pub fn execute(command: Command, global: &GlobalArgs) -> anyhow::Result<ExitCode
 }
 
 /// Runs a command that talks to servers on a runtime of its own.
-fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tls::install_provider();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

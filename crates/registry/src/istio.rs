@@ -48,10 +48,12 @@ fn texts(errors: Vec<api::FieldError>) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
-/// A workload is healthy unless its status says otherwise.
+/// A workload is healthy unless its status says otherwise; one whose health is checked is so only when it says so.
 fn is_healthy(value: &serde_json::Value) -> bool {
     let conditions = value["status"]["conditions"].as_array();
-    !conditions.into_iter().flatten().any(|c| c["type"] == "Healthy" && c["status"] == "False")
+    let said =
+        conditions.into_iter().flatten().find(|c| c["type"] == "Healthy").map(|c| c["status"] == "True");
+    said.unwrap_or(value["metadata"]["annotations"]["proxy.istio.io/health-checks-enabled"] != "true")
 }
 
 fn typed(object: api::Object, healthy: bool) -> Object {

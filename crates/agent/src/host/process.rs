@@ -107,6 +107,21 @@ pub(super) fn ignore_terminal_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Ends this process by the signal, as if nothing had handled it, and without a core of its own. Returns if the signal
+/// ends no process.
+pub fn end_by(number: i32) -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
+    let which = Signal::try_from(number)?;
+    if !matches!(which, Signal::SIGKILL | Signal::SIGSTOP) {
+        // SAFETY: restoring a default installs no handler.
+        unsafe { signal(which, SigHandler::SigDfl) }?;
+        SigSet::from(which).thread_unblock()?;
+    }
+    Ok(raise(which)?)
+}
+
 pub(super) fn c_string(text: impl AsRef<std::ffi::OsStr>) -> io::Result<CString> {
     CString::new(text.as_ref().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }

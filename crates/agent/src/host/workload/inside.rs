@@ -4,10 +4,8 @@
 //! starter is gone; the kernel then ends everything else in its process-id namespace.
 
 use std::{
-    collections::BTreeSet,
     ffi::{CString, OsStr, OsString},
-    fs, io,
-    net::Ipv4Addr,
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -29,7 +27,7 @@ use nix::{
     unistd::{Pid, execveat, execvpe},
 };
 
-use super::{Ask, Event, ExitStatus, SetUp, Target, settings_of};
+use super::{Ask, Event, ExitStatus, SetUp, Target, ports, settings_of};
 use crate::{
     capture::{INBOUND_SOURCE_6, Program, nft},
     host::{
@@ -154,7 +152,7 @@ struct First<'a> {
     command: &'a [OsString],
     proxy: Option<Pid>,
     app: Option<Pid>,
-    awaited: Option<Vec<u16>>,
+    awaited: Option<Awaited>,
 }
 
 impl First<'_> {
@@ -205,8 +203,12 @@ impl First<'_> {
             }
             Ask::Signal(target, signal) => (self.signal(target, signal), "signal the process"),
             Ask::AwaitPorts(ports) => {
-                self.awaited = Some(ports);
+                self.awaited = Some(Awaited::Listening(ports));
                 (Ok(()), "wait for ports")
+            }
+            Ask::AwaitQuiet(port) => {
+                self.awaited = Some(Awaited::Quiet(port));
+                (Ok(()), "wait for connections to end")
             }
             Ask::SetUp(_) => (Err(io::ErrorKind::InvalidInput.into()), "set up what is set up already"),
         };
@@ -248,55 +250,23 @@ impl First<'_> {
     }
 
     fn look_at_ports(&mut self) -> io::Result<()> {
-        let Some(ports) = &self.awaited else { return Ok(()) };
-        let listeners = listeners();
-        let listens = |port: &u16| listeners.iter().any(|l| l.port == *port);
-        if !ports.iter().all(listens) {
-            return Ok(());
-        }
-        let only = |port: &u16| !listeners.iter().any(|l| l.port == *port && !l.loopback);
-        let loopback_only = ports.iter().copied().filter(only).collect();
+        let event = match &self.awaited {
+            Some(Awaited::Listening(ports)) => {
+                ports::all_listening(ports).map(|loopback_only| Event::Listening { loopback_only })
+            }
+            Some(Awaited::Quiet(port)) => (!ports::is_connected(*port)).then_some(Event::Quiet),
+            None => None,
+        };
+        let Some(event) = event else { return Ok(()) };
         self.awaited = None;
-        wire::send(&self.events, &Event::Listening { loopback_only }, &[])
+        wire::send(&self.events, &event, &[])
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Listener {
-    port: u16,
-    loopback: bool,
-}
-
-/// The ports that something in this network namespace listens on.
-fn listeners() -> BTreeSet<Listener> {
-    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
-    tables
-        .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|t| parse_listeners(&t))
-        .collect()
-}
-
-fn parse_listeners(table: &str) -> Vec<Listener> {
-    const LISTEN: &str = "0A";
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            let (local, state) = (fields.next()?, fields.nth(1)?);
-            let (address, port) = local.split_once(':')?;
-            let port = u16::from_str_radix(port, 16).ok()?;
-            let loopback = if address.len() == 8 {
-                let bytes = u32::from_str_radix(address, 16).ok()?.to_ne_bytes();
-                Ipv4Addr::from(bytes).is_loopback()
-            } else {
-                // Four words, each in the host's order.
-                address == format!("{:024X}{:08X}", 0, u32::from_ne_bytes([0, 0, 0, 1]))
-            };
-            (state == LISTEN).then_some(Listener { port, loopback })
-        })
-        .collect()
+/// What the starter wants to be told of, once.
+enum Awaited {
+    Listening(Vec<u16>),
+    Quiet(u16),
 }
 
 fn start_proxy(
@@ -384,23 +354,4 @@ fn start(become_it: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
     let error = become_it().err().unwrap_or_else(|| io::ErrorKind::Other.into());
     eprintln!("mizzen: cannot start the program: {error}");
     std::process::exit(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listening_ports_are_read_and_connections_are_not() {
-        let four = "  sl  local_address rem_address   st tx_queue rx_queue\n\
-            \x20  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000\n\
-            \x20  1: 00000000:2378 00000000:0000 0A 00000000:00000000 00:00000000\n\
-            \x20  2: 0100007F:1F91 0100007F:0050 01 00000000:00000000 00:00000000\n";
-        let six = "  sl  local_address rem_address st\n\
-            \x20  0: 00000000000000000000000001000000:1F92 00000000000000000000000000000000:0000 0A 0:0\n\
-            \x20  1: 00000000000000000000000000000000:1F93 00000000000000000000000000000000:0000 0A 0:0\n";
-        let found: Vec<(u16, bool)> =
-            [four, six].iter().flat_map(|t| parse_listeners(t)).map(|l| (l.port, l.loopback)).collect();
-        assert_eq!(found, [(8080, true), (9080, false), (8082, true), (8083, false)]);
-    }
 }

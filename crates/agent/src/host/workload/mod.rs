@@ -4,6 +4,7 @@
 //! process ends, and with it everything in its process-id namespace.
 
 pub(super) mod inside;
+mod ports;
 
 use std::{
     ffi::OsString,
@@ -119,6 +120,8 @@ pub enum Event {
     Listening {
         loopback_only: Vec<u16>,
     },
+    /// Nobody is connected to the port that was asked about.
+    Quiet,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,6 +132,7 @@ enum Ask {
     Signal(Target, i32),
     Socket(SocketKind),
     AwaitPorts(Vec<u16>),
+    AwaitQuiet(u16),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -266,6 +270,11 @@ impl Workload {
     /// Asks for an [`Event::Listening`] once the application listens on all these ports.
     pub fn await_ports(&self, ports: Vec<u16>) -> Result<(), Error> {
         self.call(&Ask::AwaitPorts(ports), &[]).map(drop)
+    }
+
+    /// Asks for an [`Event::Quiet`] once nobody is connected to the port.
+    pub fn await_quiet(&self, port: u16) -> Result<(), Error> {
+        self.call(&Ask::AwaitQuiet(port), &[]).map(drop)
     }
 
     /// What happens in the workload, until it is gone. There is one such stream; later calls get an empty one.

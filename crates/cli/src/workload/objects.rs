@@ -1,0 +1,241 @@
+//! The objects that make a process known to the mesh: its account, its Service, its WorkloadEntry, its token.
+//!
+//! Written through the user's own kubeconfig, the same on an embedded API and on a cluster.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, anyhow};
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap, Service, ServiceAccount},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use super::{Port, Spec};
+
+/// Istio's name for whom the token is meant.
+const AUDIENCE: &str = "istio-ca";
+/// An hour: renewed long before.
+const TOKEN_SECONDS: i64 = 3600;
+const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
+const ROOT_KEY: &str = "root-cert.pem";
+/// Istio's annotation: without a condition `Healthy` the entry gets no traffic.
+const HEALTH_ANNOTATION: &str = "proxy.istio.io/health-checks-enabled";
+/// Ours: the entry goes when its proxy is lost for long.
+const EPHEMERAL_ANNOTATION: &str = "mizzen.dev/ephemeral";
+
+/// One namespace of the API server, for one workload.
+#[derive(Clone)]
+pub(crate) struct Objects {
+    client: Client,
+    namespace: String,
+}
+
+/// What proves the workload's account to the authority.
+pub(crate) struct Token {
+    pub(crate) text: String,
+    pub(crate) seconds: u64,
+}
+
+impl Objects {
+    pub(crate) fn new(client: Client, namespace: &str) -> Self {
+        Self { client, namespace: namespace.to_owned() }
+    }
+
+    /// Makes the account if it is absent.
+    pub(crate) async fn ensure_account(&self, name: &str) -> anyhow::Result<()> {
+        let accounts: Api<ServiceAccount> = self.api();
+        let account = ServiceAccount {
+            metadata: kube::api::ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
+            ..Default::default()
+        };
+        create_if_absent(&accounts, name, &account)
+            .await
+            .map(drop)
+            .with_context(|| format!("service account {}/{name}", self.namespace))
+    }
+
+    /// Makes the Service if it is absent. One that is there belongs to whoever made it.
+    pub(crate) async fn ensure_service(&self, name: &str, ports: &[Port]) -> anyhow::Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let services: Api<Service> = self.api();
+        let service: Service = serde_json::from_value(service(name, ports))?;
+        create_if_absent(&services, name, &service)
+            .await
+            .map(drop)
+            .with_context(|| format!("service {}/{name}", self.namespace))
+    }
+
+    /// A token of the account for the mesh's authority.
+    pub(crate) async fn token(&self, account: &str) -> anyhow::Result<Token> {
+        let accounts: Api<ServiceAccount> = self.api();
+        let spec = TokenRequestSpec {
+            audiences: Some(vec![AUDIENCE.into()]),
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..Default::default()
+        };
+        let request = TokenRequest { spec: Some(spec), ..Default::default() };
+        let answer = accounts
+            .create_token_request(account, &PostParams::default(), &request)
+            .await
+            .with_context(|| format!("token of the service account {}/{account}", self.namespace))?;
+        let seconds = answer.spec.and_then(|spec| spec.expiration_seconds).unwrap_or(TOKEN_SECONDS);
+        let text = answer.status.and_then(|status| status.token);
+        let text = text.ok_or_else(|| anyhow!("the API server returned no token"))?;
+        Ok(Token { text, seconds: u64::try_from(seconds).unwrap_or(0) })
+    }
+
+    /// The mesh's root certificates, which the control plane puts into every namespace; `None` until it has.
+    pub(crate) async fn root_certificates(&self) -> anyhow::Result<Option<String>> {
+        let maps: Api<ConfigMap> = self.api();
+        let map = maps.get_opt(ROOT_CONFIG_MAP).await.context("the mesh's root certificates")?;
+        Ok(map.and_then(|map| map.data?.remove(ROOT_KEY)))
+    }
+
+    /// Registers the workload, not yet ready for traffic.
+    pub(crate) async fn register(&self, name: &str, spec: &Spec, address: &str) -> anyhow::Result<()> {
+        let entry: DynamicObject = serde_json::from_value(entry(name, spec, address))?;
+        self.entries()
+            .create(&PostParams::default(), &entry)
+            .await
+            .with_context(|| format!("workload entry {}/{name}", self.namespace))?;
+        self.set_ready(name, false).await
+    }
+
+    pub(crate) async fn set_ready(&self, name: &str, ready: bool) -> anyhow::Result<()> {
+        let status = json!({"status": {"conditions": [condition(ready)]}});
+        self.entries()
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
+            .await
+            .map(drop)
+            .with_context(|| format!("status of workload entry {}/{name}", self.namespace))
+    }
+
+    /// Takes the workload out of the mesh's register; it may be gone already.
+    pub(crate) async fn withdraw(&self, name: &str) -> anyhow::Result<()> {
+        match self.entries().delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            result => result.map(drop).with_context(|| format!("workload entry {}/{name}", self.namespace)),
+        }
+    }
+
+    fn entries(&self) -> Api<DynamicObject> {
+        let kind = ApiResource {
+            group: "networking.istio.io".into(),
+            version: "v1".into(),
+            api_version: "networking.istio.io/v1".into(),
+            kind: "WorkloadEntry".into(),
+            plural: "workloadentries".into(),
+            ..ApiResource::erase::<Service>(&())
+        };
+        Api::namespaced_with(self.client.clone(), &self.namespace, &kind)
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+}
+
+async fn create_if_absent<K>(api: &Api<K>, name: &str, object: &K) -> kube::Result<bool>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize + kube::Resource,
+{
+    if let Some(found) = api.get_opt(name).await? {
+        tracing::debug!(name = found.name_any(), "exists");
+        return Ok(false);
+    }
+    match api.create(&PostParams::default(), object).await {
+        // Another replica was faster.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        result => result.map(|_| true),
+    }
+}
+
+fn service(name: &str, ports: &[Port]) -> Value {
+    let ports: Vec<Value> = ports
+        .iter()
+        .map(|port| json!({"name": port.name, "port": port.number, "targetPort": port.target, "protocol": "TCP"}))
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "labels": {"app": name, "service": name}},
+        "spec": {"selector": {"app": name}, "ports": ports},
+    })
+}
+
+fn entry(name: &str, spec: &Spec, address: &str) -> Value {
+    let labels = spec.labels();
+    // A Service's port that is served on another number.
+    let moved: BTreeMap<&str, u16> =
+        spec.ports.iter().filter(|p| p.number != p.target).map(|p| (p.name.as_str(), p.target)).collect();
+    let mut entry = json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "WorkloadEntry",
+        "metadata": {
+            "name": name,
+            "labels": labels,
+            "annotations": {HEALTH_ANNOTATION: "true", EPHEMERAL_ANNOTATION: "true"},
+        },
+        "spec": {"address": address, "labels": labels, "serviceAccount": spec.account()},
+    });
+    if !moved.is_empty() {
+        entry["spec"]["ports"] = json!(moved);
+    }
+    if let Some(locality) = &spec.locality {
+        entry["spec"]["locality"] = json!(locality);
+    }
+    if let Some(network) = &spec.network {
+        entry["spec"]["network"] = json!(network);
+    }
+    entry
+}
+
+/// Istio's own condition of a WorkloadEntry.
+fn condition(ready: bool) -> Value {
+    let now = jiff::Timestamp::now();
+    let now = now.round(jiff::Unit::Second).unwrap_or(now);
+    let (status, reason) = if ready { ("True", "Ready") } else { ("False", "NotReady") };
+    json!({"type": "Healthy", "status": status, "reason": reason, "lastTransitionTime": now.to_string()})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_says_who_where_and_how_to_choose_it() {
+        let spec = Spec {
+            version: Some("v2".into()),
+            ports: vec!["http=80:9080".parse().unwrap(), "grpc=7000".parse().unwrap()],
+            locality: Some("eu/a".into()),
+            ..Spec::sidecar("reviews")
+        };
+        let entry = entry("reviews-v2-abcde", &spec, "10.44.0.5");
+        assert_eq!(entry["spec"]["serviceAccount"], "reviews");
+        assert_eq!(entry["spec"]["ports"], json!({"http": 9080}));
+        assert_eq!(entry["spec"]["locality"], "eu/a");
+        assert_eq!(entry["spec"]["labels"]["app"], "reviews");
+        assert_eq!(entry["spec"]["labels"]["version"], "v2");
+        assert_eq!(entry["spec"].get("network"), None);
+    }
+
+    #[test]
+    fn a_service_selects_by_its_name() {
+        let made = service("reviews", &["http=80:9080".parse().unwrap()]);
+        assert_eq!(made["spec"]["selector"], json!({"app": "reviews"}));
+        assert_eq!(
+            made["spec"]["ports"][0],
+            json!({"name": "http", "port": 80, "targetPort": 9080, "protocol": "TCP"})
+        );
+    }
+}
