@@ -81,7 +81,10 @@ fn console() -> anyhow::Result<()> {
     npm(&["run", "--silent", "test"])?;
     npm(&["run", "--silent", "build"])?;
     let changed = shell::output(shell::command("git").args(["status", "--porcelain", "console/web/dist"]))?;
-    anyhow::ensure!(changed.is_empty(), "console/web/dist is not what its sources build; commit what was just built");
+    anyhow::ensure!(
+        changed.is_empty(),
+        "console/web/dist is not what its sources build; commit what was just built"
+    );
     Ok(())
 }
 

@@ -1,1 +1,30 @@
-//! End-to-end scenarios over real processes and real sockets.
+//! End-to-end scenarios over real processes and real sockets: what the scenarios stand on.
+//!
+//! A scenario runs in a process and a network namespace of its own, so that ports never clash and nothing is left
+//! behind. In it, [`Mesh`] starts the programs as a user would; applications and load are processes of
+//! `mizzen-e2e`, which knows nothing of the mesh.
+
+pub mod load;
+pub mod mesh;
+pub mod serve;
+pub mod stage;
+
+pub use mesh::{Mesh, Workload};
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+/// Asks until there is an answer; an error names what was waited for.
+pub fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(answer) = ask() {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            bail!("{what}: not within {within:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

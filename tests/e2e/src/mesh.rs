@@ -1,0 +1,256 @@
+//! A mesh as a user starts it: `mizzen up`, `mizzen run`, `kubectl apply`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::load::Report;
+use crate::until;
+
+const START: Duration = Duration::from_secs(30);
+
+/// A control plane, its store, and what was started on it. All ends with it.
+pub struct Mesh {
+    folder: TempDir,
+    up: Option<Child>,
+}
+
+/// A process of the mesh, started with `mizzen run`.
+pub struct Workload {
+    child: Child,
+    name: String,
+    /// Where its script is; see [`crate::serve`].
+    script: PathBuf,
+}
+
+/// The programs under test, built beside the tests.
+pub fn program(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap_or_default();
+    // target/debug/deps/scenarios-… stands one folder below the programs.
+    let folder = tests.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    folder.join(name)
+}
+
+impl Mesh {
+    /// Starts the control plane and waits until it is ready.
+    pub fn start() -> anyhow::Result<Self> {
+        let mut mesh = Self { folder: tempfile::tempdir()?, up: None };
+        mesh.restart()?;
+        Ok(mesh)
+    }
+
+    /// Starts the control plane on the store as it is, after [`Mesh::kill_control_plane`] or at first.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        let log = self.log("up")?;
+        let child = Command::new(program("mizzen"))
+            .args(["up", "--data-dir"])
+            .arg(self.folder.path().join("data"))
+            .env("MIZZEN_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("mizzen up")?;
+        self.up = Some(child);
+        let ready = until("the control plane is ready", START, || {
+            get("127.0.0.1:8080", "/ready").filter(|s| *s == 200)
+        });
+        ready.with_context(|| self.logs("up")).map(drop)
+    }
+
+    /// `kill -9`.
+    pub fn kill_control_plane(&mut self) {
+        if let Some(mut up) = self.up.take() {
+            let _ = up.kill();
+            let _ = up.wait();
+        }
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("data/kubeconfig")
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn log(&self, name: &str) -> anyhow::Result<File> {
+        let file = self.folder.path().join(format!("{name}.log"));
+        Ok(File::options().create(true).append(true).open(file)?)
+    }
+
+    /// What a process wrote, for the message of a failure.
+    pub fn logs(&self, name: &str) -> String {
+        let text =
+            std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// `mizzen` with arguments, against this mesh.
+    pub fn mizzen<I: IntoIterator<Item: Into<OsString>>>(&self, arguments: I) -> Command {
+        let mut command = Command::new(program("mizzen"));
+        command
+            .args(arguments.into_iter().map(Into::into))
+            .env("KUBECONFIG", self.kubeconfig())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The real kubectl against this mesh.
+    pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let kubectl = testkit::peers::need("kubectl").context("needs kubectl")?;
+        let mut command = Command::new(kubectl);
+        command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path());
+        Ok(command.stdin(Stdio::null()).output()?)
+    }
+
+    /// Applies YAML with kubectl; what the server says against it is the error.
+    pub fn apply(&self, yaml: &str) -> anyhow::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(self.folder.path())?;
+        file.write_all(yaml.as_bytes())?;
+        let file = file.path().display().to_string();
+        self.kubectl_ok(&["apply", "-f", &file]).map(drop)
+    }
+
+    pub fn kubectl_ok(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.kubectl(arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl {arguments:?}: {said}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts a replica of a service that answers with `name`.
+    pub fn serve(&self, service: &str, version: &str, name: &str) -> anyhow::Result<Workload> {
+        let script = self.folder.path().join(format!("{name}.script"));
+        std::fs::write(&script, "")?;
+        let port = "http=9080";
+        let options = ["run", "--service", service, "--version", version, "--port", port, "--"];
+        let mut command = self.mizzen(options);
+        command.arg(program("mizzen-e2e")).args(["serve", "--name", name, "--script"]).arg(&script);
+        self.spawn(command, name, script)
+    }
+
+    /// Starts any command, as a workload or not.
+    pub fn spawn(&self, mut command: Command, name: &str, script: PathBuf) -> anyhow::Result<Workload> {
+        let log = self.log(name)?;
+        let child = command.stdout(log.try_clone()?).stderr(log).spawn().with_context(|| name.to_owned())?;
+        Ok(Workload { child, name: name.to_owned(), script })
+    }
+
+    /// Load from a workload of the mesh, with arguments of [`crate::load::Plan`]; waits for its report.
+    pub fn load(&self, arguments: &[&str]) -> anyhow::Result<Report> {
+        self.start_load(arguments)?.report()
+    }
+
+    pub fn start_load(&self, arguments: &[&str]) -> anyhow::Result<Load> {
+        let mut command = self.mizzen(["run", "--service", "client", "--"]);
+        command.arg(program("mizzen-e2e")).arg("load").args(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(self.log("client")?).spawn().context("load")?;
+        Ok(Load { child, log: self.folder.path().join("client.log") })
+    }
+
+    /// Waits until a URL answers 200 inside the mesh.
+    pub fn until_answers(&self, url: &str) -> anyhow::Result<()> {
+        let ask =
+            || self.load(&["--url", url, "--count", "1", "--connections", "1"]).ok().filter(|r| r.ok() == 1);
+        until(&format!("{url} answers"), START, ask).with_context(|| self.logs("client")).map(drop)
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if let Some(up) = &mut self.up {
+            let _ = terminate(up, Duration::from_secs(5));
+        }
+    }
+}
+
+/// Load that is under way.
+pub struct Load {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Load {
+    /// Ends the load and reads what it counted.
+    pub fn stop(self) -> anyhow::Result<Report> {
+        kill(pid(&self.child), Signal::SIGTERM)?;
+        self.report()
+    }
+
+    fn report(mut self) -> anyhow::Result<Report> {
+        let mut text = String::new();
+        self.child.stdout.take().context("no output")?.read_to_string(&mut text)?;
+        let status = self.child.wait()?;
+        let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        ensure!(status.success(), "load ended with {status}: {}", log());
+        serde_json::from_str(text.trim()).with_context(|| format!("{text:?}: {}", log()))
+    }
+}
+
+impl Workload {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// From now on it behaves so; see [`crate::serve`].
+    pub fn behave(&self, script: &str) -> anyhow::Result<()> {
+        let next = self.script.with_extension("next");
+        std::fs::write(&next, script)?;
+        Ok(std::fs::rename(next, &self.script)?)
+    }
+
+    /// SIGTERM, as an orchestrator does; waits for the end.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        terminate(&mut self.child, Duration::from_secs(20))
+    }
+
+    /// `kill -9` of the whole workload.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        let _ = terminate(&mut self.child, Duration::from_secs(5));
+    }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX))
+}
+
+fn terminate(child: &mut Child, within: Duration) -> anyhow::Result<()> {
+    if child.try_wait()?.is_some() {
+        return Ok(());
+    }
+    kill(pid(child), Signal::SIGTERM)?;
+    if until("the process ends", within, || child.try_wait().ok().flatten()).is_err() {
+        child.kill()?;
+        child.wait()?;
+        bail!("the process did not end within {within:?} of SIGTERM");
+    }
+    Ok(())
+}
+
+/// The status of a plain GET.
+pub fn get(address: &str, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    text.split(' ').nth(1)?.parse().ok()
+}

@@ -1,0 +1,59 @@
+//! Where scenarios play: each in a process and a network namespace of its own.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sched::{CloneFlags, unshare};
+
+/// A scenario: its name, and what happens.
+pub type Scenario = (&'static str, fn() -> anyhow::Result<()>);
+
+const CHILD: &str = "MIZZEN_SCENARIO";
+
+/// The `main` of a test program: lists, filters and runs scenarios, or plays the one that the environment names.
+pub fn run(scenarios: &'static [Scenario]) -> ExitCode {
+    if let Some(name) = std::env::var_os(CHILD) {
+        let name = name.to_string_lossy().into_owned();
+        return match play(scenarios, &name) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:?}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let trials = scenarios.iter().map(|(name, _)| Trial::test(*name, move || start(name)));
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+fn start(name: &str) -> Result<(), Failed> {
+    let output = Command::new(std::env::current_exe()?).env(CHILD, name).output()?;
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
+        println!("{line}");
+    }
+    if output.status.success() { Ok(()) } else { Err(text.into()) }
+}
+
+fn play(scenarios: &[Scenario], name: &str) -> anyhow::Result<()> {
+    let Some((_, scenario)) = scenarios.iter().find(|(known, _)| *known == name) else {
+        bail!("no scenario is called {name}");
+    };
+    // As root a network namespace is enough; others need a user namespace, in which they are root.
+    let mut flags = CloneFlags::CLONE_NEWNET;
+    let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    if !user.is_root() {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    unshare(flags).context("this machine does not let tests have network namespaces")?;
+    if !user.is_root() {
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+        std::fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
+    }
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip (iproute2)")?;
+    anyhow::ensure!(up.success(), "the loopback interface does not come up");
+    scenario()
+}
