@@ -182,7 +182,7 @@ fn string(schema: &Value, text: &str, path: &Path) -> Option<FieldError> {
     }
     match schema["format"].as_str() {
         Some(duration::FORMAT) => check_duration(schema, text, path),
-        Some("binary") => check_base64(text, path),
+        Some("byte") => check_base64(text, path),
         _ => None,
     }
 }

@@ -128,6 +128,9 @@ impl From<Duration> for String {
 /// The format by which [`crate::schema`] knows a duration; it becomes a CEL rule in the CRDs.
 pub(crate) const FORMAT: &str = "go-duration";
 
+/// What [`Duration::from_str`] reads, as a regular expression.
+pub(crate) const PATTERN: &str = r"^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$";
+
 impl schemars::JsonSchema for Duration {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Duration".into()

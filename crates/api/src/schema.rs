@@ -13,7 +13,7 @@ use crate::object::raw_schema;
 
 /// Groups of properties of which at most one may be set.
 pub(crate) const ONE_OF: &str = "x-oneof";
-/// The shortest duration allowed; 1 ms when absent.
+/// The shortest duration allowed, which can only be 0; 1 ms when absent.
 pub(crate) const MINIMUM_DURATION: &str = "x-minimum-duration";
 const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 
@@ -203,8 +203,11 @@ fn structural(schema: Value) -> Value {
     let minimum = schema.remove(MINIMUM_DURATION);
     if schema.get("format") == Some(&json!(duration::FORMAT)) {
         schema.remove("format");
-        let minimum = minimum.as_ref().and_then(Value::as_str).unwrap_or("1ms");
-        schema.insert("x-kubernetes-validations".into(), json!([duration_rule(minimum)]));
+        // The API server bounds what all rules of a CRD may cost, so where any length will do a pattern must.
+        match minimum {
+            Some(_) => schema.insert("pattern".into(), json!(duration::PATTERN)),
+            None => schema.insert("x-kubernetes-validations".into(), json!([duration_rule()])),
+        };
     }
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
         properties.values_mut().for_each(|child| *child = structural(child.take()));
@@ -217,10 +220,10 @@ fn structural(schema: Value) -> Value {
     Value::Object(schema)
 }
 
-fn duration_rule(minimum: &str) -> Value {
+fn duration_rule() -> Value {
     json!({
-        "rule": format!("duration(self) >= duration('{minimum}')"),
-        "message": format!("must be a duration of at least {minimum}, such as 1.5s, 500ms or 1h30m"),
+        "rule": "duration(self) >= duration('1ms')",
+        "message": "must be a duration of at least 1ms, such as 1.5s, 500ms or 1h30m",
     })
 }
 

@@ -33,10 +33,11 @@ fn any_string(schema: &Value) -> BoxedStrategy<Value> {
     if let Some(values) = schema["enum"].as_array() {
         return select(values.clone()).boxed();
     }
-    if schema["x-kubernetes-validations"].is_array() {
+    let duration = schema["pattern"].as_str().is_some_and(|pattern| pattern.contains("ms"));
+    if duration || schema["x-kubernetes-validations"].is_array() {
         return select(vec![json!("1.5s"), json!("1h"), json!("500ms"), json!("1m0.25s")]).boxed();
     }
-    if schema["format"] == "binary" {
+    if schema["format"] == "byte" {
         return Just(json!("aGVsbG8=")).boxed();
     }
     "[a-z]{1,8}".prop_map(Value::from).boxed()

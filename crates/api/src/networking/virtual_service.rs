@@ -237,7 +237,7 @@ message! {
         /// As text.
         pub string: Option<String>,
         /// In base64.
-        #[schemars(extend("format" = "binary"))]
+        #[schemars(extend("format" = "byte"))]
         pub bytes: Option<String>,
     }
 
