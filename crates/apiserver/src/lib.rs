@@ -9,9 +9,13 @@
 //! everything, service accounts only read and prove who they are), admission webhooks.
 
 mod config;
-mod kinds;
-mod schema;
-mod status;
+pub mod engine;
+mod fields;
+pub mod kinds;
+pub mod patch;
+pub mod schema;
+pub mod selector;
+pub mod status;
 pub mod store;
 
 pub use config::{Config, Handle, Server, StartError};
