@@ -1,7 +1,19 @@
 //! How a server is started, and the handle that a running one leaves.
 
+use crate::controllers::Controllers;
+use crate::engine::Engine;
+use crate::http::{Api, serve};
+use crate::keys::{self, Keys};
+use crate::kinds::{Kinds, sealed};
+use crate::store::{DiskOptions, DiskStore, Sealer, Store};
+use base::SystemClock;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// How to start a server.
 #[derive(Clone, Debug)]
@@ -36,16 +48,19 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{path}: {error}", path = path.display())]
-    Folder { path: PathBuf, error: std::io::Error },
+    Folder { path: PathBuf, error: io::Error },
     #[error("the store in {path} cannot be opened: {error}", path = path.display())]
-    Store { path: PathBuf, error: std::io::Error },
+    Store { path: PathBuf, error: io::Error },
     #[error("cannot listen on {address}: {error}")]
-    Listen { address: SocketAddr, error: std::io::Error },
+    Listen { address: SocketAddr, error: io::Error },
     #[error("the server's certificates: {0}")]
     Certificates(String),
     #[error("preparing the store: {0}")]
     Prepare(String),
 }
+
+/// How many bytes of events are kept for watches, whatever their number.
+const HISTORY_BYTES: usize = 32 << 20;
 
 /// Starts servers.
 #[derive(Debug)]
@@ -53,18 +68,84 @@ pub struct Server;
 
 impl Server {
     /// Opens the store, prepares what every cluster has, and listens. Needs a tokio runtime.
-    pub async fn start(_config: Config) -> Result<Handle, StartError> {
-        Err(StartError::Prepare("not built yet".into()))
+    pub async fn start(config: Config) -> Result<Handle, StartError> {
+        let folder = config.data_dir.clone();
+        make_folder(&folder).map_err(|error| StartError::Folder { path: folder.clone(), error })?;
+        let store = open_store(&config)?;
+        let keys = Keys::open(&*store).await?;
+        let engine = Arc::new(Engine::new(Kinds::standard(), store, Arc::new(SystemClock)));
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|error| StartError::Listen { address: config.listen, error })?;
+        let address =
+            listener.local_addr().map_err(|error| StartError::Listen { address: config.listen, error })?;
+        let names = keys::names_of(address.ip(), &config.names);
+        let tls = Arc::new(keys.server_config(&names, std::time::SystemTime::now())?);
+        let (stop, stopping) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        Controllers::start(&engine, &mut tasks).await.map_err(|status| StartError::Prepare(status.message))?;
+        let api = Arc::new(Api {
+            engine,
+            keys,
+            max_body: config.max_body,
+            shutdown: stopping.clone(),
+            documents: OnceLock::new(),
+        });
+        tasks.spawn(serve(api.clone(), listener, tls.clone(), stopping));
+        let handle =
+            Handle { address, api, tls, stop, tasks, kubeconfig_path: folder.join("kubeconfig") };
+        write_private(&handle.kubeconfig_path, handle.kubeconfig().as_bytes())
+            .map_err(|error| StartError::Folder { path: handle.kubeconfig_path.clone(), error })?;
+        Ok(handle)
     }
 }
 
+fn make_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
+    let folder = &config.data_dir;
+    let key = folder.join("store.key");
+    let failed = |path: PathBuf| move |error| StartError::Store { path, error };
+    let sealer = Sealer::open(&key).map_err(failed(key.clone()))?;
+    let path = folder.join("store.redb");
+    let options = DiskOptions {
+        path: path.clone(),
+        sealer,
+        sealed,
+        window_events: config.history,
+        window_bytes: HISTORY_BYTES,
+    };
+    Ok(Arc::new(DiskStore::open(options).map_err(failed(path))?))
+}
+
+/// Writes a file that only its owner may read, in one step.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let new = path.with_extension("new");
+    let _ = std::fs::remove_file(&new);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    std::fs::rename(new, path)
+}
+
 /// A running server; it stops when the handle is dropped or `shutdown` is called.
-#[derive(Debug)]
 pub struct Handle {
     address: SocketAddr,
-    ca_pem: String,
-    admin_token: String,
-    kubeconfig: PathBuf,
+    api: Arc<Api>,
+    tls: Arc<rustls::ServerConfig>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    kubeconfig_path: PathBuf,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Handle {
@@ -80,24 +161,54 @@ impl Handle {
 
     /// The authority that signed the server's certificate.
     pub fn ca_certificate(&self) -> &str {
-        &self.ca_pem
+        &self.api.keys.ca_pem
     }
 
     /// The administrator's bearer token: may do everything. Never log it.
     pub fn admin_token(&self) -> &str {
-        &self.admin_token
+        &self.api.keys.admin_token
     }
 
     /// The administrator's kubeconfig as YAML, the CA embedded.
     pub fn kubeconfig(&self) -> String {
-        String::new()
+        use base64::Engine as _;
+        let ca = base64::engine::general_purpose::STANDARD.encode(self.ca_certificate());
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: mizzen\n  cluster:\n    server: {}\n    \
+             certificate-authority-data: {ca}\nusers:\n- name: admin\n  user:\n    token: {}\ncontexts:\n- name: \
+             mizzen\n  context:\n    cluster: mizzen\n    user: admin\n    namespace: default\ncurrent-context: \
+             mizzen\n",
+            self.url(),
+            self.admin_token()
+        )
     }
 
     /// Where that kubeconfig was written (mode 0600).
-    pub fn kubeconfig_path(&self) -> &std::path::Path {
-        &self.kubeconfig
+    pub fn kubeconfig_path(&self) -> &Path {
+        &self.kubeconfig_path
+    }
+
+    /// The API without its wire, for those who live in the same process.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.api.engine
+    }
+
+    /// Serves another listener too, such as one inside a network namespace. Its address must be among
+    /// `Config::names` for clients to accept the certificate.
+    pub fn add_listener(&mut self, listener: TcpListener) {
+        self.tasks.spawn(serve(self.api.clone(), listener, self.tls.clone(), self.stop.subscribe()));
     }
 
     /// Ends connections and watches, and closes the store.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
 }

@@ -9,13 +9,19 @@
 //! everything, service accounts only read and prove who they are), admission webhooks.
 
 mod config;
+mod controllers;
 pub mod engine;
 mod fields;
+mod http;
+mod keys;
 pub mod kinds;
 pub mod patch;
 pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod store;
+
+/// The version of this crate, as `/version` and OpenAPI say it.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub use config::{Config, Handle, Server, StartError};

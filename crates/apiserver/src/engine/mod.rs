@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 pub use decode::FieldValidation;
 pub use delete::{DeleteOptions, Deleted, Propagation};
+pub(crate) use meta::new_uid;
 pub use meta::{finalizers, name_of, namespace_of, text, uid_of};
 pub use read::{List, ListOptions, VersionMatch};
 pub use watch::{WatchEvent, WatchOptions, Watcher};

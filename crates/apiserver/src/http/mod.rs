@@ -1,0 +1,29 @@
+//! The wire: TLS connections, who is asking, which verb it is, and the shape of the answer.
+
+mod access;
+mod discovery;
+mod listen;
+mod openapi;
+mod request;
+mod respond;
+mod reviews;
+mod route;
+mod table;
+mod watch;
+
+pub(crate) use listen::{Shutdown, serve};
+
+use crate::engine::Engine;
+use crate::keys::Keys;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+/// What all connections share.
+pub(crate) struct Api {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) keys: Keys,
+    pub(crate) max_body: usize,
+    /// Tells watches that the server goes.
+    pub(crate) shutdown: tokio::sync::watch::Receiver<bool>,
+    pub(crate) documents: OnceLock<openapi::Documents>,
+}
