@@ -83,7 +83,9 @@ impl Server {
         let tls = Arc::new(keys.server_config(&names, std::time::SystemTime::now())?);
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        Controllers::start(&engine, &mut tasks).await.map_err(|status| StartError::Prepare(status.message))?;
+        Controllers::start(&engine, &mut tasks)
+            .await
+            .map_err(|status| StartError::Prepare(status.message))?;
         let api = Arc::new(Api {
             engine,
             keys,
@@ -92,8 +94,7 @@ impl Server {
             documents: OnceLock::new(),
         });
         tasks.spawn(serve(api.clone(), listener, tls.clone(), stopping));
-        let handle =
-            Handle { address, api, tls, stop, tasks, kubeconfig_path: folder.join("kubeconfig") };
+        let handle = Handle { address, api, tls, stop, tasks, kubeconfig_path: folder.join("kubeconfig") };
         write_private(&handle.kubeconfig_path, handle.kubeconfig().as_bytes())
             .map_err(|error| StartError::Folder { path: handle.kubeconfig_path.clone(), error })?;
         Ok(handle)

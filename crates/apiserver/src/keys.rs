@@ -9,7 +9,9 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -86,13 +88,18 @@ impl Keys {
         Ok(Self {
             ca_pem: text("certificate"),
             ca_key_pem: text("key"),
-            signing: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &signing).map_err(certificates)?,
+            signing: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &signing)
+                .map_err(certificates)?,
             admin_token: String::from_utf8(token).map_err(certificates)?,
         })
     }
 
     /// A TLS configuration with a fresh certificate for these names.
-    pub fn server_config(&self, names: &[String], now: std::time::SystemTime) -> Result<rustls::ServerConfig, StartError> {
+    pub fn server_config(
+        &self,
+        names: &[String],
+        now: std::time::SystemTime,
+    ) -> Result<rustls::ServerConfig, StartError> {
         let ca_key = rcgen::KeyPair::from_pem(&self.ca_key_pem).map_err(certificates)?;
         let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, ca_key).map_err(certificates)?;
         let mut params = CertificateParams::new(names.to_vec()).map_err(certificates)?;
@@ -166,7 +173,8 @@ impl Keys {
     }
 
     fn key_id(&self) -> String {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.signing.public_key().as_ref());
+        let digest =
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.signing.public_key().as_ref());
         URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16])
     }
 

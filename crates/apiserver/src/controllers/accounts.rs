@@ -9,16 +9,17 @@ use std::sync::Arc;
 pub(super) async fn run(engine: Arc<Engine>) {
     let namespaces = engine.kinds.core(Core::Namespace).clone();
     let again = engine.clone();
-    let accounts = tokio::spawn(follow(engine.clone(), engine.kinds.core(Core::ServiceAccount).clone(), move |event| {
-        let engine = again.clone();
-        async move {
-            if let WatchEvent::Deleted(account) = event
-                && name_of(&account) == "default"
-            {
-                make(&engine, crate::engine::namespace_of(&account)).await;
+    let accounts =
+        tokio::spawn(follow(engine.clone(), engine.kinds.core(Core::ServiceAccount).clone(), move |event| {
+            let engine = again.clone();
+            async move {
+                if let WatchEvent::Deleted(account) = event
+                    && name_of(&account) == "default"
+                {
+                    make(&engine, crate::engine::namespace_of(&account)).await;
+                }
             }
-        }
-    }));
+        }));
     let _stops_with_us = AbortOnDrop(accounts);
     let maker = engine.clone();
     follow(engine, namespaces, move |event| {

@@ -25,8 +25,11 @@ async fn say_so(engine: &Arc<Engine>, mut deployment: Value) {
     if deployment.pointer("/status/observedGeneration") == Some(&generation) {
         return;
     }
-    let target =
-        Target::of(engine.kinds.core(Core::Deployment), Some(namespace_of(&deployment)), name_of(&deployment));
+    let target = Target::of(
+        engine.kinds.core(Core::Deployment),
+        Some(namespace_of(&deployment)),
+        name_of(&deployment),
+    );
     let target = Target { part: Part::Status, ..target };
     let now = engine.timestamp();
     let replicas = deployment.pointer("/spec/replicas").cloned().unwrap_or(json!(1));

@@ -24,7 +24,9 @@ struct Graph {
 
 pub(super) async fn run(engine: Arc<Engine>) {
     loop {
-        let Ok(page) = engine.store.range(&Range { prefix: PREFIX.into(), ..Range::default() }) else { return };
+        let Ok(page) = engine.store.range(&Range { prefix: PREFIX.into(), ..Range::default() }) else {
+            return;
+        };
         let Ok(mut cursor) = engine.store.watch(PREFIX, page.revision) else { continue };
         let mut graph = Graph::default();
         let mut objects = Vec::new();
@@ -134,7 +136,8 @@ impl Graph {
     async fn foreground(&mut self, engine: &Arc<Engine>, key: &str, object: &Value) -> Result<()> {
         let mut waiting = false;
         for dependent in self.dependents.get(uid_of(object)).cloned().unwrap_or_default() {
-            let Some(found) = stored(engine, &dependent).filter(|d| owners(d).contains(&uid_of(object).to_owned()))
+            let Some(found) =
+                stored(engine, &dependent).filter(|d| owners(d).contains(&uid_of(object).to_owned()))
             else {
                 continue;
             };

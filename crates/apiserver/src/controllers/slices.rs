@@ -24,7 +24,10 @@ pub(super) async fn run(engine: Arc<Engine>) {
         watches.spawn(follow(engine.clone(), resource, move |event| {
             let touched = touched.clone();
             async move {
-                if let WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) = event {
+                if let WatchEvent::Added(object)
+                | WatchEvent::Modified(object)
+                | WatchEvent::Deleted(object) = event
+                {
                     let _ = touched.send(namespace_of(&object).to_owned()).await;
                 }
             }
@@ -49,7 +52,8 @@ async fn namespace_slices(engine: &Arc<Engine>, namespace: &str) -> Result<()> {
     let all = |core| Target { name: None, ..Target::of(engine.kinds.core(core), Some(namespace), "") };
     let pods = engine.list(&all(Core::Pod), &ListOptions::default())?.items;
     let slices = engine.list(&all(Core::EndpointSlice), &ListOptions::default())?.items;
-    let made_here = |slice: &&Value| slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] == MANAGER;
+    let made_here =
+        |slice: &&Value| slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] == MANAGER;
     let services = engine.list(&all(Core::Service), &ListOptions::default())?.items;
     let mut wanted: Vec<Value> = Vec::new();
     for service in services.iter().filter(|service| selects(service)) {

@@ -30,7 +30,7 @@ pub struct Patch {
 
 /// What an update turns the current object into.
 enum Change<'a> {
-    Replace(&'a Value, &'a [String]),
+    Replace(&'a Value),
     Patch(&'a Patch),
 }
 
@@ -239,7 +239,7 @@ impl Engine {
         let mut warnings = Vec::new();
         let mut object = self.decode(target, body, options.validation, duplicates, &mut warnings)?;
         self.place(target, &mut object)?;
-        let change = Change::Replace(&object, duplicates);
+        let change = Change::Replace(&object);
         self.change(target, &change, options, warnings).await
     }
 
@@ -370,7 +370,7 @@ impl Engine {
             return Ok((new, pinned));
         }
         let mut new = match change {
-            Change::Replace(object, _) => (*object).clone(),
+            Change::Replace(object) => (*object).clone(),
             Change::Patch(given) => {
                 let patched = patch(given.kind, schemas, schema, current, &given.body)?;
                 let mut object =

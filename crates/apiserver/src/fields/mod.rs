@@ -9,7 +9,7 @@ mod set;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use manager::{Applied, Managed, Request, apply, update};
+pub(crate) use manager::{Request, apply, update};
 pub(crate) use set::{Element, FieldSet};
 
 use crate::schema::{Id, ListType, Node, Schemas, Type};

@@ -36,7 +36,11 @@ impl Api {
     }
 
     /// Whose token that is, and for which of the wanted audiences it is good.
-    pub(super) fn review(&self, token: &str, wanted: &[String]) -> std::result::Result<(User, Vec<String>), String> {
+    pub(super) fn review(
+        &self,
+        token: &str,
+        wanted: &[String],
+    ) -> std::result::Result<(User, Vec<String>), String> {
         let own = [ISSUER.to_owned()];
         let wanted = if wanted.is_empty() { &own[..] } else { wanted };
         let admin = aws_lc_rs::constant_time::verify_slices_are_equal(

@@ -3,8 +3,7 @@
 use crate::kinds::{Core, Kinds, Resource};
 use serde_json::{Value, json};
 
-const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Resources that are only asked, never stored: group, plural, singular, kind, namespaced.
 pub(super) const REVIEWS: &[(&str, &str, &str, bool)] = &[
@@ -51,7 +50,8 @@ fn subresources(resource: &Resource, version: &str) -> Vec<Sub> {
 }
 
 fn of<'a>(kinds: &'a Kinds, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Resource> {
-    let matching = move |r: &&std::sync::Arc<Resource>| r.group == group && r.versions.iter().any(|v| v == version);
+    let matching =
+        move |r: &&std::sync::Arc<Resource>| r.group == group && r.versions.iter().any(|v| v == version);
     kinds.resources.iter().filter(matching).map(AsRef::as_ref)
 }
 
@@ -67,7 +67,8 @@ fn group_value(group: &str, versions: &[String]) -> Value {
 }
 
 pub(super) fn groups(kinds: &Kinds) -> Value {
-    let groups: Vec<Value> = kinds.groups().iter().map(|(group, versions)| group_value(group, versions)).collect();
+    let groups: Vec<Value> =
+        kinds.groups().iter().map(|(group, versions)| group_value(group, versions)).collect();
     json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
 }
 
@@ -110,7 +111,8 @@ pub(super) fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Val
             "kind": kind, "verbs": ["create"] }));
     }
     let name = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let body = json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": list });
+    let body =
+        json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": list });
     (!list_is_empty(&body)).then_some(body)
 }
 
@@ -125,7 +127,8 @@ pub(super) fn aggregated(kinds: &Kinds, core: bool) -> Value {
         false => {
             let groups = kinds.groups();
             let item = |(group, versions): (&String, &Vec<String>)| {
-                let versions: Vec<Value> = versions.iter().map(|v| aggregated_version(kinds, group, v)).collect();
+                let versions: Vec<Value> =
+                    versions.iter().map(|v| aggregated_version(kinds, group, v)).collect();
                 json!({ "metadata": { "name": group }, "versions": versions })
             };
             groups.iter().map(item).collect()
@@ -135,7 +138,8 @@ pub(super) fn aggregated(kinds: &Kinds, core: bool) -> Value {
 }
 
 fn aggregated_version(kinds: &Kinds, group: &str, version: &str) -> Value {
-    let kind_of = |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
+    let kind_of =
+        |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
     let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
     let mut list = Vec::new();
     for resource in of(kinds, group, version) {

@@ -18,7 +18,12 @@ const MOST: usize = 4096;
 pub(crate) type Shutdown = watch::Receiver<bool>;
 
 /// Serves a listener until told to stop.
-pub(crate) async fn serve(api: Arc<Api>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, stop: Shutdown) {
+pub(crate) async fn serve(
+    api: Arc<Api>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    stop: Shutdown,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(MOST));
     let mut stopping = stop.clone();

@@ -11,7 +11,7 @@ mod route;
 mod table;
 mod watch;
 
-pub(crate) use listen::{Shutdown, serve};
+pub(crate) use listen::serve;
 
 use crate::engine::Engine;
 use crate::keys::Keys;

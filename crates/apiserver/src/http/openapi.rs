@@ -24,7 +24,8 @@ impl Documents {
             let bytes = serde_json::to_vec(&group_document(kinds, group, version)).unwrap_or_default();
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
             let hash: String = digest.as_ref().iter().take(16).map(|b| format!("{b:02X}")).collect();
-            let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+            let path =
+                if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
             (path, (Bytes::from(bytes), hash))
         });
         Self { v3: v3.collect(), v2: v2(kinds) }
@@ -44,8 +45,9 @@ impl Documents {
 
 fn group_document(kinds: &Kinds, group: &str, version: &str) -> Value {
     let mut paths = Map::new();
-    let mut wanted: Vec<String> =
-        ["DeleteOptions", "Status", "ListMeta"].map(|n| format!("io.k8s.apimachinery.pkg.apis.meta.v1.{n}")).to_vec();
+    let mut wanted: Vec<String> = ["DeleteOptions", "Status", "ListMeta"]
+        .map(|n| format!("io.k8s.apimachinery.pkg.apis.meta.v1.{n}"))
+        .to_vec();
     let mut schemas = Map::new();
     for resource in &kinds.resources {
         if resource.group == group && resource.versions.iter().any(|v| v == version) {
@@ -106,10 +108,12 @@ fn parameter(name: &str, typ: &str) -> Value {
 fn operation(resource: &Resource, version: &str, action: &str, list: bool) -> Value {
     let definition = resource.definition(version);
     let answer = if list { format!("{definition}List") } else { definition.clone() };
-    let content = |name: &str| json!({ "application/json": { "schema": { "$ref": format!("{PREFIX}{name}") } } });
+    let content =
+        |name: &str| json!({ "application/json": { "schema": { "$ref": format!("{PREFIX}{name}") } } });
     let mut parameters = Vec::new();
     if matches!(action, "post" | "put" | "patch") {
-        parameters.extend(["dryRun", "fieldManager", "fieldValidation"].map(|name| parameter(name, "string")));
+        parameters
+            .extend(["dryRun", "fieldManager", "fieldValidation"].map(|name| parameter(name, "string")));
     }
     if action == "patch" {
         parameters.push(parameter("force", "boolean"));
@@ -131,7 +135,8 @@ fn operation(resource: &Resource, version: &str, action: &str, list: bool) -> Va
             }
             kinds.push("application/apply-patch+yaml");
             let any = json!({ "schema": { "type": "object" } });
-            let content: Map<String, Value> = kinds.into_iter().map(|k| (k.to_owned(), any.clone())).collect();
+            let content: Map<String, Value> =
+                kinds.into_iter().map(|k| (k.to_owned(), any.clone())).collect();
             out["requestBody"] = json!({ "content": content, "required": true });
         }
         _ => {}

@@ -177,8 +177,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
         let mut out = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            let path =
-                if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
+            let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
             let node = Node { path: path.clone(), duplicates: &mut *self.duplicates };
             let value = map.next_value_seed(node)?;
             if out.insert(key, value).is_some() {
@@ -219,7 +218,9 @@ pub(super) fn form(accept: &str) -> Result<Form> {
         match get("as") {
             "" => return Ok(Form::Object),
             "Table" if get("v") == "v1" => return Ok(Form::Table),
-            "PartialObjectMetadata" | "PartialObjectMetadataList" if get("v") == "v1" => return Ok(Form::Metadata),
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if get("v") == "v1" => {
+                return Ok(Form::Metadata);
+            }
             "APIGroupDiscoveryList" if get("v") == "v2" => return Ok(Form::Discovery),
             _ => {}
         }

@@ -57,11 +57,24 @@ pub(super) fn warn(response: &mut Response<Body>, warnings: &[String]) {
 }
 
 /// One object in the wanted form.
-pub(super) fn object(code: u16, resource: &Resource, object: Value, form: Form, query: &super::request::Query, now: i64) -> Response<Body> {
+pub(super) fn object(
+    code: u16,
+    resource: &Resource,
+    object: Value,
+    form: Form,
+    query: &super::request::Query,
+    now: i64,
+) -> Response<Body> {
     json_value(code, &shaped(resource, object, form, query, now))
 }
 
-pub(super) fn shaped(resource: &Resource, object: Value, form: Form, query: &super::request::Query, now: i64) -> Value {
+pub(super) fn shaped(
+    resource: &Resource,
+    object: Value,
+    form: Form,
+    query: &super::request::Query,
+    now: i64,
+) -> Value {
     match form {
         Form::Table => {
             let version = object.pointer("/metadata/resourceVersion").cloned();
@@ -89,7 +102,14 @@ pub(super) fn metadata_only(object: &Value) -> Value {
 }
 
 /// A list in the wanted form.
-pub(super) fn list(resource: &Resource, version: &str, list: List, form: Form, query: &super::request::Query, now: i64) -> Response<Body> {
+pub(super) fn list(
+    resource: &Resource,
+    version: &str,
+    list: List,
+    form: Form,
+    query: &super::request::Query,
+    now: i64,
+) -> Response<Body> {
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".into(), json!(list.revision.to_string()));
     if let Some(token) = list.continue_token {

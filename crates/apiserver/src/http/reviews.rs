@@ -58,7 +58,8 @@ impl Api {
             id: crate::engine::new_uid(),
         };
         let now = self.seconds();
-        let token = self.keys.issue(&claims, now, seconds).ok_or_else(|| Status::internal("signing failed"))?;
+        let token =
+            self.keys.issue(&claims, now, seconds).ok_or_else(|| Status::internal("signing failed"))?;
         let end = jiff::Timestamp::from_second(i64::try_from(now + seconds).unwrap_or(0)).unwrap_or_default();
         tracing::info!(target: "audit", namespace, account = name, ?audiences, seconds, "token issued");
         Ok(json!({
@@ -72,7 +73,9 @@ impl Api {
     /// One of the resources that are only asked.
     pub(super) fn answer(&self, kind: &str, user: &User, mut body: Value) -> Result<Value> {
         if !body.is_object() {
-            return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {kind})")));
+            return Err(Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind})"
+            )));
         }
         let group = if kind.contains("Access") || kind.contains("Rules") {
             "authorization.k8s.io/v1"

@@ -6,8 +6,8 @@ use super::request::{Form, Query, ResourcePath, form};
 use super::respond::{self, Body};
 use super::{discovery, request, watch};
 use crate::engine::{
-    DeleteOptions, Deleted, FieldValidation, ListOptions, Part, Patch, Propagation, Target, VersionMatch, WatchOptions,
-    WriteOptions,
+    DeleteOptions, Deleted, FieldValidation, ListOptions, Part, Patch, Propagation, Target, VersionMatch,
+    WatchOptions, WriteOptions,
 };
 use crate::kinds::{Core, Resource};
 use crate::patch::PatchKind;
@@ -88,7 +88,12 @@ fn documents(api: &Arc<Api>, path: &str, accept: &str, method: &Method) -> Resul
     let plain = |value: Value| Ok(Some(respond::json_value(200, &value)));
     let known = matches!(
         parts.as_slice(),
-        [""] | ["api" | "apis"] | ["api" | "apis", _] | ["apis", _, _] | ["openapi", ..] | ["openid", ..] | [".well-known", ..]
+        [""] | ["api" | "apis"]
+            | ["api" | "apis", _]
+            | ["apis", _, _]
+            | ["openapi", ..]
+            | ["openid", ..]
+            | [".well-known", ..]
     );
     if !known {
         return Ok(None);
@@ -97,8 +102,10 @@ fn documents(api: &Arc<Api>, path: &str, accept: &str, method: &Method) -> Resul
         return Err(Status::method_not_allowed());
     }
     match parts.as_slice() {
-        [""] => plain(json!({ "paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3",
-            "/openid/v1/jwks", "/readyz", "/version"] })),
+        [""] => plain(
+            json!({ "paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3",
+            "/openid/v1/jwks", "/readyz", "/version"] }),
+        ),
         [top @ ("api" | "apis")] => {
             if form(accept)? == Form::Discovery {
                 let value = discovery::aggregated(kinds, *top == "api");
@@ -153,9 +160,9 @@ fn dry_run(text: &str) -> Result<bool> {
     match text {
         "" => Ok(false),
         "All" => Ok(true),
-        other => {
-            Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"")))
-        }
+        other => Err(Status::bad_request(format!(
+            "dryRun: Unsupported value: {other:?}: supported values: \"All\""
+        ))),
     }
 }
 
@@ -203,16 +210,12 @@ impl Call<'_> {
             (Some("token"), Some(Core::ServiceAccount)) => return self.token(&place, body).await,
             _ => return Err(Status::no_such_resource()),
         };
-        if resource.namespaced != place.namespace.is_some() && (place.name.is_some() || !resource.namespaced) {
+        if resource.namespaced != place.namespace.is_some() && (place.name.is_some() || !resource.namespaced)
+        {
             return Err(Status::no_such_resource());
         }
-        let target = Target {
-            resource,
-            version: place.version,
-            namespace: place.namespace,
-            name: place.name,
-            part,
-        };
+        let target =
+            Target { resource, version: place.version, namespace: place.namespace, name: place.name, part };
         match verb {
             "watch" => self.watch(&target),
             "list" => self.list(&target),
@@ -220,7 +223,9 @@ impl Call<'_> {
                 let object = self.api.engine.get(&target)?;
                 Ok(self.object(200, &target.resource, object))
             }
-            "create" if target.name.is_none() && !(target.resource.namespaced && target.namespace.is_none()) => {
+            "create"
+                if target.name.is_none() && !(target.resource.namespaced && target.namespace.is_none()) =>
+            {
                 self.create(&target, body).await
             }
             "update" if target.name.is_some() => self.update(&target, body).await,
@@ -237,16 +242,22 @@ impl Call<'_> {
 
     /// Resources that are only asked.
     async fn unstored(&self, place: &ResourcePath, body: Incoming) -> Result<Response<Body>> {
-        let review = discovery::REVIEWS
-            .iter()
-            .find(|(group, plural, ..)| *group == place.group && *plural == place.plural && place.version == "v1");
+        let review = discovery::REVIEWS.iter().find(|(group, plural, ..)| {
+            *group == place.group && *plural == place.plural && place.version == "v1"
+        });
         match review {
             Some((_, _, kind, _)) if self.is(&Method::POST) && place.name.is_none() => {
                 let (body, _) = self.body(body, kind).await?;
                 Ok(respond::json_value(201, &self.api.answer(kind, &self.user, body)?))
             }
             Some(_) => Err(Status::method_not_allowed()),
-            None if self.api.engine.kinds.groups().get(&place.group).is_some_and(|v| v.contains(&place.version))
+            None if self
+                .api
+                .engine
+                .kinds
+                .groups()
+                .get(&place.group)
+                .is_some_and(|v| v.contains(&place.version))
                 || (place.group.is_empty() && place.version == "v1") =>
             {
                 Err(Status::no_such_resource())
@@ -260,13 +271,15 @@ impl Call<'_> {
             return Err(Status::method_not_allowed());
         }
         let (body, _) = self.body(body, "TokenRequest").await?;
-        let (namespace, name) = (place.namespace.as_deref().unwrap_or(""), place.name.as_deref().unwrap_or(""));
+        let (namespace, name) =
+            (place.namespace.as_deref().unwrap_or(""), place.name.as_deref().unwrap_or(""));
         Ok(respond::json_value(201, &self.api.token_request(namespace, name, &body)?))
     }
 
     async fn bytes(&self, body: Incoming) -> Result<Bytes> {
         let limit = self.api.max_body;
-        let declared = self.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let declared =
+            self.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         if declared.is_some_and(|length| length > limit) {
             return Err(Status::too_large(limit));
         }
@@ -278,7 +291,8 @@ impl Call<'_> {
     }
 
     fn content_type(&self) -> String {
-        let value = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let value =
+            self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
     }
 
@@ -297,7 +311,9 @@ impl Call<'_> {
     fn write_options(&self) -> Result<WriteOptions> {
         let given = self.query.get("fieldManager");
         if given.len() > 128 || given.chars().any(char::is_control) {
-            return Err(Status::bad_request("fieldManager: Invalid value: may be at most 128 printable characters"));
+            return Err(Status::bad_request(
+                "fieldManager: Invalid value: may be at most 128 printable characters",
+            ));
         }
         let agent = self.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
         let agent: String = agent.split('/').next().unwrap_or("").chars().take(128).collect();
@@ -349,10 +365,18 @@ impl Call<'_> {
         };
         let options = self.write_options()?;
         if kind == PatchKind::Apply && self.query.get("fieldManager").is_empty() {
-            return Err(patch_options("fieldManager", "Required value: is required for apply patch", "FieldValueRequired"));
+            return Err(patch_options(
+                "fieldManager",
+                "Required value: is required for apply patch",
+                "FieldValueRequired",
+            ));
         }
         if kind != PatchKind::Apply && self.query.optional_flag("force").is_some() {
-            return Err(patch_options("force", "Forbidden: may not be specified for non-apply patch", "FieldValueForbidden"));
+            return Err(patch_options(
+                "force",
+                "Forbidden: may not be specified for non-apply patch",
+                "FieldValueForbidden",
+            ));
         }
         let bytes = self.bytes(body).await?;
         let (body, duplicates) = match kind {
@@ -382,7 +406,8 @@ impl Call<'_> {
             "NotOlderThan" => Some(VersionMatch::NotOlderThan),
             other => {
                 let allowed = ["Exact", "NotOlderThan", ""];
-                let cause = crate::status::Cause::unsupported("resourceVersionMatch", &json!(other), &allowed);
+                let cause =
+                    crate::status::Cause::unsupported("resourceVersionMatch", &json!(other), &allowed);
                 return Err(Status::invalid(options_about("ListOptions"), vec![cause]));
             }
         };
@@ -438,7 +463,8 @@ impl Call<'_> {
                 return Err(Status::invalid(options_about("DeleteOptions"), vec![cause]));
             }
         };
-        let dry = body["dryRun"].as_array().and_then(|list| list.first()).and_then(Value::as_str).unwrap_or("");
+        let dry =
+            body["dryRun"].as_array().and_then(|list| list.first()).and_then(Value::as_str).unwrap_or("");
         let text = |key: &str| body["preconditions"][key].as_str().map(str::to_owned);
         Ok(DeleteOptions {
             dry_run: dry_run(self.query.get("dryRun"))? || dry_run(dry)?,
@@ -504,7 +530,8 @@ fn parse(bytes: &[u8], yaml: bool, kind: &str) -> Result<(Value, Vec<String>)> {
         Ok(parsed) => Ok(parsed),
         Err(error) if !yaml => Err(refuse("json", error.to_string())),
         Err(_) => {
-            let value = serde_yaml_ng::from_slice(bytes).map_err(|error| refuse("yaml", error.to_string()))?;
+            let value =
+                serde_yaml_ng::from_slice(bytes).map_err(|error| refuse("yaml", error.to_string()))?;
             Ok((value, Vec::new()))
         }
     }

@@ -13,7 +13,13 @@ pub(super) enum Include {
     Object,
 }
 
-pub(super) fn table(resource: &Resource, items: Vec<Value>, metadata: Value, include: Include, now: i64) -> Value {
+pub(super) fn table(
+    resource: &Resource,
+    items: Vec<Value>,
+    metadata: Value,
+    include: Include,
+    now: i64,
+) -> Value {
     let rows: Vec<Value> = items
         .into_iter()
         .map(|item| {
@@ -57,9 +63,12 @@ fn core_columns(core: Core) -> &'static [Definition] {
             ("Readiness Gates", "string", 1),
         ],
         Core::Endpoints => &[("Endpoints", "string", 0), ("Age", "string", 0)],
-        Core::EndpointSlice => {
-            &[("AddressType", "string", 0), ("Ports", "string", 0), ("Endpoints", "string", 0), ("Age", "string", 0)]
-        }
+        Core::EndpointSlice => &[
+            ("AddressType", "string", 0),
+            ("Ports", "string", 0),
+            ("Endpoints", "string", 0),
+            ("Age", "string", 0),
+        ],
         Core::ServiceAccount => &[("Age", "string", 0)],
         Core::Secret => &[("Type", "string", 0), ("Data", "integer", 0), ("Age", "string", 0)],
         Core::ConfigMap => &[("Data", "integer", 0), ("Age", "string", 0)],
@@ -198,7 +207,9 @@ fn count(object: &Value, pointer: &str) -> Value {
 }
 
 fn size(object: &Value, fields: &[&str]) -> Value {
-    json!(fields.iter().filter_map(|field| object[*field].as_object()).map(serde_json::Map::len).sum::<usize>())
+    json!(
+        fields.iter().filter_map(|field| object[*field].as_object()).map(serde_json::Map::len).sum::<usize>()
+    )
 }
 
 fn core_cells(core: Core, object: &Value, now: i64) -> Vec<Value> {
@@ -249,7 +260,8 @@ fn pairs(map: &Value) -> String {
 fn service(object: &Value, age: Value) -> Vec<Value> {
     let kind = text(object, "/spec/type");
     let ports: Vec<String> = object["spec"]["ports"].as_array().into_iter().flatten().map(port).collect();
-    let outside: Vec<&str> = object["spec"]["externalIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let outside: Vec<&str> =
+        object["spec"]["externalIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let external = match kind {
         "ExternalName" => text(object, "/spec/externalName").to_owned(),
         "LoadBalancer" => match text(object, "/status/loadBalancer/ingress/0/ip") {
@@ -278,7 +290,8 @@ fn port(port: &Value) -> String {
 }
 
 fn pod(object: &Value, age: Value) -> Vec<Value> {
-    let statuses: Vec<&Value> = object["status"]["containerStatuses"].as_array().into_iter().flatten().collect();
+    let statuses: Vec<&Value> =
+        object["status"]["containerStatuses"].as_array().into_iter().flatten().collect();
     let ready = statuses.iter().filter(|s| s["ready"] == true).count();
     let total = object["spec"]["containers"].as_array().map_or(0, Vec::len);
     let restarts: i64 = statuses.iter().filter_map(|s| s["restartCount"].as_i64()).sum();
@@ -341,7 +354,8 @@ fn node(object: &Value, age: Value) -> Vec<Value> {
         let list = object["status"]["conditions"].as_array().into_iter().flatten();
         list.filter(|c| c["type"] == wanted).any(|c| c["status"] == "True")
     };
-    let known = object["status"]["conditions"].as_array().is_some_and(|l| l.iter().any(|c| c["type"] == "Ready"));
+    let known =
+        object["status"]["conditions"].as_array().is_some_and(|l| l.iter().any(|c| c["type"] == "Ready"));
     let status = match (known, condition("Ready")) {
         (false, _) => "Unknown",
         (true, true) => "Ready",

@@ -73,11 +73,8 @@ pub(super) fn response(
     let body = StreamBody::new(frames(running).map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))));
     let mut response = Response::new(body.boxed_unsync());
     let headers = response.headers_mut();
-    let kind = if form == Form::Table {
-        "application/json;as=Table;v=v1;g=meta.k8s.io"
-    } else {
-        "application/json"
-    };
+    let kind =
+        if form == Form::Table { "application/json;as=Table;v=v1;g=meta.k8s.io" } else { "application/json" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response

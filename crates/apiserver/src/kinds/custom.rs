@@ -30,7 +30,8 @@ fn object_schema(info: &KindInfo) -> Value {
         "APIVersion defines the versioned schema of this representation of an object." });
     properties["kind"] = json!({ "type": "string", "description":
         "Kind is a string value representing the REST resource this object represents." });
-    properties["metadata"] = json!({ "allOf": [{ "$ref": META }], "description": "Standard object's metadata." });
+    properties["metadata"] =
+        json!({ "allOf": [{ "$ref": META }], "description": "Standard object's metadata." });
     schema
 }
 

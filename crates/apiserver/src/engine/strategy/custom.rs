@@ -5,7 +5,12 @@ use crate::status::Cause;
 use api::{Kind, Reason, Validation};
 use serde_json::Value;
 
-pub(super) fn validate(resource: &Resource, object: &Value, causes: &mut Vec<Cause>, warnings: &mut Vec<String>) {
+pub(super) fn validate(
+    resource: &Resource,
+    object: &Value,
+    causes: &mut Vec<Cause>,
+    warnings: &mut Vec<String>,
+) {
     let api_version = crate::engine::text(object, "/apiVersion");
     let Some(kind) = Kind::of(api_version, &resource.kind) else { return };
     let Validation { errors, warnings: more } = api::validate(kind, object);
