@@ -75,6 +75,20 @@ pub(super) fn inherit(command: &mut Command, fd: RawFd) {
     unsafe { command.pre_exec(keep) };
 }
 
+/// Sends the program this signal when the starting thread is gone, however it went.
+pub fn end_with_starter(command: &mut Command, number: i32) {
+    // SAFETY: the closure only calls prctl, which touches no memory of this process.
+    let ask = move || {
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, number) } < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(ask) };
+}
+
 /// Owns a descriptor that the kernel has just returned.
 pub(super) fn adopt(fd: RawFd) -> OwnedFd {
     // SAFETY: the caller got the number from a call that makes a descriptor and keeps no other owner.

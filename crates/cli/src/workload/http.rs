@@ -1,6 +1,6 @@
-//! The few words of HTTP that readiness needs: one request, and the status of its answer.
+//! The few words of HTTP that readiness and the demo's traffic need: one request, and its answer as text.
 
-use std::{io, str::FromStr, time::Duration};
+use std::{io, net::SocketAddr, str::FromStr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,6 +9,8 @@ use tokio::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(2);
+const PAGE_PATIENCE: Duration = Duration::from_secs(20);
+const LONGEST_PAGE: u64 = 1 << 20;
 
 /// Where `--ready` asks: `http://:9080/health`; without a host, in the workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +58,23 @@ async fn ask(mut stream: TcpStream, method: &str, path: &str) -> io::Result<u16>
         }
     }
     parse_status(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer"))
+}
+
+/// Status and body of a page, on a connection of its own.
+pub(crate) async fn get(from: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let get = async {
+        let mut stream = TcpStream::connect(from).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {from}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(LONGEST_PAGE).read_to_end(&mut answer).await?;
+        let status = parse_status(&answer);
+        let status = status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer"))?;
+        let text = String::from_utf8_lossy(&answer);
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        Ok((status, body.to_owned()))
+    };
+    timeout(PAGE_PATIENCE, get).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn parse_status(answer: &[u8]) -> Option<u16> {

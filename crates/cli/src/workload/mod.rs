@@ -34,7 +34,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-pub(crate) use http::ReadyUrl;
+pub(crate) use http::{ReadyUrl, get};
 use objects::Objects;
 use sidecar::{Files, Identity, MemoryFile};
 
