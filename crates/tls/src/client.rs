@@ -78,6 +78,13 @@ impl ClientTls {
         Ok(Self { config: Arc::new(config), name, identity: options.identity, verify: options.verify })
     }
 
+    /// The same, showing this certificate when the server asks.
+    pub fn with_identity(&self, identity: IdentitySource) -> Self {
+        let mut config = (*self.config).clone();
+        config.client_auth_cert_resolver = Arc::new(Resolver(identity.clone()));
+        Self { config: Arc::new(config), identity: Some(identity), ..self.clone() }
+    }
+
     /// Whether the certificate to show and the roots to trust are there now.
     pub fn is_ready(&self) -> bool {
         self.verify.is_ready() && self.identity.as_ref().is_none_or(|i| i.current().is_some())
