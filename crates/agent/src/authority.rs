@@ -69,7 +69,8 @@ impl AuthorityClient {
             metadata: None,
         });
         let header = |text: &str| {
-            text.parse().map_err(|_| CertificateError::Refused("the token holds bytes that no header may".into()))
+            text.parse()
+                .map_err(|_| CertificateError::Refused("the token holds bytes that no header may".into()))
         };
         request.metadata_mut().insert("clusterid", header(&self.cluster_id)?);
         if let Some(token) = &token {

@@ -185,7 +185,9 @@ impl Renewer {
             )));
         }
         if identity.not_after() <= self.clock.wall() {
-            return Err(CertificateError::Answer("the certificate has expired already; do the clocks agree?".into()));
+            return Err(CertificateError::Answer(
+                "the certificate has expired already; do the clocks agree?".into(),
+            ));
         }
         Ok(())
     }

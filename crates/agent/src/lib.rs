@@ -1,6 +1,10 @@
 //! Certificate requests, DNS, traffic capture (a pure rule program, rendered to nftables or iptables), hosts made of namespaces.
 
+pub mod authority;
 pub mod capture;
+pub mod certificates;
+pub mod dns;
 pub mod egress;
 pub mod host;
 pub mod netlink;
+pub mod sds;

@@ -121,13 +121,19 @@ fn inline(bytes: &[u8]) -> DataSource {
 
 fn check(type_url: &str, names: &[String]) -> Result<(), Status> {
     if !type_url.is_empty() && type_url != ResourceType::Secret.url() {
-        return Err(Status::invalid_argument(format!("{type_url}: this socket serves {} only", ResourceType::Secret)));
+        return Err(Status::invalid_argument(format!(
+            "{type_url}: this socket serves {} only",
+            ResourceType::Secret
+        )));
     }
     if names.len() > MAX_NAMES {
         return Err(Status::invalid_argument("too many names"));
     }
     for name in names.iter().filter(|n| !matches!(n.as_str(), IDENTITY | ROOTS)) {
-        tracing::warn!(secret = name, "asked for a secret that is not served here; {IDENTITY} and {ROOTS} are");
+        tracing::warn!(
+            secret = name,
+            "asked for a secret that is not served here; {IDENTITY} and {ROOTS} are"
+        );
     }
     Ok(())
 }
@@ -317,8 +323,7 @@ impl SecretDiscoveryService for Sds {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        let machine =
-            Delta { view: View::new(self), names: BTreeMap::new(), absent: Vec::new(), nonce: 0 };
+        let machine = Delta { view: View::new(self), names: BTreeMap::new(), absent: Vec::new(), nonce: 0 };
         Ok(Response::new(run(machine, request.into_inner())))
     }
 
