@@ -188,13 +188,12 @@ fn string(schema: &Value, text: &str, path: &Path) -> Option<FieldError> {
 }
 
 fn check_duration(schema: &Value, text: &str, path: &Path) -> Option<FieldError> {
-    let hint = "write a number with its unit, such as \"1.5s\", \"500ms\" or \"1h30m\"";
-    let Ok(value) = Duration::from_str(text) else {
-        return Some(FieldError::invalid(path, text, "must be a duration").hint(hint));
-    };
     let least = schema[MINIMUM_DURATION].as_str().unwrap_or("1ms");
-    let too_short = Duration::from_str(least).is_ok_and(|least| value < least);
-    too_short.then(|| FieldError::invalid(path, text, format!("must be a duration of at least {least}")))
+    let good = match (Duration::from_str(text), Duration::from_str(least)) {
+        (Ok(value), Ok(least)) => value >= least,
+        _ => false,
+    };
+    (!good).then(|| FieldError::invalid(path, text, duration::expectation(least)))
 }
 
 fn check_base64(text: &str, path: &Path) -> Option<FieldError> {

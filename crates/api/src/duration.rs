@@ -128,6 +128,11 @@ impl From<Duration> for String {
 /// The format by which [`crate::schema`] knows a duration; it becomes a CEL rule in the CRDs.
 pub(crate) const FORMAT: &str = "go-duration";
 
+/// What errors say of a value that is no duration or too short.
+pub(crate) fn expectation(least: &str) -> String {
+    format!("must be a duration of at least {least}, such as 1.5s, 500ms or 1h30m")
+}
+
 /// What [`Duration::from_str`] reads, as a regular expression.
 pub(crate) const PATTERN: &str = r"^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$";
 

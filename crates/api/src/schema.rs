@@ -223,7 +223,7 @@ fn structural(schema: Value) -> Value {
 fn duration_rule() -> Value {
     json!({
         "rule": "duration(self) >= duration('1ms')",
-        "message": "must be a duration of at least 1ms, such as 1.5s, 500ms or 1h30m",
+        "message": duration::expectation("1ms"),
     })
 }
 

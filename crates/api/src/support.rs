@@ -283,6 +283,26 @@ const UNSUPPORTED_KINDS: &[(&str, &str)] = &[
     ("TrafficExtension", "extensions are not built yet"),
 ];
 
+/// Annotations that change what a resource does, and are not built.
+const ANNOTATIONS: &[(Kind, &str, &str)] = &[(
+    Kind::AuthorizationPolicy,
+    "istio.io/dry-run",
+    "trying a policy out is not built yet; use `mizzen explain`, or take the annotation out",
+)];
+
+/// Refuses annotations that would have to change what the resource does.
+pub(crate) fn check_annotations(kind: Kind, annotations: &Value, out: &mut Validation) {
+    let path = Path::root("metadata").field("annotations");
+    for (of, name, reason) in ANNOTATIONS.iter().filter(|(of, _, _)| *of == kind) {
+        if annotations[name].as_str().is_some_and(|value| value != "false") {
+            out.error(FieldError::forbidden(
+                &path.key(name),
+                format!("{name} on {of} is not supported: {reason}"),
+            ));
+        }
+    }
+}
+
 fn rules(kind: Kind) -> &'static [Rule] {
     match kind {
         Kind::VirtualService => VIRTUAL_SERVICE,
@@ -433,6 +453,15 @@ pub fn table() -> Vec<Row> {
                 support: *support,
             });
         }
+    }
+    for (kind, name, reason) in ANNOTATIONS {
+        rows.push(Row {
+            kind: kind.name(),
+            path: format!("metadata.annotations[{name}]"),
+            kind_of_value: "string".into(),
+            description: String::new(),
+            support: Refused(reason),
+        });
     }
     for (kind, reason) in UNSUPPORTED_KINDS {
         rows.push(Row {

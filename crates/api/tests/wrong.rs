@@ -57,12 +57,11 @@ fn virtual_services() {
         ),
         (
             format!("{{timeout: 5sec, {to}}}"),
-            "spec.http[0].timeout: Invalid value: \"5sec\": must be a duration; write a number with its unit, such as \
-             \"1.5s\", \"500ms\" or \"1h30m\"",
+            "spec.http[0].timeout: Invalid value: \"5sec\": must be a duration of at least 1ms, such as 1.5s, 500ms or 1h30m",
         ),
         (
             format!("{{timeout: 0s, {to}}}"),
-            "spec.http[0].timeout: Invalid value: \"0s\": must be a duration of at least 1ms",
+            "spec.http[0].timeout: Invalid value: \"0s\": must be a duration of at least 1ms, such as 1.5s, 500ms or 1h30m",
         ),
         (
             format!("{{match: [{{uri: {{regex: 'a(b'}}}}], {to}}}"),
@@ -186,7 +185,7 @@ fn destination_rules() {
             ),
             (
                 "{host: a, trafficPolicy: {outlierDetection: {interval: 0s}}}",
-                "spec.trafficPolicy.outlierDetection.interval: Invalid value: \"0s\": must be a duration of at least 1ms",
+                "spec.trafficPolicy.outlierDetection.interval: Invalid value: \"0s\": must be a duration of at least 1ms, such as 1.5s, 500ms or 1h30m",
             ),
             (
                 "{host: a, trafficPolicy: {outlierDetection: {consecutiveErrors: 5}}}",
@@ -503,6 +502,19 @@ fn policies() {
             ),
         ],
     );
+}
+
+#[test]
+fn a_policy_that_is_only_tried_out_is_refused() {
+    let policy = |value: &str| {
+        json!({
+            "metadata": {"name": "x", "annotations": {"istio.io/dry-run": value}}, "spec": {"rules": [{}]},
+        })
+    };
+    let found = api::validate(Kind::AuthorizationPolicy, &policy("true")).errors;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].path, "metadata.annotations[istio.io/dry-run]");
+    assert!(api::validate(Kind::AuthorizationPolicy, &policy("false")).is_ok());
 }
 
 #[test]

@@ -187,7 +187,8 @@ fn consistent_hash(it: &ConsistentHashLb, path: &Path, out: &mut Validation) {
 }
 
 fn is_prime(number: u64) -> bool {
-    number > 1 && (2..).take_while(|factor| factor * factor <= number).all(|factor| number % factor != 0)
+    number > 1
+        && (2..).take_while(|factor| factor * factor <= number).all(|factor| !number.is_multiple_of(factor))
 }
 
 pub(super) fn locality_setting(it: &LocalityLoadBalancerSetting, path: &Path, out: &mut Validation) {

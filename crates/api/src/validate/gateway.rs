@@ -64,7 +64,7 @@ fn tls_fits(it: &Server, path: &Path, out: &mut Validation) {
         }
         Some(tls) if rules::is_http(protocol) => {
             let passthrough = tls.mode == ServerTlsMode::Passthrough;
-            if !passthrough || tls.credential_name != "" || tls.server_certificate != "" {
+            if !passthrough || !tls.credential_name.is_empty() || !tls.server_certificate.is_empty() {
                 let detail = format!("must have nothing but httpsRedirect for {protocol}");
                 let error = FieldError::invalid(&tls_path, "object", detail);
                 out.error(error.hint("write protocol: HTTPS to serve TLS"));

@@ -26,6 +26,7 @@ pub fn validate(kind: Kind, object: &Value) -> Validation {
     let shaped = errors.is_empty();
     let mut out = Validation { errors, warnings: Vec::new() };
     support::check(kind, &spec, &mut out);
+    support::check_annotations(kind, &object["metadata"]["annotations"], &mut out);
     if shaped {
         match object::decode(kind, spec) {
             Ok(typed) => sense(&typed, &Meta::of(object), &mut out),
