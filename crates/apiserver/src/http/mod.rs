@@ -4,6 +4,7 @@ mod access;
 mod discovery;
 mod listen;
 mod openapi;
+mod protobuf;
 mod request;
 mod respond;
 mod reviews;

@@ -79,6 +79,9 @@ fn version() -> Value {
     })
 }
 
+/// What kubectl writes some core kinds in.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// The documents that are no resources.
@@ -302,7 +305,14 @@ impl Call<'_> {
         let yaml = match content_type.as_str() {
             "application/json" | "" => false,
             "application/yaml" => true,
-            _ => return Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+            PROTOBUF => return Ok((super::protobuf::decode(&self.bytes(body).await?, kind)?, Vec::new())),
+            _ => {
+                return Err(Status::unsupported_media_type(&[
+                    "application/json",
+                    "application/yaml",
+                    PROTOBUF,
+                ]));
+            }
         };
         let bytes = self.bytes(body).await?;
         parse(&bytes, yaml, kind)
@@ -444,6 +454,8 @@ impl Call<'_> {
         let bytes = self.bytes(body).await?;
         let body = if bytes.is_empty() {
             Value::Null
+        } else if self.content_type() == PROTOBUF {
+            super::protobuf::decode(&bytes, "DeleteOptions")?
         } else {
             parse(&bytes, self.content_type() == "application/yaml", "DeleteOptions")?.0
         };
