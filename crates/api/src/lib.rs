@@ -14,6 +14,7 @@
 
 mod check;
 mod common;
+pub mod docs;
 mod duration;
 mod error;
 mod kind;

@@ -33,6 +33,17 @@ fn bookinfo_is_accepted() {
     assert_eq!(reviews.http[0].weighted().len(), 1);
 }
 
+/// The samples of this repository; the kinds that are not ours are not judged here.
+#[test]
+fn samples_are_accepted() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/bookinfo/networking");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        count += check(&std::fs::read_to_string(file.unwrap().path()).unwrap()).len();
+    }
+    assert!(count > 5, "{count}");
+}
+
 #[test]
 fn every_kind_is_accepted() {
     let objects = check(include_str!("data/everything.yaml"));

@@ -115,10 +115,40 @@ proptest! {
     }
 
     #[test]
+    fn any_json_is_judged((kind, spec) in (select(Kind::all().collect::<Vec<_>>()), any_json())) {
+        let object = json!({"metadata": {"name": "x"}, "spec": spec});
+        let judged = api::validate(kind, &object);
+        // What passes is readable.
+        prop_assert!(!judged.is_ok() || api::parse(kind, &object).is_ok());
+    }
+
+    #[test]
     fn durations_survive(nanos in 0..=i64::MAX as u64) {
         let duration = api::Duration(std::time::Duration::from_nanos(nanos));
         prop_assert_eq!(duration.to_string().parse::<api::Duration>().unwrap(), duration);
     }
+}
+
+/// JSON whose keys are often those of resources.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,6}".prop_map(Value::from),
+        select(vec!["*", "5s", "STRICT", "a.b"]).prop_map(Value::from),
+    ];
+    let keys =
+        ["hosts", "host", "http", "match", "route", "destination", "uri", "servers", "port", "rules", "mtls"];
+    leaf.prop_recursive(5, 32, 4, move |inner| {
+        let key = prop_oneof![4 => select(keys.to_vec()).prop_map(String::from), 1 => ".{0,4}"];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map(key, inner, 0..4)
+                .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+        ]
+    })
 }
 
 /// `written`, with the defaults that the schema requires put back from what was read.
