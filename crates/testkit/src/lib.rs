@@ -1,3 +1,4 @@
 //! In-memory mesh, fixtures, network namespaces as hosts. A dev-dependency only.
 
+pub mod hosts;
 pub mod peers;

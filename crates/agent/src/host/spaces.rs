@@ -13,7 +13,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::netlink::{self, links::Index};
+use crate::{
+    capture::PROXY_ID,
+    netlink::{self, links::Index},
+};
 
 /// By what right namespaces are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,7 @@ pub enum Privilege {
 /// new user namespace that holds only the caller's own ids.
 pub(super) fn create() -> Result<Privilege, Error> {
     let direct = capable(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN)
+        && proxy_id_exists()
         && unshare(CloneFlags::CLONE_NEWNET).is_ok();
     if direct && bring_loopback_up().is_ok() {
         return Ok(Privilege::Root);
@@ -37,6 +41,21 @@ pub(super) fn create() -> Result<Privilege, Error> {
         .map_err(|e| Error::new("make a network namespace", e).cure(cure_for_network()))?;
     bring_loopback_up().map_err(|e| Error::from(e).cure(cure_for_network()))?;
     Ok(Privilege::User)
+}
+
+/// Root of a user namespace that holds few ids cannot give the proxy its own.
+fn proxy_id_exists() -> bool {
+    ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .iter()
+        .all(|map| fs::read_to_string(map).is_ok_and(|map| is_mapped(&map, PROXY_ID)))
+}
+
+fn is_mapped(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().unwrap_or(0));
+        let (first, _, count) = (numbers.next().unwrap_or(0), numbers.next(), numbers.next().unwrap_or(0));
+        id >= first && id - first < count
+    })
 }
 
 fn bring_loopback_up() -> Result<(), netlink::Error> {
@@ -163,4 +182,17 @@ pub(super) fn assume(credentials: &Credentials) -> io::Result<()> {
         rustix::thread::configure_capability_in_ambient_set(one, true)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_mapped;
+
+    #[test]
+    fn a_map_of_one_id_holds_no_other() {
+        assert!(is_mapped("         0          0 4294967295\n", 1337));
+        assert!(!is_mapped("         0       1000          1\n", 1337));
+        assert!(is_mapped("0 1000 1\n1 100000 65536\n", 1337));
+        assert!(!is_mapped("", 0));
+    }
 }
