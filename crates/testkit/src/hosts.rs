@@ -126,7 +126,10 @@ impl Host {
 
     /// So many of a hundred packets are lost in each direction.
     pub fn lose(&self, percent: u8) -> anyhow::Result<()> {
-        self.disturb(&format!("numgen random mod 100 < {percent} drop"))
+        match percent {
+            100.. => self.cut(),
+            _ => self.disturb(&format!("numgen random mod 100 < {percent} drop")),
+        }
     }
 
     pub fn heal(&self) -> anyhow::Result<()> {
@@ -260,5 +263,6 @@ mod tests {
         assert!(reaches(one, two));
         two.lose(100).unwrap();
         assert!(!reaches(one, two));
+        two.lose(5).unwrap();
     }
 }
