@@ -5,6 +5,7 @@
 //! its type is known and otherwise kept as `{"@type", "value": base64}`. Fields on the wire that no definition names are
 //! left out of JSON, as protobuf has it, but [`set_fields`] reports them.
 
+mod canonical;
 mod from_json;
 mod scalar;
 mod tables;
@@ -69,6 +70,13 @@ pub fn any_to_value(type_url: &str, bytes: &[u8]) -> Result<Value, Error> {
 /// The type URL and the encoded message from the JSON form of an `Any`.
 pub fn any_from_value(value: &Value) -> Result<(String, Vec<u8>), Error> {
     from_json::any(value, 0)
+}
+
+/// The encoded message with its maps in one order, so that equal messages have equal bytes.
+pub fn canonical(type_name: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::with_capacity(bytes.len());
+    canonical::message(find(type_name)?, bytes, &mut out, 0)?;
+    Ok(out)
 }
 
 fn find(type_name: &str) -> Result<Message, Error> {
