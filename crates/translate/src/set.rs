@@ -5,9 +5,9 @@ use std::sync::Arc;
 use proto::Resource;
 
 /// Ordered by name; each name once. Shared by everybody whose set it is.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct ResourceSet {
-    resources: Vec<Resource>,
+    resources: Arc<[Resource]>,
     names: Arc<[Arc<str>]>,
 }
 
@@ -19,17 +19,28 @@ pub struct SetChanges {
     pub removed: Vec<Arc<str>>,
 }
 
+impl Default for ResourceSet {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
 impl ResourceSet {
-    pub(crate) fn new(mut resources: Vec<Resource>) -> Self {
+    pub fn new(mut resources: Vec<Resource>) -> Self {
         resources.sort_by(|a, b| a.name.cmp(&b.name));
         resources.dedup_by(|a, b| a.name == b.name);
         let names = resources.iter().map(|resource| Arc::clone(&resource.name)).collect();
-        Self { resources, names }
+        Self { resources: resources.into(), names }
     }
 
     pub fn get(&self, name: &str) -> Option<&Resource> {
         let at = self.resources.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
         self.resources.get(at)
+    }
+
+    /// All of them, in order.
+    pub fn resources(&self) -> &Arc<[Resource]> {
+        &self.resources
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Resource> {
