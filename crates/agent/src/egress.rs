@@ -26,14 +26,17 @@ use crate::{
 /// Makes sockets that reach an address, wherever it is. Cheap to clone; usable from any runtime.
 #[derive(Debug, Clone)]
 pub struct Egress {
-    broker: Option<Arc<Broker>>,
+    broker: Option<Broker>,
     mark: bool,
 }
 
-#[derive(Debug)]
+type Request = (SocketKind, oneshot::Sender<io::Result<Socket>>);
+
+#[derive(Debug, Clone)]
 struct Broker {
-    requests: mpsc::Sender<(SocketKind, oneshot::Sender<io::Result<Socket>>)>,
-    inside: Vec<Cidr>,
+    requests: mpsc::Sender<Request>,
+    /// What is reached by sockets of this namespace; absent: nothing.
+    inside: Option<Arc<[Cidr]>>,
 }
 
 impl Egress {
@@ -46,13 +49,27 @@ impl Egress {
     pub fn brokered(broker: OwnedFd, inside: Vec<Cidr>) -> io::Result<Self> {
         let (requests, queue) = mpsc::channel();
         thread::Builder::new().name("egress".into()).spawn(move || ask(&broker, &queue))?;
-        Ok(Self { broker: Some(Arc::new(Broker { requests, inside })), mark: may_mark() })
+        Ok(Self { broker: Some(Broker { requests, inside: Some(inside.into()) }), mark: may_mark() })
+    }
+
+    /// The same, with every address meant as the host sees it: for the host's name servers, which may be on its
+    /// loopback.
+    pub fn of_host(&self) -> Self {
+        let broker = self.broker.as_ref().map(|b| Broker { requests: b.requests.clone(), inside: None });
+        Self { broker, mark: self.mark }
     }
 
     /// Whether sockets to the address are made in this namespace.
     pub fn is_inside(&self, address: IpAddr) -> bool {
-        let Some(broker) = &self.broker else { return true };
-        address.is_loopback() || address.is_unspecified() || broker.inside.iter().any(|n| n.contains(address))
+        match self.broker.as_ref().map(|broker| &broker.inside) {
+            None => true,
+            Some(None) => false,
+            Some(Some(inside)) => {
+                address.is_loopback()
+                    || address.is_unspecified()
+                    || inside.iter().any(|n| n.contains(address))
+            }
+        }
     }
 
     /// A non-blocking stream socket in the right namespace, neither bound nor connected.
@@ -100,7 +117,7 @@ fn may_mark() -> bool {
     kind.make().and_then(|socket| socket.set_mark(MARK)).is_ok()
 }
 
-fn ask(broker: &OwnedFd, queue: &mpsc::Receiver<(SocketKind, oneshot::Sender<io::Result<Socket>>)>) {
+fn ask(broker: &OwnedFd, queue: &mpsc::Receiver<Request>) {
     while let Ok((kind, answer)) = queue.recv() {
         let socket = wire::call::<_, ()>(broker, &kind, &[])
             .map_err(io::Error::from)
@@ -146,6 +163,7 @@ mod tests {
         let egress = Egress::brokered(serve().unwrap(), inside).unwrap();
         assert!(egress.is_inside("10.44.3.4".parse().unwrap()) && egress.is_inside("::1".parse().unwrap()));
         assert!(!egress.is_inside("192.0.2.1".parse().unwrap()));
+        assert!(!egress.of_host().is_inside("127.0.0.53".parse().unwrap()));
         let kind = SocketKind { v6: false, datagram: false };
         let socket = egress.socket(kind, "192.0.2.1:80".parse().unwrap()).await.unwrap();
         let stream = TcpSocket::from_std_stream(socket.into()).connect(listener.local_addr().unwrap());

@@ -32,7 +32,7 @@ use plane::Plane;
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
     /// Port of the product page on this machine
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = 9080)]
     port: u16,
     /// Check that everything works and exit: 0 if it does, 1 if not
     #[arg(long)]
