@@ -160,7 +160,10 @@ const TELEMETRY: &[Rule] = &[
     ("metrics[].reportingInterval", Refused("TCP metrics are always up to date; take it out")),
     ("tracing[].customTags{}.formatter", Refused("not built yet; write literal, header or environment")),
     ("tracing[].disableContextPropagation", Refused("not built yet; trace headers are always passed on")),
-    ("tracing[].useRequestIdForTraceSampling", Warned("x-request-id always carries the decision to sample")),
+    (
+        "tracing[].useRequestIdForTraceSampling=false",
+        Refused("x-request-id always carries the decision to sample; take it out"),
+    ),
 ];
 
 const MESH_CONFIG: &[Rule] = &[
@@ -186,6 +189,11 @@ const MESH_CONFIG: &[Rule] = &[
         Warned("metrics of application, agent and proxy are always served merged on 15020"),
     ),
     ("verifyCertificateAtClient", Warned("deprecated; servers' certificates are always verified")),
+    ("verifyCertificateAtClient=false", Refused("servers' certificates are always verified; take it out")),
+    (
+        "enablePrometheusMerge=false",
+        Warned("metrics of application, agent and proxy are always served merged on 15020"),
+    ),
     ("ca", Refused("a remote certificate authority is not built yet")),
     ("serviceEntryVisibility", Refused("not built yet; write exportTo in each ServiceEntry")),
     ("outboundTrafficPolicy.tls", Refused("not built yet")),
@@ -326,13 +334,13 @@ pub fn unsupported_kind(name: &str) -> Option<&'static str> {
 
 /// Refuses and warns about the fields that a spec sets.
 pub(crate) fn check(kind: Kind, spec: &Value, out: &mut Validation) {
-    walk(rules(kind), spec, &Path::root("spec"), "", out);
+    walk(rules(kind), schema::spec(kind), spec, &Path::root("spec"), "", out);
 }
 
 /// The same for MeshConfig; what was warned about and has no type is taken out.
 pub(crate) fn check_mesh_config(config: &mut Value, out: &mut Validation) {
-    walk(MESH_CONFIG, config, &Path::root(""), "", out);
-    for (rule, support) in MESH_CONFIG {
+    walk(MESH_CONFIG, schema::mesh_config(), config, &Path::root(""), "", out);
+    for (rule, support) in MESH_CONFIG.iter().filter(|(rule, _)| !rule.contains('=')) {
         let untyped = field_schema(schema::mesh_config(), rule).is_none();
         if untyped && matches!(support, Warned(_)) {
             remove(config, rule);
@@ -340,12 +348,12 @@ pub(crate) fn check_mesh_config(config: &mut Value, out: &mut Validation) {
     }
 }
 
-fn walk(rules: &[Rule], value: &Value, path: &Path, general: &str, out: &mut Validation) {
-    if is_unset(value) {
-        return;
-    }
+/// The schema tells maps from messages: a label may be called as a field is.
+fn walk(rules: &[Rule], schema: &Value, value: &Value, path: &Path, general: &str, out: &mut Validation) {
+    let unset = is_unset(value);
     for (rule, support) in rules.iter().filter(|(rule, _)| applies(rule, general, value)) {
         match support {
+            _ if unset && !rule.contains('=') => {}
             Refused(reason) => {
                 out.error(FieldError::forbidden(path, format!("{} is not supported: {reason}", last(rule))));
                 return;
@@ -357,18 +365,19 @@ fn walk(rules: &[Rule], value: &Value, path: &Path, general: &str, out: &mut Val
     match value {
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                walk(rules, item, &path.index(index), &format!("{general}[]"), out);
+                walk(rules, &schema["items"], item, &path.index(index), &format!("{general}[]"), out);
+            }
+        }
+        Value::Object(entries) if schema["additionalProperties"].is_object() => {
+            for (key, child) in entries {
+                let schema = &schema["additionalProperties"];
+                walk(rules, schema, child, &path.key(key), &format!("{general}{{}}"), out);
             }
         }
         Value::Object(fields) => {
             for (name, child) in fields {
-                // Whether these are fields or keys of a map only the rules know; both readings are tried.
                 let field = if general.is_empty() { name.clone() } else { format!("{general}.{name}") };
-                walk(rules, child, &path.field(name), &field, out);
-                let as_map = format!("{general}{{}}");
-                if rules.iter().any(|(rule, _)| rule.starts_with(&format!("{as_map}."))) {
-                    walk(rules, child, &path.key(name), &as_map, out);
-                }
+                walk(rules, &schema["properties"][name], child, &path.field(name), &field, out);
             }
         }
         _ => {}
@@ -394,9 +403,12 @@ fn applies(rule: &str, general: &str, value: &Value) -> bool {
         }
         None => pattern == general,
     };
-    here && wanted.is_none_or(|wanted| {
-        let text = value.as_str().unwrap_or_default();
-        wanted.strip_suffix('*').map_or(text == wanted, |prefix| text.starts_with(prefix))
+    here && wanted.is_none_or(|wanted| match value {
+        Value::Bool(flag) => wanted == flag.to_string(),
+        Value::String(text) => {
+            wanted.strip_suffix('*').map_or(text == wanted, |prefix| text.starts_with(prefix))
+        }
+        _ => false,
     })
 }
 
@@ -526,6 +538,29 @@ mod tests {
                 assert!(found.is_some_and(|row| row.support != Support::Honoured), "{kind}: {rule}");
             }
         }
+    }
+
+    #[test]
+    fn labels_may_be_called_as_fields_are() {
+        let mut out = Validation::default();
+        let labels = serde_json::json!({"tunnel": "a", "proxyProtocol": "b"});
+        let spec = serde_json::json!({"host": "a", "subsets": [{"name": "a", "labels": labels}]});
+        check(Kind::DestinationRule, &spec, &mut out);
+        assert_eq!(out, Validation::default());
+        let spec =
+            serde_json::json!({"host": "a", "subsets": [{"name": "a", "trafficPolicy": {"tunnel": {}}}]});
+        check(Kind::DestinationRule, &spec, &mut out);
+        assert_eq!(out.errors.len(), 1);
+    }
+
+    #[test]
+    fn what_is_turned_off_is_seen() {
+        let mut out = Validation::default();
+        let spec = |on: bool| serde_json::json!({"tracing": [{"useRequestIdForTraceSampling": on}]});
+        check(Kind::Telemetry, &spec(true), &mut out);
+        assert_eq!(out, Validation::default());
+        check(Kind::Telemetry, &spec(false), &mut out);
+        assert_eq!(out.errors.len(), 1);
     }
 
     #[test]
