@@ -1,3 +1,211 @@
-//! Assembles the control plane: registries, push, xDS, CA, status.
+//! Assembles the control plane: the world's one writer, push, xDS, CA, status.
+//!
+//! ```text
+//! registries ─► writer ─► Snapshot ─► publisher ─► View per scope ─► one task per stream ─► proxies
+//! ```
+//!
+//! Registries are not started here: their changes come through a channel. Nothing is translated here: [`Translate`] is.
 
 pub mod ca_service;
+mod connection;
+mod debug;
+mod metrics;
+mod publish;
+mod serve;
+mod status;
+mod translation;
+mod view;
+mod writer;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::{Change, Settings, Snapshot, World};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use ca_service::CaService;
+use metrics::Metrics;
+use publish::Publisher;
+use serve::{Context, Door};
+pub use status::{MeshStatus, ProxyStatus, TypeState};
+pub use translation::Translate;
+pub use writer::Debounce;
+use writer::Writer;
+
+/// Encoded responses that are kept for whoever needs the same.
+const PAYLOADS: usize = 192 << 20;
+/// First syncs under way at once.
+const PACE: usize = 64;
+
+/// Sockets, bound already; any number of each kind.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// xDS without TLS (15010): loopback only, since nobody proves who they are.
+    pub plaintext: Vec<TcpListener>,
+    /// xDS and CA over TLS (15012).
+    pub tls: Vec<TcpListener>,
+    /// `/metrics`, `/version`, `/debug/*` (15014).
+    pub monitoring: Vec<TcpListener>,
+    /// `GET /ready` (8080).
+    pub ready: Vec<TcpListener>,
+}
+
+/// What a control plane is made of.
+pub struct Config {
+    pub settings: Settings,
+    pub translate: Arc<dyn Translate>,
+    /// What the registries learn. The control plane ends when they hang up.
+    pub changes: mpsc::Receiver<Vec<Change>>,
+    /// True once everything that was there at the start has been sent as changes. Until then no proxy is answered, so
+    /// that a restart never empties the mesh.
+    pub synced: watch::Receiver<bool>,
+    pub listeners: Listeners,
+    /// For the TLS listeners. Client certificates should be asked for and not required: tokens are taken too.
+    pub tls: Option<tls::ServerTls>,
+    /// Who proves who they are on the TLS listeners; without it, only certificates count.
+    pub authenticators: Option<ca::Authenticators>,
+    /// Mounted on the TLS listeners.
+    pub authority: Option<CaService>,
+    pub debounce: Debounce,
+    pub version: Arc<str>,
+    pub revision: Arc<str>,
+}
+
+/// Starts control planes.
+#[derive(Debug, Clone, Copy)]
+pub struct ControlPlane;
+
+/// A running control plane. It stops when this is dropped.
+pub struct Handle {
+    context: Arc<Context>,
+    tasks: Vec<JoinHandle<()>>,
+    addresses: Addresses,
+}
+
+/// Where it listens, in the order of the listeners.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses {
+    pub plaintext: Vec<SocketAddr>,
+    pub tls: Vec<SocketAddr>,
+    pub monitoring: Vec<SocketAddr>,
+    pub ready: Vec<SocketAddr>,
+}
+
+impl ControlPlane {
+    /// Starts it on the current runtime.
+    pub fn start(config: Config) -> io::Result<Handle> {
+        if config.tls.is_none() && !config.listeners.tls.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "TLS listeners need a TLS configuration",
+            ));
+        }
+        let world = World::new(config.settings);
+        let publisher = Arc::new(Publisher::new(config.translate, world.snapshot()));
+        let metrics = Arc::new(Metrics::default());
+        let (serving, serving_seen) = watch::channel(false);
+        let (pending, pending_seen) = watch::channel(false);
+        let context = Arc::new(Context {
+            publisher: Arc::clone(&publisher),
+            payloads: xds::Payloads::new(PAYLOADS),
+            connections: Arc::default(),
+            metrics: Arc::clone(&metrics),
+            serving: serving_seen,
+            pending: pending_seen,
+            pace: Arc::new(Semaphore::new(PACE)),
+            authenticators: config.authenticators,
+            authority: config.authority,
+            version: config.version,
+            revision: config.revision,
+        });
+        let writer = Writer {
+            world,
+            changes: config.changes,
+            synced: config.synced,
+            serving,
+            pending,
+            publisher,
+            metrics,
+            debounce: config.debounce,
+        };
+        let mut handle =
+            Handle { context, tasks: vec![tokio::spawn(writer.run())], addresses: Addresses::default() };
+        handle.listen(config.listeners, config.tls)?;
+        handle.tasks.push(tokio::spawn(forget(Arc::clone(&handle.context))));
+        Ok(handle)
+    }
+}
+
+impl Handle {
+    /// How far every proxy is.
+    pub fn status(&self) -> MeshStatus {
+        debug::status(&self.context)
+    }
+
+    /// The world as it is shown to proxies.
+    pub fn snapshot(&self) -> Snapshot {
+        self.context.publisher.snapshot()
+    }
+
+    /// Whether proxies are answered: the registries have said everything.
+    pub fn is_ready(&self) -> bool {
+        *self.context.serving.borrow()
+    }
+
+    /// Completes when proxies are answered.
+    pub async fn ready(&self) {
+        // It ends only with the writer, and then nothing is ever ready.
+        let _ = self.context.serving.clone().wait_for(|serving| *serving).await;
+    }
+
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Counts a resource that an API server asked to be checked, for the metrics.
+    pub fn validated(&self, passed: bool) {
+        debug::validated(&self.context, passed);
+    }
+
+    fn listen(&mut self, listeners: Listeners, tls: Option<tls::ServerTls>) -> io::Result<()> {
+        let Listeners { plaintext, tls: secure, monitoring, ready } = listeners;
+        self.addresses.plaintext = self.open(plaintext, &Door::Plaintext)?;
+        if let Some(tls) = tls {
+            self.addresses.tls = self.open(secure, &Door::Tls(tls))?;
+        }
+        self.addresses.monitoring = self.open(monitoring, &Door::Monitoring)?;
+        self.addresses.ready = self.open(ready, &Door::Ready)?;
+        Ok(())
+    }
+
+    fn open(&mut self, listeners: Vec<TcpListener>, door: &Door) -> io::Result<Vec<SocketAddr>> {
+        let mut addresses = Vec::new();
+        for listener in listeners {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            addresses.push(listener.local_addr()?);
+            let serve = serve::listen(Arc::clone(&self.context), listener, door.clone());
+            self.tasks.push(tokio::spawn(serve));
+        }
+        Ok(addresses)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Gives back the memory of responses that nobody needs any more.
+async fn forget(context: Arc<Context>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        context.payloads.forget(Duration::from_secs(20), Instant::now());
+    }
+}

@@ -289,6 +289,7 @@ mod tests {
         get(2, 2);
         assert_eq!(payloads.lock().entries.len(), 1, "two do not fit in the bound");
         payloads.forget(Duration::from_secs(10), start + Duration::from_secs(20));
-        assert_eq!((payloads.lock().entries.len(), payloads.lock().bytes), (0, 0));
+        let inner = payloads.lock();
+        assert_eq!((inner.entries.len(), inner.bytes), (0, 0));
     }
 }

@@ -62,5 +62,38 @@ pub fn answer(
         resources: resources.iter().map(|resource| any(&resource.body)).collect(),
         ..Default::default()
     };
-    json::encode(&response).map(|value| Answer::Resources(value.to_string().into_bytes()))
+    let mut value = json::encode(&response)?;
+    poll_instead(&mut value, &polled_cluster(request));
+    Ok(Answer::Resources(value.to_string().into_bytes()))
+}
+
+/// The cluster of the client's bootstrap by which it polls: metadata `XDS_REST_CLUSTER`, else `xds-rest`.
+fn polled_cluster(request: &pb::DiscoveryRequest) -> String {
+    use proto::pb::google::protobuf::value::Kind;
+    let metadata = request.node.as_ref().and_then(|node| node.metadata.as_ref());
+    match metadata.and_then(|metadata| metadata.fields.get("XDS_REST_CLUSTER")?.kind.as_ref()) {
+        Some(Kind::StringValue(name)) => name.clone(),
+        _ => "xds-rest".to_owned(),
+    }
+}
+
+/// Who polls has no ADS stream: where a resource refers to one, it is told to poll.
+fn poll_instead(value: &mut serde_json::Value, cluster: &str) {
+    use serde_json::{Value, json};
+    match value {
+        Value::Object(object) => {
+            if object.remove("ads").is_some() {
+                let source = json!({
+                    "apiType": "REST",
+                    "transportApiVersion": "V3",
+                    "clusterNames": [cluster],
+                    "refreshDelay": "0.500s",
+                });
+                object.insert("apiConfigSource".to_owned(), source);
+            }
+            object.values_mut().for_each(|inner| poll_instead(inner, cluster));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|inner| poll_instead(inner, cluster)),
+        _ => {}
+    }
 }
