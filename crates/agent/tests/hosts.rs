@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode},
+    process::{Child, Command, ExitCode, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         ["stand-in", broker] => stand_in(broker.parse().unwrap()),
         ["application", report] => application(Path::new(report)),
         ["starter", pid_file] => starter(pid_file),
+        ["rules"] => rules_agree(),
         ["as-user"] => all_tests("an ordinary user"),
         ["--list", ..] => println!("hosts: test"),
         _ => everybody(),
@@ -64,7 +65,8 @@ fn everybody() {
 }
 
 fn all_tests(who: &str) {
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
+        ("the rules in netlink are the rules in text", rules_in_a_namespace),
         ("the machine allows everything that is needed", machine_allows),
         ("a workload is captured, cannot undo it, and is reached", workload_is_captured),
         ("the application's exit code and signals are its own", exit_is_its_own),
@@ -140,6 +142,54 @@ fn workload_is_captured() {
     }
     workload.signal(Target::App, libc::SIGTERM).unwrap();
     assert_eq!(next(&events), Event::Ended(Target::App, ExitStatus::Signal(libc::SIGTERM)));
+}
+
+/// What the kernel holds must not depend on the way by which it came.
+fn rules_in_a_namespace() {
+    if testkit::peers::need("nft").is_none() || testkit::peers::need("unshare").is_none() {
+        return;
+    }
+    let own = env::current_exe().unwrap();
+    let status = Command::new("unshare").args(["--map-root-user", "--net"]).arg(own).arg("rules").status();
+    assert!(status.unwrap().success(), "the renderings of the rules differ");
+}
+
+fn rules_agree() {
+    let settings = Settings {
+        exclude_inbound: vec![22],
+        exclude_outbound: vec![3306, 25],
+        exclude_networks: vec!["192.0.2.0/24".parse().unwrap(), "fd01::/17".parse().unwrap()],
+        udp_only_to: Some(host::networks()),
+        ..Settings::default()
+    };
+    let program = Program::sidecar(&settings);
+    let list = || {
+        let output = nft_program().args(["list", "ruleset"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    nft::install(&program).unwrap();
+    let by_netlink = list();
+    nft::remove(&program).unwrap();
+    assert_eq!(list(), "");
+    let mut child = nft_program().args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(capture::text::nft(&program).as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    let by_text = list();
+    let rules: usize = program.chains.iter().map(|chain| chain.rules.len()).sum();
+    assert!(by_text.lines().count() > rules, "{by_text}");
+    assert_eq!(by_netlink, by_text);
+    for (program_name, family) in
+        [("iptables-restore", capture::Family::V4), ("ip6tables-restore", capture::Family::V6)]
+    {
+        let Some(restore) = testkit::peers::find(program_name) else { continue };
+        let mut child = Command::new(restore).arg("--test").stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(capture::text::iptables(&program, family).as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "{program_name}");
+    }
+}
+
+fn nft_program() -> Command {
+    Command::new(testkit::peers::find("nft").unwrap())
 }
 
 fn start_stand_in(workload: &Workload) {

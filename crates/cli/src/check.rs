@@ -32,15 +32,14 @@ enum Format {
 pub(crate) fn execute(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let findings = findings()?;
     let mut out = io::stdout().lock();
-    match args.output {
-        Some(Format::Json) => {
-            serde_json::to_writer_pretty(&mut out, &findings)?;
-            writeln!(out)?;
-        }
-        None => {
-            let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            write!(out, "{}", text(&findings, colours))?;
-        }
+    let told = match args.output {
+        Some(Format::Json) => format!("{}\n", serde_json::to_string_pretty(&findings)?),
+        None => text(&findings, out.is_terminal() && std::env::var_os("NO_COLOR").is_none()),
+    };
+    match out.write_all(told.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result?,
     }
     let usable = findings.iter().all(|finding| finding.works() || !finding.needed);
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })

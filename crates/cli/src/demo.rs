@@ -46,6 +46,7 @@ pub struct DemoArgs {
 }
 
 pub(crate) fn execute(args: &DemoArgs, _global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+    runtime::logging::init(runtime::logging::Format::Text, "error");
     let obstacles = obstacles(&findings()?);
     if !obstacles.is_empty() {
         bail!("this machine does not allow a mesh yet; `mizzen check` tells all\n{obstacles}");
@@ -128,6 +129,7 @@ async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> any
     let plane = stage.plane.as_ref().context("the control plane")?;
     let mesh = Mesh { client: plane.client().await?, launcher, proxy: programs.proxy.clone() };
     stage.say("applying the routes of Bookinfo");
+    plane.ensure_namespace(parts::GATEWAY_NAMESPACE).await?;
     plane.apply(&parts::manifests(&stage.folder)?).await?;
 
     stage.say("starting the gateway and Bookinfo's services");
@@ -149,7 +151,8 @@ async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> any
     }
     let traffic = Traffic::start(args.port, args.rate);
     stage.progress.finish_and_clear();
-    print!("{}", parts::welcome(args.port, plane.kubeconfig(), &stage.folder));
+    let console = plane.console();
+    print!("{}", parts::welcome(args.port, console.as_deref(), plane.kubeconfig(), &stage.folder));
     let ended = join_ended(&mut stage.running).await;
     drop(traffic);
     ended

@@ -70,6 +70,7 @@ pub(crate) fn hub(args: &HubArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+    runtime::logging::init(runtime::logging::Format::Text, "warn");
     let spec = spec(args, global);
     let status = crate::block_on(run(spec, global))?;
     match status {

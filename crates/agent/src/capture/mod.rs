@@ -146,7 +146,7 @@ impl Program {
         ];
         if let Some(allowed) = &settings.udp_only_to {
             let rules = udp(settings, allowed);
-            chains.push(Chain { name: "udp", hook: Hook::Output, kind: Kind::Filter, rules });
+            chains.push(Chain { name: "refuse_udp", hook: Hook::Output, kind: Kind::Filter, rules });
         }
         Self { table: "mizzen".into(), chains }
     }

@@ -101,9 +101,9 @@ fn udp_that_the_mesh_cannot_carry_is_refused_at_once() {
     let inside = vec!["10.44.0.0/16".parse().unwrap()];
     let program = Program::sidecar(&Settings { udp_only_to: Some(inside), ..Settings::default() });
     let udp = Packet { protocol: Protocol::Udp, port: 123, ..APP };
-    assert_eq!(verdict(&program, "udp", &udp), Verdict::Reject);
-    assert_eq!(verdict(&program, "udp", &Packet { destination: "10.44.9.9", ..udp }), Verdict::Return);
-    assert_eq!(verdict(&program, "udp", &APP), Verdict::Return);
+    assert_eq!(verdict(&program, "refuse_udp", &udp), Verdict::Reject);
+    assert_eq!(verdict(&program, "refuse_udp", &Packet { destination: "10.44.9.9", ..udp }), Verdict::Return);
+    assert_eq!(verdict(&program, "refuse_udp", &APP), Verdict::Return);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::workload::{Kind, Spec};
 /// Where the gateway listens in the mesh.
 pub(super) const GATEWAY_PORT: u16 = 8080;
 
+pub(super) const GATEWAY_NAMESPACE: &str = "istio-system";
+
 /// The resources that Bookinfo starts with, in their order.
 const MANIFESTS: [(&str, &str); 2] = [
     ("bookinfo-gateway.yaml", include_str!("../../../../samples/bookinfo/networking/bookinfo-gateway.yaml")),
@@ -69,7 +71,7 @@ pub(super) fn all(bookinfo: &Path, folder: &Path) -> Vec<Spec> {
     let log = |name: &str| folder.join(format!("{name}.log"));
     let mut gateway = Spec::sidecar("istio-ingressgateway");
     gateway.kind = Kind::Router;
-    gateway.namespace = "istio-system".into();
+    gateway.namespace = GATEWAY_NAMESPACE.into();
     gateway.labels.insert("istio".into(), "ingressgateway".into());
     gateway.proxy_log = log("istio-ingressgateway-proxy");
     let services = SERVICES.iter().map(|(service, version, account, port)| {
@@ -88,12 +90,13 @@ pub(super) fn all(bookinfo: &Path, folder: &Path) -> Vec<Spec> {
 }
 
 /// What is printed once all is up.
-pub(super) fn welcome(port: u16, kubeconfig: &Path, folder: &Path) -> String {
+pub(super) fn welcome(port: u16, console: Option<&str>, kubeconfig: &Path, folder: &Path) -> String {
+    let console = console.unwrap_or("`mizzen dashboard` opens it");
     let mizzen = std::env::current_exe().map_or_else(|_| "mizzen".into(), |exe| exe.display().to_string());
     let (kubeconfig, folder) = (kubeconfig.display(), folder.display());
     format!(
         "\n  Bookinfo    http://localhost:{port}/productpage\n  \
-         Console     http://localhost:15014/console\n  \
+         Console     {console}\n  \
          Logs        {folder}\n\n\
          Five things to try, in another terminal:\n\n  \
          export KUBECONFIG={kubeconfig}\n\n  \
