@@ -1,1 +1,87 @@
-//! xDS in; compiled `Plan` and explained `Decision` out. No I/O.
+//! xDS in; compiled [`Plan`] and explained [`Decision`] out. No I/O.
+//!
+//! ```text
+//! Delta ──► Plan::apply ──► Plan          what does not fit is a Rejection; its last good form stays
+//!
+//! connection:  plan.listener(name) ─► plan.hand_over(listener, original destination)
+//!              listener.choose(&connection, &mut ()) ─► FilterChain
+//!              decide_connection(&plan, &chain, &connection, ..) ─► Http(hcm) | Tcp(cluster) | Close | …
+//! request:     Deciding::new(&connection), then step(&cx, &mut request, rng, &mut ()) until Done(Decision)
+//!              decision.outcome: Forward { cluster, timeouts, retry, hash, .. } or Reply
+//! response:    decision.take_upstream_peer(..), decision.respond(..); hcm.finish_reply(..) for our own answers
+//! log:         AccessLog::wants(&entry) ─► AccessLog::render(&entry, &mut line)
+//! ```
+//!
+//! A plan is immutable and holds no run-time state. Every step takes a [`Recorder`]: `&mut ()` in the proxy, an
+//! [`Explanation`] for `explain`; there is one matcher for both. What is accepted is honoured; everything else is
+//! refused by the name of its field. Deliberately absent: sockets, clocks, threads, and how bytes become heads.
+
+// Fields that Envoy calls deprecated are still sent, so they are still read.
+#![allow(deprecated)]
+
+mod access_log;
+mod cel;
+mod cluster;
+mod connection;
+mod decision;
+mod explain;
+mod filters;
+mod flags;
+mod format;
+mod hcm;
+mod headers;
+mod listener;
+mod log;
+mod machine;
+mod matching;
+mod metadata;
+mod network;
+mod plan;
+mod rbac;
+mod refusal;
+mod request;
+mod respond;
+mod route;
+mod tcp;
+mod tls;
+mod wire;
+
+pub use access_log::{AccessLog, LogSink};
+pub use cluster::{
+    BindConfig, Cluster, ClusterMetadata, Discovery, DnsFamily, DnsSettings, Http2Keepalive, HttpSettings,
+    ServiceRef, SocketOption, SocketState, SocketValue, TcpKeepalive, TransportMatch, UpstreamProtocol,
+};
+pub use connection::{Connection, TlsInfo, TransportProtocol};
+pub use decision::{
+    Decision, Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome, PolicyHit, TraceDecision,
+};
+pub use explain::{Explanation, Note, Recorder};
+pub use flags::ResponseFlags;
+pub use format::{DEFAULT_ENVOY, DEFAULT_ISTIO, Format, JsonFormat};
+pub use hcm::{
+    Codec, CustomTag, FinishedReply, Hcm, Http1Options, Http2Options, HttpLimits, HttpTimeouts, RouteSource,
+    Sampling, TagValue, TraceProvider, Tracing,
+};
+pub use headers::{HeaderName, Headers, Known};
+pub use listener::{
+    ChainMatch, Direction, FilterChain, Listener, ListenerFilter, ListenerFilterKind, Terminal,
+};
+pub use log::{LogEntry, Times, UpstreamEntry, grpc_of_http};
+pub use machine::{Ask, Context, Deciding, NodeFacts, Step};
+pub use matching::{HeaderMatcher, MetadataMatcher, StringMatcher, ValueMatcher};
+pub use metadata::{DynamicMetadata, PeerMetadata};
+pub use network::{NetworkFilter, TcpProxy};
+pub use plan::{ClusterId, Plan, RouteTableId};
+pub use rbac::Rbac;
+pub use request::{Method, Request, Response, Version, is_grpc_type};
+pub use route::{
+    Action, ClusterRef, Destination, DirectResponse, ForwardAction, HashPolicy, HeaderMutations, HostRewrite,
+    MirrorPolicy, NetworkHash, PathMatch, PathRewrite, Redirect, Retry, Route, RouteMatch, RouteTable,
+    VirtualHost, WeightedCluster,
+};
+pub use tcp::{ConnectionDecision, ConnectionOutcome, TcpForward, decide_connection};
+pub use tls::{
+    CertificateSource, DownstreamTls, DownstreamTransport, SanKind, SanMatcher, SecretRef, SecretSource,
+    TlsCommon, TlsVersion, Transport, UpstreamTls, UpstreamTransport, Validation, compile_validation,
+};
+pub use wire::{Chance, Cidr, DataSource, json_of};

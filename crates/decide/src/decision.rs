@@ -1,0 +1,186 @@
+//! What happens to one request, and why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use upstream::Priority;
+
+use crate::cluster::Cluster;
+use crate::flags::ResponseFlags;
+use crate::hcm::CorsAnswer;
+use crate::headers::Headers;
+use crate::metadata::PeerMetadata;
+use crate::plan::ClusterId;
+use crate::route::{ForwardAction, Retry, RouteTable, VirtualHost};
+
+/// The route that a request took: kept alive by the request, whatever the configuration becomes.
+#[derive(Debug, Clone)]
+pub struct Matched {
+    pub table: Arc<RouteTable>,
+    pub virtual_host: Arc<VirtualHost>,
+    /// Index into the virtual host's routes.
+    pub index: usize,
+}
+
+impl Matched {
+    pub fn route(&self) -> &crate::route::Route {
+        &self.virtual_host.routes[self.index]
+    }
+}
+
+/// What was decided. Together with the changed request, all that the proxy needs, and all that `explain` shows.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// The route, when one matched.
+    pub matched: Option<Matched>,
+    pub outcome: Outcome,
+    /// Flags so far: `DI`, `FI`, `NR`, `NC`, …
+    pub flags: ResponseFlags,
+    /// The RBAC filter's verdict that let the request through or not: policy names by what they did.
+    pub policies: Vec<PolicyHit>,
+    /// What the client's sidecar said of itself (`x-envoy-peer-metadata`), and whether it asked for an answer.
+    pub peer: Option<Arc<PeerMetadata>>,
+    pub peer_wants_answer: bool,
+    /// The client's address by `x-forwarded-for` where that is trusted.
+    pub remote: std::net::SocketAddr,
+    /// Whether the request is from inside, by Envoy's rule.
+    pub internal: bool,
+    /// `x-request-id`, as it went upstream.
+    pub request_id: Arc<str>,
+    pub trace: TraceDecision,
+    /// The span's name.
+    pub operation: Option<Arc<str>>,
+    /// Values of `set-cookie` that consistent hashing needs.
+    pub set_cookies: Vec<String>,
+    pub(crate) cors: Option<CorsAnswer>,
+    /// Set by the weighted cluster that was drawn.
+    pub(crate) weighted: Option<usize>,
+}
+
+/// Whether spans of this request are reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TraceDecision {
+    /// The tracer is configured and the request is to be traced.
+    pub sampled: bool,
+    /// Why, for the request id: by chance, forced by header, or by a client's trace id.
+    pub forced: bool,
+}
+
+/// A policy that matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyHit {
+    pub policy: Arc<str>,
+    pub allowed: bool,
+    /// Dry run or audit: it decided nothing.
+    pub shadow: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    Forward(Box<Forward>),
+    /// The proxy answers by itself.
+    Reply(Box<LocalReply>),
+    /// Close the connection without an answer.
+    Reset,
+}
+
+/// Where and how to send the request.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    pub cluster: Arc<Cluster>,
+    pub priority: Priority,
+    /// For consistent hashing.
+    pub hash: Option<u64>,
+    /// Until the response is complete; nothing is for ever.
+    pub timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub max_stream_duration: Option<Duration>,
+    pub per_try_timeout: Option<Duration>,
+    pub retry: Option<Arc<Retry>>,
+    pub mirrors: Vec<Mirror>,
+    pub host_rewrite: HostRewriteLater,
+    /// An upgrade (WebSocket, CONNECT) that the route lets through.
+    pub upgrade: bool,
+    /// Tell the upstream which try it is: `x-envoy-attempt-count`.
+    pub attempt_count: bool,
+    /// ALPN to offer upstream instead of the transport's own: from `istio.alpn`.
+    pub alpn: Option<Arc<[Arc<str>]>>,
+    /// Where an original-destination cluster goes, when a header said so.
+    pub original_destination: Option<std::net::SocketAddr>,
+}
+
+/// Host rewriting that needs to know the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HostRewriteLater {
+    #[default]
+    None,
+    /// The authority becomes the chosen endpoint's host name.
+    Auto,
+}
+
+/// A copy of the request to send and forget.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    pub cluster: Arc<Cluster>,
+    /// The authority with `-shadow`, unless that is off.
+    pub authority: String,
+    pub trace_sampled: Option<bool>,
+}
+
+/// An answer of the proxy's own.
+#[derive(Debug, Clone)]
+pub struct LocalReply {
+    pub status: u16,
+    pub headers: Headers,
+    pub body: Bytes,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: std::borrow::Cow<'static, str>,
+    pub flags: ResponseFlags,
+    /// For gRPC requests, instead of what the status stands for.
+    pub grpc_status: Option<u32>,
+    /// Direct responses are no error: mapped by no rule for local replies of errors, but written as they are.
+    pub direct: bool,
+}
+
+impl LocalReply {
+    pub fn new(status: u16, body: impl Into<Bytes>, details: &'static str) -> Self {
+        Self {
+            status,
+            headers: Headers::new(),
+            body: body.into(),
+            details: details.into(),
+            flags: ResponseFlags::NONE,
+            grpc_status: None,
+            direct: false,
+        }
+    }
+
+    pub fn with_flags(mut self, flags: ResponseFlags) -> Self {
+        self.flags.insert(flags);
+        self
+    }
+}
+
+impl Decision {
+    pub fn forward(&self) -> Option<&Forward> {
+        match &self.outcome {
+            Outcome::Forward(forward) => Some(forward),
+            Outcome::Reply(_) | Outcome::Reset => None,
+        }
+    }
+
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.forward().map(|f| f.cluster.id)
+    }
+
+    /// The route's name for logs; empty when it has none or none matched.
+    pub fn route_name(&self) -> &str {
+        self.matched.as_ref().map_or("", |m| &m.route().name)
+    }
+
+    /// The route's forwarding action, when it has one.
+    pub fn action(&self) -> Option<&ForwardAction> {
+        self.matched.as_ref().and_then(|m| m.route().action.forward())
+    }
+}

@@ -1,0 +1,80 @@
+//! HTTP filters that are plain data: faults, CORS, and what routes say for them instead.
+
+mod cors;
+mod fault;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proto::pb::envoy::config::route::v3 as route;
+use proto::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
+use proto::pb::google::protobuf::Any;
+
+use crate::rbac::Rbac;
+use crate::refusal::{Refusal, Taken, Within};
+use crate::wire::{type_of, unpack};
+
+pub(crate) use cors::{CorsPolicy, Preflight};
+pub(crate) use fault::{Abort, Fault};
+
+/// What a route (virtual host, table, weighted cluster) says for filters, by the filter's name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides(Vec<(Box<str>, Override)>);
+
+#[derive(Debug, Clone)]
+pub(crate) enum Override {
+    Disabled,
+    Enabled,
+    Fault(Arc<Fault>),
+    Cors(Arc<CorsPolicy>),
+    Rbac(Arc<Rbac>),
+}
+
+impl Overrides {
+    pub(crate) fn get(&self, filter: &str) -> Option<&Override> {
+        self.0.iter().find(|(name, _)| &**name == filter).map(|(_, o)| o)
+    }
+
+    pub(crate) fn compile(configs: &HashMap<String, Any>) -> Taken<Self> {
+        let mut all = Vec::with_capacity(configs.len());
+        for (name, any) in configs {
+            if let Some(o) = compile_override(any).keyed("typedPerFilterConfig", name)? {
+                all.push((name.as_str().into(), o));
+            }
+        }
+        all.sort_by(|(a, _): &(Box<str>, Override), (b, _)| a.cmp(b));
+        Ok(Self(all))
+    }
+}
+
+fn compile_override(any: &Any) -> Taken<Option<Override>> {
+    Ok(Some(match type_of(any) {
+        "envoy.config.route.v3.FilterConfig" => {
+            let config: route::FilterConfig = unpack(any)?;
+            if config.disabled {
+                return Ok(Some(Override::Disabled));
+            }
+            return match &config.config {
+                None => Ok(Some(Override::Enabled)),
+                Some(inner) => match compile_override(inner).within("config") {
+                    Err(_) if config.is_optional => Ok(None),
+                    result => result,
+                },
+            };
+        }
+        "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
+            Override::Fault(Arc::new(Fault::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.cors.v3.CorsPolicy" => {
+            Override::Cors(Arc::new(CorsPolicy::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
+            let per_route: RbacPerRoute = unpack(any)?;
+            match &per_route.rbac {
+                None => Override::Disabled,
+                Some(rbac) => Override::Rbac(Arc::new(Rbac::compile_http(rbac).within("rbac")?)),
+            }
+        }
+        other => return Err(Refusal::new(format_args!("{other} is not supported by this proxy"))),
+    }))
+}

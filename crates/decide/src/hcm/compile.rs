@@ -1,0 +1,385 @@
+//! The connection manager from its protobuf form.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::pb::envoy::config::core::v3 as core;
+use proto::pb::envoy::config::trace::v3 as trace;
+use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use proto::pb::envoy::r#type::tracing::v3 as tag;
+use proto::pb::google::protobuf::Any;
+
+use super::address::AddressPolicy;
+use super::filter::compile_filters;
+use super::path::{EscapedSlashes, PathPolicy};
+use super::reply::ReplyMap;
+use super::request_id::RequestIdPolicy;
+use super::xfcc::{XfccMode, XfccPolicy};
+use super::{
+    Codec, CustomTag, Hcm, Http1Options, Http2Options, HttpLimits, HttpTimeouts, RouteSource, Sampling,
+    ServerHeader, StripPort, TagValue, TraceProvider, Tracing,
+};
+use crate::access_log::compile_logs;
+use crate::cluster::{http2_keepalive, key_format};
+use crate::format::Format;
+use crate::plan::Ids;
+use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::route::compile_table;
+use crate::wire::{Chance, Cidr, duration, flag, number, timeout, type_of, unpack};
+
+type Message = pb::HttpConnectionManager;
+
+pub(crate) fn compile_hcm(m: &Message, ids: &mut Ids) -> Taken<Hcm> {
+    refuse!(
+        m,
+        add_user_agent,
+        http3_protocol_options,
+        original_ip_detection_extensions,
+        early_header_mutation_extensions,
+        forward_client_cert_matcher,
+        path_normalization_options,
+        proxy_status_config,
+        typed_header_validation_config,
+        access_log_flush_interval,
+        flush_access_log_on_new_request,
+        access_log_options,
+        forward_proto_config,
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+    );
+    let (filters, router) = compile_filters(&m.http_filters)?;
+    let codec = match pb::http_connection_manager::CodecType::try_from(m.codec_type) {
+        Ok(pb::http_connection_manager::CodecType::Auto) => Codec::Auto,
+        Ok(pb::http_connection_manager::CodecType::Http1) => Codec::Http1,
+        Ok(pb::http_connection_manager::CodecType::Http2) => Codec::Http2,
+        _ => return Err(Refusal::new("must be AUTO, HTTP1 or HTTP2").under("codecType")),
+    };
+    let server_name = if m.server_name.is_empty() { "envoy" } else { &m.server_name };
+    Ok(Hcm {
+        stat_prefix: m.stat_prefix.trim_end_matches(';').into(),
+        codec,
+        routes: routes(m, ids)?,
+        timeouts: timeouts(m)?,
+        limits: limits(m),
+        http1: http1(&m.http_protocol_options).within("httpProtocolOptions")?,
+        http2: http2(&m.http2_protocol_options).within("http2ProtocolOptions")?,
+        access_log: compile_logs(&m.access_log, "accessLog")?,
+        tracing: m.tracing.as_ref().map(|t| tracing(t).within("tracing").map(Arc::new)).transpose()?,
+        proxy_100_continue: m.proxy_100_continue,
+        server_name: Bytes::copy_from_slice(server_name.as_bytes()),
+        server_header: server_header(m)?,
+        filters,
+        addresses: addresses(m)?,
+        request_id: request_id(m)?,
+        xfcc: xfcc(m)?,
+        path: path(m)?,
+        strip_port: match &m.strip_port_mode {
+            Some(pb::http_connection_manager::StripPortMode::StripAnyHostPort(true)) => StripPort::Any,
+            _ if m.strip_matching_host_port => StripPort::Matching,
+            _ => StripPort::No,
+        },
+        strip_trailing_dot: m.strip_trailing_host_dot,
+        via: m.via.clone().into(),
+        upgrades: each(&m.upgrade_configs, "upgradeConfigs", |u| {
+            refuse!(u, filters);
+            Ok((u.upgrade_type.to_ascii_lowercase().into(), flag(&u.enabled, true)))
+        })?,
+        replies: ReplyMap::compile(&m.local_reply_config).within("localReplyConfig")?,
+        scheme: scheme(m)?,
+        router,
+    })
+}
+
+fn routes(m: &Message, ids: &mut Ids) -> Taken<RouteSource> {
+    use pb::http_connection_manager::RouteSpecifier;
+    match m.route_specifier.as_ref().ok_or_else(|| Refusal::new("names no routes").under("rds"))? {
+        RouteSpecifier::Rds(rds) => Ok(RouteSource::Rds {
+            id: ids.table(&rds.route_config_name),
+            name: rds.route_config_name.as_str().into(),
+        }),
+        RouteSpecifier::RouteConfig(table) => {
+            Ok(RouteSource::Inline(Arc::new(compile_table(table, ids).within("routeConfig")?)))
+        }
+        RouteSpecifier::ScopedRoutes(_) => Err(Refusal::unsupported("scopedRoutes")),
+    }
+}
+
+fn timeouts(m: &Message) -> Taken<HttpTimeouts> {
+    let default = core::HttpProtocolOptions::default();
+    let common = m.common_http_protocol_options.as_ref().unwrap_or(&default);
+    let within = |r: Taken<Option<Duration>>| r.within("commonHttpProtocolOptions");
+    let or =
+        |value: Option<Duration>, default: Duration| Some(value.unwrap_or(default)).filter(|d| !d.is_zero());
+    Ok(HttpTimeouts {
+        idle: or(within(duration(&common.idle_timeout, "idleTimeout"))?, Duration::from_secs(3600)),
+        stream_idle: or(duration(&m.stream_idle_timeout, "streamIdleTimeout")?, Duration::from_secs(300)),
+        request: timeout(&m.request_timeout, "requestTimeout")?,
+        request_headers: timeout(&m.request_headers_timeout, "requestHeadersTimeout")?,
+        max_connection: within(timeout(&common.max_connection_duration, "maxConnectionDuration"))?,
+        max_stream: within(timeout(&common.max_stream_duration, "maxStreamDuration"))?,
+        drain: duration(&m.drain_timeout, "drainTimeout")?.unwrap_or(Duration::from_secs(5)),
+        delayed_close: or(duration(&m.delayed_close_timeout, "delayedCloseTimeout")?, Duration::from_secs(1)),
+    })
+}
+
+fn limits(m: &Message) -> HttpLimits {
+    let common = m.common_http_protocol_options.as_ref();
+    HttpLimits {
+        max_header_bytes: number(&m.max_request_headers_kb).unwrap_or(60) as usize * 1024,
+        max_headers: common.and_then(|c| number(&c.max_headers_count)).unwrap_or(100) as usize,
+        max_requests_per_connection: common
+            .and_then(|c| number(&c.max_requests_per_connection))
+            .filter(|n| *n > 0),
+    }
+}
+
+fn http1(options: &Option<core::Http1ProtocolOptions>) -> Taken<Http1Options> {
+    let Some(o) = options else { return Ok(Http1Options::default()) };
+    refuse!(o, allow_chunked_length, ignore_http_11_upgrade);
+    let (proper_case, preserve_case) = key_format(&o.header_key_format)?;
+    Ok(Http1Options {
+        accept_http10: o.accept_http_10,
+        default_host: o.default_host_for_http_10.as_str().into(),
+        proper_case,
+        preserve_case,
+    })
+}
+
+fn http2(options: &Option<core::Http2ProtocolOptions>) -> Taken<Http2Options> {
+    let Some(o) = options else { return Ok(Http2Options::default()) };
+    refuse!(o, allow_metadata, custom_settings_parameters);
+    Ok(Http2Options {
+        max_concurrent_streams: number(&o.max_concurrent_streams),
+        initial_stream_window: number(&o.initial_stream_window_size),
+        initial_connection_window: number(&o.initial_connection_window_size),
+        allow_connect: o.allow_connect,
+        keepalive: o
+            .connection_keepalive
+            .as_ref()
+            .map(http2_keepalive)
+            .transpose()
+            .within("connectionKeepalive")?,
+    })
+}
+
+fn server_header(m: &Message) -> Taken<ServerHeader> {
+    use pb::http_connection_manager::ServerHeaderTransformation;
+    match ServerHeaderTransformation::try_from(m.server_header_transformation) {
+        Ok(ServerHeaderTransformation::Overwrite) => Ok(ServerHeader::Overwrite),
+        Ok(ServerHeaderTransformation::AppendIfAbsent) => Ok(ServerHeader::AppendIfAbsent),
+        Ok(ServerHeaderTransformation::PassThrough) => Ok(ServerHeader::PassThrough),
+        Err(_) => Err(Refusal::new("unknown").under("serverHeaderTransformation")),
+    }
+}
+
+fn addresses(m: &Message) -> Taken<AddressPolicy> {
+    let internal = match &m.internal_address_config {
+        None => Vec::new(),
+        Some(config) => {
+            each(&config.cidr_ranges, "cidrRanges", Cidr::compile).within("internalAddressConfig")?
+        }
+    };
+    Ok(AddressPolicy {
+        use_remote: flag(&m.use_remote_address, false),
+        trusted_hops: m.xff_num_trusted_hops as usize,
+        skip_append: m.skip_xff_append,
+        append_port: m.append_x_forwarded_port,
+        internal,
+    })
+}
+
+fn request_id(m: &Message) -> Taken<RequestIdPolicy> {
+    let mut policy = RequestIdPolicy {
+        generate: flag(&m.generate_request_id, true),
+        preserve_external: m.preserve_external_request_id,
+        always_in_response: m.always_set_request_id_in_response,
+        ..RequestIdPolicy::default()
+    };
+    if let Some(any) = m.request_id_extension.as_ref().and_then(|e| e.typed_config.as_ref()) {
+        let config: UuidRequestIdConfig = unpack(any).within("typedConfig").within("requestIdExtension")?;
+        policy.pack_reason = flag(&config.pack_trace_reason, true);
+        policy.sample_by_id = flag(&config.use_request_id_for_trace_sampling, true);
+    }
+    Ok(policy)
+}
+
+fn xfcc(m: &Message) -> Taken<XfccPolicy> {
+    use pb::http_connection_manager::ForwardClientCertDetails;
+    let mode = match ForwardClientCertDetails::try_from(m.forward_client_cert_details) {
+        Ok(ForwardClientCertDetails::Sanitize) => XfccMode::Sanitize,
+        Ok(ForwardClientCertDetails::ForwardOnly) => XfccMode::ForwardOnly,
+        Ok(ForwardClientCertDetails::AppendForward) => XfccMode::AppendForward,
+        Ok(ForwardClientCertDetails::SanitizeSet) => XfccMode::SanitizeSet,
+        Ok(ForwardClientCertDetails::AlwaysForwardOnly) => XfccMode::AlwaysForwardOnly,
+        Err(_) => return Err(Refusal::new("unknown").under("forwardClientCertDetails")),
+    };
+    let Some(d) = &m.set_current_client_cert_details else {
+        return Ok(XfccPolicy { mode, ..XfccPolicy::default() });
+    };
+    let refused = || -> Taken<()> {
+        refuse!(d, issuer, format);
+        Ok(())
+    };
+    refused().within("setCurrentClientCertDetails")?;
+    Ok(XfccPolicy {
+        mode,
+        cert: d.cert,
+        chain: d.chain,
+        subject: flag(&d.subject, false),
+        uri: d.uri,
+        dns: d.dns,
+    })
+}
+
+fn path(m: &Message) -> Taken<PathPolicy> {
+    use pb::http_connection_manager::PathWithEscapedSlashesAction as Action;
+    let escaped_slashes = match Action::try_from(m.path_with_escaped_slashes_action) {
+        Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => EscapedSlashes::Keep,
+        Ok(Action::RejectRequest) => EscapedSlashes::Reject,
+        Ok(Action::UnescapeAndRedirect) => EscapedSlashes::UnescapeAndRedirect,
+        Ok(Action::UnescapeAndForward) => EscapedSlashes::UnescapeAndForward,
+        Err(_) => return Err(Refusal::new("unknown").under("pathWithEscapedSlashesAction")),
+    };
+    Ok(PathPolicy {
+        normalize: flag(&m.normalize_path, false),
+        merge_slashes: m.merge_slashes,
+        escaped_slashes,
+    })
+}
+
+fn scheme(m: &Message) -> Taken<Option<Box<str>>> {
+    use core::scheme_header_transformation::Transformation;
+    let Some(t) = &m.scheme_header_transformation else { return Ok(None) };
+    match &t.transformation {
+        Some(Transformation::SchemeToOverwrite(scheme)) => Ok(Some(scheme.as_str().into())),
+        None => Ok(None),
+    }
+}
+
+fn tracing(t: &pb::http_connection_manager::Tracing) -> Taken<Tracing> {
+    refuse!(t, operation, upstream_operation, no_context_propagation);
+    let provider = match &t.provider {
+        None => None,
+        Some(p) => {
+            let Some(trace::tracing::http::ConfigType::TypedConfig(any)) = &p.config_type else {
+                return Err(Refusal::new("is missing").under("typedConfig").under("provider"));
+            };
+            Some(provider(any).within("typedConfig").within("provider")?)
+        }
+    };
+    Ok(Tracing {
+        sampling: Sampling {
+            client: Chance::of_percent(&t.client_sampling, Chance::ALWAYS),
+            random: Chance::of_percent(&t.random_sampling, Chance::ALWAYS),
+            overall: Chance::of_percent(&t.overall_sampling, Chance::ALWAYS),
+        },
+        custom_tags: each(&t.custom_tags, "customTags", custom_tag)?,
+        provider,
+        max_path_tag_length: number(&t.max_path_tag_length).unwrap_or(256),
+        verbose: t.verbose,
+        spawn_upstream_span: flag(&t.spawn_upstream_span, false),
+    })
+}
+
+fn provider(any: &Any) -> Taken<TraceProvider> {
+    match type_of(any) {
+        "envoy.config.trace.v3.ZipkinConfig" => zipkin(&unpack(any)?),
+        "envoy.config.trace.v3.OpenTelemetryConfig" => open_telemetry(&unpack(any)?),
+        other => Err(Refusal::new(format_args!("tracer {other} is not supported by this proxy"))),
+    }
+}
+
+fn zipkin(z: &trace::ZipkinConfig) -> Taken<TraceProvider> {
+    use trace::zipkin_config::CollectorEndpointVersion;
+    if z.collector_endpoint_version != CollectorEndpointVersion::HttpJson as i32 {
+        return Err(Refusal::new("only HTTP_JSON is supported").under("collectorEndpointVersion"));
+    }
+    let (cluster, host, path, wait) = match &z.collector_service {
+        Some(service) => {
+            let uri = service
+                .http_uri
+                .as_ref()
+                .ok_or_else(|| Refusal::new("is missing").under("collectorService.httpUri"))?;
+            let cluster = match &uri.http_upstream_type {
+                Some(core::http_uri::HttpUpstreamType::Cluster(name)) => name.clone(),
+                None => return Err(Refusal::new("names no cluster").under("collectorService.httpUri")),
+            };
+            let rest = uri.uri.split_once("://").map_or(uri.uri.as_str(), |(_, rest)| rest);
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            (cluster, host.to_owned(), format!("/{path}"), duration(&uri.timeout, "timeout")?)
+        }
+        None => {
+            let host =
+                if z.collector_hostname.is_empty() { &z.collector_cluster } else { &z.collector_hostname };
+            (z.collector_cluster.clone(), host.clone(), z.collector_endpoint.clone(), None)
+        }
+    };
+    if cluster.is_empty() {
+        return Err(Refusal::new("is empty").under("collectorCluster"));
+    }
+    Ok(TraceProvider::Zipkin {
+        cluster: cluster.into(),
+        host: host.into(),
+        path: path.into(),
+        trace_id_128bit: z.trace_id_128bit,
+        shared_span_context: flag(&z.shared_span_context, true),
+        timeout: wait,
+    })
+}
+
+fn open_telemetry(o: &trace::OpenTelemetryConfig) -> Taken<TraceProvider> {
+    use core::grpc_service::TargetSpecifier;
+    refuse!(o, resource_detectors, sampler);
+    if let Some(http) = &o.http_service {
+        let uri =
+            http.http_uri.as_ref().ok_or_else(|| Refusal::new("is missing").under("httpService.httpUri"))?;
+        let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type else {
+            return Err(Refusal::new("names no cluster").under("httpService.httpUri"));
+        };
+        return Ok(TraceProvider::OpenTelemetry {
+            service_name: o.service_name.as_str().into(),
+            cluster: cluster.as_str().into(),
+            http_uri: Some(uri.uri.as_str().into()),
+            timeout: duration(&uri.timeout, "timeout")?,
+        });
+    }
+    let service = o.grpc_service.as_ref().ok_or_else(|| Refusal::new("is missing").under("grpcService"))?;
+    match &service.target_specifier {
+        Some(TargetSpecifier::EnvoyGrpc(grpc)) => Ok(TraceProvider::OpenTelemetry {
+            service_name: o.service_name.as_str().into(),
+            cluster: grpc.cluster_name.as_str().into(),
+            http_uri: None,
+            timeout: duration(&service.timeout, "timeout").within("grpcService")?,
+        }),
+        _ => Err(Refusal::new("needs envoyGrpc").under("grpcService")),
+    }
+}
+
+fn custom_tag(t: &tag::CustomTag) -> Taken<CustomTag> {
+    use proto::pb::envoy::r#type::metadata::v3 as metadata;
+    use tag::custom_tag::Type;
+    let value = match t.r#type.as_ref().ok_or_else(|| Refusal::new("is empty"))? {
+        Type::Literal(l) => TagValue::Literal(l.value.as_str().into()),
+        Type::Environment(e) => {
+            TagValue::Environment(e.name.as_str().into(), e.default_value.as_str().into())
+        }
+        Type::RequestHeader(h) => {
+            TagValue::RequestHeader(h.name.as_str().into(), h.default_value.as_str().into())
+        }
+        Type::Metadata(m) => {
+            let key = m
+                .metadata_key
+                .as_ref()
+                .ok_or_else(|| Refusal::new("is missing").under("metadata.metadataKey"))?;
+            let path = each(&key.path, "path", |segment| match &segment.segment {
+                Some(metadata::metadata_key::path_segment::Segment::Key(key)) => Ok(key.as_str().into()),
+                Some(_) => Err(Refusal::unsupported("index")),
+                None => Err(Refusal::new("is empty")),
+            })?;
+            TagValue::Metadata(key.key.as_str().into(), path, m.default_value.as_str().into())
+        }
+        Type::Value(format) => TagValue::Format(Format::compile(format, true).within("value")?),
+    };
+    Ok(CustomTag { tag: t.tag.as_str().into(), value })
+}

@@ -1,0 +1,451 @@
+//! Deciding on one request: a machine that is stepped until it is done, and asks its driver for what takes time.
+
+mod router;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base::Random;
+use bytes::Bytes;
+
+use crate::connection::Connection;
+use crate::decision::{Decision, LocalReply, Matched, Outcome, PolicyHit, TraceDecision};
+use crate::explain::{Note, Recorder};
+use crate::filters::Abort;
+use crate::filters::{CorsPolicy, Fault, Override, Overrides, Preflight};
+use crate::flags::ResponseFlags;
+use crate::hcm::{CorsAnswer, FilterKind, Hcm, HttpFilter, RouteSource};
+use crate::headers::Known;
+use crate::listener::Direction;
+use crate::metadata::PeerMetadata;
+use crate::plan::Plan;
+use crate::rbac::{self, Rbac};
+use crate::request::Request;
+use crate::route::{Action, Destination, MatchSubject, RequireTls, RouteTable};
+
+/// What deciding looks at besides the request.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub plan: &'a Plan,
+    pub hcm: &'a Hcm,
+    pub connection: &'a Connection,
+    /// Of the listener.
+    pub direction: Direction,
+    pub node: &'a NodeFacts,
+    /// The time of day when the request began.
+    pub start: SystemTime,
+}
+
+/// What the proxy knows of itself.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFacts {
+    /// `x-envoy-peer-metadata-id`: the node's id.
+    pub id: Bytes,
+    /// `x-envoy-peer-metadata`: from [`PeerMetadata::to_header`]. Empty: nothing is said.
+    pub metadata: Bytes,
+}
+
+/// What the driver is asked for.
+#[derive(Debug)]
+pub enum Step {
+    Ask(Ask),
+    Done(Box<Decision>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Wait so long (fault injection), then step again.
+    Delay(Duration),
+}
+
+/// The machine. One per request; nothing in it is shared.
+#[derive(Debug)]
+pub struct Deciding {
+    begun: bool,
+    next_filter: usize,
+    /// The fault filter has waited; what is left of it is the abort.
+    delayed: bool,
+    pub(crate) state: State,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) table: Option<Arc<RouteTable>>,
+    pub(crate) matched: Option<Matched>,
+    pub(crate) weighted: Option<usize>,
+    pub(crate) flags: ResponseFlags,
+    policies: Vec<PolicyHit>,
+    peer: Option<Arc<PeerMetadata>>,
+    peer_wants_answer: bool,
+    tell_upstream: Option<bool>,
+    alpn: Option<Arc<crate::hcm::AlpnOverrides>>,
+    cors: Option<CorsAnswer>,
+    pub(crate) remote: std::net::SocketAddr,
+    internal: bool,
+    request_id: Arc<str>,
+    trace: TraceDecision,
+    pub(crate) cookies: Vec<String>,
+    operation: Option<Arc<str>>,
+}
+
+impl Deciding {
+    pub fn new(connection: &Connection) -> Self {
+        Self {
+            begun: false,
+            next_filter: 0,
+            delayed: false,
+            state: State {
+                table: None,
+                matched: None,
+                weighted: None,
+                flags: ResponseFlags::NONE,
+                policies: Vec::new(),
+                peer: None,
+                peer_wants_answer: false,
+                tell_upstream: None,
+                alpn: None,
+                cors: None,
+                remote: connection.remote,
+                internal: false,
+                request_id: Arc::from(""),
+                trace: TraceDecision::default(),
+                cookies: Vec::new(),
+                operation: None,
+            },
+        }
+    }
+
+    /// Goes on as far as possible. After [`Step::Done`] the machine is spent.
+    pub fn step<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Step {
+        if !self.begun {
+            self.begun = true;
+            if let Err(reply) = self.begin(cx, request, rng, recorder) {
+                return self.done(Outcome::Reply(reply));
+            }
+        }
+        while let Some(filter) = cx.hcm.filters.get(self.next_filter) {
+            match self.filter(cx, filter, request, rng, recorder) {
+                Passed::Next => {
+                    self.next_filter += 1;
+                    self.delayed = false;
+                }
+                Passed::Ask(ask) => return Step::Ask(ask),
+                Passed::Reply(reply) => return self.done(Outcome::Reply(reply)),
+            }
+        }
+        let outcome = self.state.route(cx, request, rng, recorder);
+        self.done(outcome)
+    }
+
+    fn begin<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Result<(), Box<LocalReply>> {
+        let received = cx.hcm.receive(cx.connection, request, rng)?;
+        let state = &mut self.state;
+        state.remote = received.client.address;
+        state.internal = received.client.internal;
+        state.request_id = received.request_id;
+        state.table = match &cx.hcm.routes {
+            RouteSource::Inline(table) => Some(Arc::clone(table)),
+            RouteSource::Rds { id, .. } => cx.plan.route_table(*id).cloned(),
+        };
+        if let RouteSource::Rds { name, .. } = &cx.hcm.routes {
+            if state.table.is_none() {
+                recorder.note(|| Note::new("route table", &**name, "has not arrived"));
+            }
+        }
+        let chosen = state.choose_route(cx, request, rng, recorder);
+        let of_route = state.matched.as_ref().and_then(|m| m.route().tracing);
+        state.trace = cx.hcm.trace(of_route.as_ref(), request, &mut state.request_id, rng);
+        chosen
+    }
+
+    fn filter<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        filter: &HttpFilter,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Passed {
+        let own = self.state.override_of(&filter.name);
+        match own {
+            Some(Override::Disabled) => return Passed::Next,
+            None if filter.disabled => return Passed::Next,
+            _ => {}
+        }
+        match &filter.kind {
+            FilterKind::Rbac(base) => {
+                let rbac = match own {
+                    Some(Override::Rbac(own)) => own,
+                    _ => base,
+                };
+                self.state.rbac(cx, &Arc::clone(rbac), &filter.name, request, recorder)
+            }
+            FilterKind::Fault(base) => {
+                let fault = match own {
+                    Some(Override::Fault(own)) => Arc::clone(own),
+                    _ => Arc::clone(base),
+                };
+                self.fault(&fault, request, rng, recorder)
+            }
+            FilterKind::Cors => {
+                let policy = match own {
+                    Some(Override::Cors(own)) => Some(Arc::clone(own)),
+                    _ => self.state.old_cors(),
+                };
+                policy.map_or(Passed::Next, |policy| self.state.cors(&policy, request, rng))
+            }
+            FilterKind::Alpn(overrides) => {
+                self.state.alpn = Some(Arc::clone(overrides));
+                Passed::Next
+            }
+            FilterKind::PeerMetadata(exchange) => {
+                if exchange.downstream_discovery {
+                    self.state.take_peer(request, exchange.downstream_propagation);
+                }
+                if exchange.upstream_propagation {
+                    self.state.tell_upstream = Some(exchange.skip_external);
+                }
+                Passed::Next
+            }
+            FilterKind::IstioStats | FilterKind::GrpcStats | FilterKind::Router => Passed::Next,
+        }
+    }
+
+    /// First the delay, then, when the driver comes back, the abort.
+    fn fault<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        fault: &Fault,
+        request: &Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Passed {
+        if fault.delay.is_none() && fault.abort.is_none() {
+            return Passed::Next;
+        }
+        let cluster = self.state.cluster_name(request);
+        if !fault.applies(request, cluster.as_deref()) {
+            return Passed::Next;
+        }
+        if !self.delayed {
+            if let Some(delay) = fault.draw_delay(request, rng) {
+                self.delayed = true;
+                self.state.flags.insert(ResponseFlags::DELAY_INJECTED);
+                recorder.note(|| Note::new("fault", "delay", format!("{delay:?}")));
+                return Passed::Ask(Ask::Delay(delay));
+            }
+        }
+        let Some(abort) = fault.draw_abort(request, rng) else { return Passed::Next };
+        recorder.note(|| Note::new("fault", "abort", format!("{abort:?}")));
+        let mut reply = LocalReply::new(200, "fault filter abort", "fault_filter_abort");
+        match abort {
+            Abort::Http(status) => reply.status = status,
+            Abort::Grpc(code) => reply.grpc_status = Some(code),
+            Abort::Header => {}
+        }
+        Passed::Reply(Box::new(reply.with_flags(ResponseFlags::FAULT_INJECTED)))
+    }
+
+    fn done(&mut self, outcome: Outcome) -> Step {
+        let state = &mut self.state;
+        if let Outcome::Reply(reply) = &outcome {
+            state.flags.insert(reply.flags);
+        }
+        Step::Done(Box::new(Decision {
+            matched: state.matched.take(),
+            outcome,
+            flags: state.flags,
+            policies: std::mem::take(&mut state.policies),
+            peer: state.peer.take(),
+            peer_wants_answer: state.peer_wants_answer,
+            remote: state.remote,
+            internal: state.internal,
+            request_id: Arc::clone(&state.request_id),
+            trace: state.trace,
+            operation: state.operation.take(),
+            cors: state.cors.take(),
+            weighted: state.weighted,
+            set_cookies: std::mem::take(&mut state.cookies),
+        }))
+    }
+}
+
+enum Passed {
+    Next,
+    Ask(Ask),
+    Reply(Box<LocalReply>),
+}
+
+impl State {
+    fn choose_route<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Result<(), Box<LocalReply>> {
+        let Some(table) = self.table.clone() else { return Ok(()) };
+        if !self.internal {
+            for name in &table.internal_only_headers {
+                request.headers.remove(name);
+            }
+        }
+        let Some(host) = table.virtual_host(request, recorder).cloned() else { return Ok(()) };
+        let insecure = request.scheme != "https";
+        let redirect = match host.require_tls {
+            RequireTls::None => false,
+            RequireTls::External => insecure && !self.internal,
+            RequireTls::All => insecure,
+        };
+        if redirect {
+            recorder.note(|| Note::new("virtual host", &*host.name, "requires TLS: redirected"));
+            let mut reply = LocalReply::new(301, "", "direct_response");
+            reply.headers.set(Known::Location, format!("https://{}{}", request.authority, request.path));
+            reply.direct = true;
+            return Err(Box::new(reply));
+        }
+        let mut subject = MatchSubject {
+            request,
+            connection: cx.connection,
+            draw: rng.next_u64(),
+            ignore_path_parameters: table.ignore_path_parameters,
+        };
+        let Some(index) = host.route(&mut subject, recorder) else { return Ok(()) };
+        if let Action::Forward(action) = &host.routes[index].action {
+            if let Destination::Weighted { clusters, total, by } = &action.destination {
+                let draw = by
+                    .as_ref()
+                    .and_then(|name| request.value(name))
+                    .and_then(|v| std::str::from_utf8(&v).ok().and_then(|t| t.parse::<u64>().ok()))
+                    .map_or_else(|| rng.below(*total), |n| n % total);
+                self.weighted = Some(by_weight(clusters.iter().map(|c| c.weight), draw));
+            }
+        }
+        self.operation = host.routes[index].operation.clone();
+        self.matched = Some(Matched { table, virtual_host: host, index });
+        Ok(())
+    }
+
+    /// What the most specific level says for a filter.
+    fn override_of(&self, filter: &str) -> Option<&Override> {
+        let matched = self.matched.as_ref()?;
+        let route = matched.route();
+        let weighted = match (&route.action, self.weighted) {
+            (Action::Forward(action), Some(i)) => match &action.destination {
+                Destination::Weighted { clusters, .. } => clusters.get(i).map(|c| &c.overrides),
+                _ => None,
+            },
+            _ => None,
+        };
+        let levels: [Option<&Overrides>; 4] = [
+            weighted,
+            Some(&route.overrides),
+            Some(&matched.virtual_host.overrides),
+            Some(&matched.table.overrides),
+        ];
+        levels.into_iter().flatten().find_map(|o| o.get(filter))
+    }
+
+    fn rbac<E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        rbac: &Rbac,
+        filter: &str,
+        request: &mut Request,
+        recorder: &mut E,
+    ) -> Passed {
+        if rbac.is_idle() {
+            return Passed::Next;
+        }
+        let subject =
+            rbac::Subject { connection: cx.connection, request: Some(request), remote: self.remote };
+        let mut learned = Vec::new();
+        let verdict = rbac.judge(&subject, &mut self.policies, &mut learned, recorder);
+        rbac::store(&mut request.metadata, filter, learned);
+        if verdict.allowed {
+            return Passed::Next;
+        }
+        let policy = verdict.policy.as_deref().unwrap_or("none").replace(' ', "_");
+        let mut reply = LocalReply::new(403, "RBAC: access denied", "");
+        reply.details = format!("rbac_access_denied_matched_policy[{policy}]").into();
+        Passed::Reply(Box::new(reply))
+    }
+
+    fn old_cors(&self) -> Option<Arc<CorsPolicy>> {
+        self.matched.as_ref()?.route().action.forward()?.cors.clone()
+    }
+
+    fn cors<R: Random + ?Sized>(
+        &mut self,
+        policy: &Arc<CorsPolicy>,
+        request: &Request,
+        rng: &mut R,
+    ) -> Passed {
+        if !policy.enabled.draw(rng) {
+            return Passed::Next;
+        }
+        match policy.judge(request) {
+            Preflight::Ignore => Passed::Next,
+            Preflight::Allow(origin) => {
+                self.cors = Some(CorsAnswer { origin, policy: Arc::clone(policy) });
+                Passed::Next
+            }
+            Preflight::Answer(headers) => {
+                let mut reply = LocalReply::new(200, "", "cors_response");
+                reply.headers = headers;
+                reply.direct = true;
+                Passed::Reply(Box::new(reply))
+            }
+        }
+    }
+
+    /// Takes the client's word for who it is, and remembers whether it wants ours.
+    fn take_peer(&mut self, request: &mut Request, answer: bool) {
+        let id = request.headers.known_str(Known::XEnvoyPeerMetadataId).unwrap_or_default().to_owned();
+        let metadata = request.headers.known(Known::XEnvoyPeerMetadata).cloned();
+        self.peer_wants_answer = answer && (metadata.is_some() || !id.is_empty());
+        if let Some(metadata) = metadata {
+            self.peer = PeerMetadata::from_headers(&metadata, &id).map(Arc::new);
+        }
+        request.headers.remove_known(Known::XEnvoyPeerMetadata);
+        request.headers.remove_known(Known::XEnvoyPeerMetadataId);
+    }
+
+    /// The cluster that the route names, whether it exists or not.
+    pub(crate) fn cluster_name(&self, request: &Request) -> Option<Arc<str>> {
+        let action = self.matched.as_ref()?.route().action.forward()?;
+        match &action.destination {
+            Destination::Cluster(cluster) => Some(Arc::clone(&cluster.name)),
+            Destination::Header(name) => Some(String::from_utf8_lossy(&request.value(name)?).into()),
+            Destination::Weighted { clusters, .. } => {
+                clusters.get(self.weighted?).map(|c| Arc::clone(&c.cluster.name))
+            }
+        }
+    }
+}
+
+/// The index that `draw`, below the sum of the weights, falls on.
+pub(crate) fn by_weight(weights: impl Iterator<Item = u32>, draw: u64) -> usize {
+    let mut left = draw;
+    let mut last = 0;
+    for (i, weight) in weights.enumerate() {
+        let weight = u64::from(weight);
+        if left < weight {
+            return i;
+        }
+        left -= weight;
+        last = i;
+    }
+    last
+}

@@ -1,0 +1,377 @@
+//! The router filter: what the route says is done to the request, and written down for the proxy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Random;
+use smallvec::SmallVec;
+use upstream::{RetryOn, RetryPolicy};
+
+use super::{Context, State};
+use crate::cluster::{Cluster, Discovery, UpstreamProtocol};
+use crate::decision::{Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome};
+use crate::explain::{Note, Recorder};
+use crate::flags::ResponseFlags;
+use crate::headers::Known;
+use crate::listener::Direction;
+use crate::log::{LogEntry, UpstreamEntry};
+use crate::request::{Request, Version};
+use crate::route::{
+    Action, Destination, ForwardAction, HeaderMutations, MirrorPolicy, MirrorTarget, MutationLevels, Retry,
+    hash,
+};
+
+impl State {
+    pub(super) fn route<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Outcome {
+        let Some(matched) = self.matched.clone() else {
+            return reply(
+                LocalReply::new(404, "", "route_not_found").with_flags(ResponseFlags::NO_ROUTE_FOUND),
+            );
+        };
+        match &matched.route().action {
+            Action::Direct(direct) => {
+                let mut answer = LocalReply::new(direct.status, direct.body.clone(), "direct_response");
+                answer.direct = true;
+                reply(answer)
+            }
+            Action::Redirect(redirect) => {
+                let mut answer = LocalReply::new(redirect.status, "", "direct_response");
+                answer.direct = true;
+                let location = redirect.location(request, &matched.route().matches, &request.path);
+                answer.headers.set(Known::Location, location);
+                reply(answer)
+            }
+            Action::Forward(action) => self.forward(cx, &matched, action, request, rng, recorder),
+        }
+    }
+
+    fn forward<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        matched: &Matched,
+        action: &ForwardAction,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Outcome {
+        let name = self.cluster_name(request);
+        let found = match &action.destination {
+            Destination::Cluster(cluster) => cx.plan.cluster(cluster.id),
+            Destination::Weighted { clusters, .. } => {
+                self.weighted.and_then(|i| clusters.get(i)).and_then(|c| cx.plan.cluster(c.cluster.id))
+            }
+            Destination::Header(_) => name.as_deref().and_then(|n| cx.plan.cluster_named(n)),
+        };
+        let Some(cluster) = found.cloned() else {
+            let missing = name.as_deref().unwrap_or("").to_owned();
+            recorder.note(|| Note::new("cluster", missing, "does not exist"));
+            let answer = LocalReply::new(action.not_found_status, "", "cluster_not_found");
+            return reply(answer.with_flags(ResponseFlags::NO_CLUSTER_FOUND));
+        };
+        recorder.note(|| Note::new("cluster", &*cluster.name, self.why_cluster(action)));
+        if let Some(refused) = refuse_upgrade(cx, action, request) {
+            return reply(refused);
+        }
+        let timeouts = Timeouts::of(cx, action, request);
+        let retry = self.retry(action, request);
+        let auto_host = self.mutate(cx, matched, action, &cluster, request);
+        timeouts.announce(cx, request);
+        let (hash, cookies) = hash(&action.hash, request, self.remote, rng);
+        self.cookies = cookies;
+        self.tell_peer(cx, &cluster, request);
+        self.decorate(cx, request);
+        let attempt_count = matched.virtual_host.attempt_count;
+        if attempt_count {
+            request.headers.set(Known::XEnvoyAttemptCount, "1");
+        }
+        let mirrors = match action.mirrors.as_slice() {
+            [] => &matched.table.mirrors,
+            own => own,
+        };
+        let mirrors = mirrors.iter().filter_map(|m| mirror(cx, m, request, rng)).collect();
+        let original_destination = match &cluster.discovery {
+            Discovery::OriginalDestination { header: Some(name), .. } => {
+                request.headers.get_str(name).and_then(|text| text.parse().ok())
+            }
+            _ => None,
+        };
+        Outcome::Forward(Box::new(Forward {
+            priority: action.priority,
+            hash,
+            timeout: timeouts.total,
+            idle_timeout: action.idle_timeout.or(cx.hcm.timeouts.stream_idle),
+            max_stream_duration: action.max_stream_duration.or(cx.hcm.timeouts.max_stream),
+            per_try_timeout: timeouts.per_try,
+            retry,
+            mirrors,
+            host_rewrite: if auto_host { HostRewriteLater::Auto } else { HostRewriteLater::None },
+            upgrade: request.upgrade.is_some() || request.is_connect(),
+            attempt_count,
+            alpn: self.alpn_for(&cluster, request),
+            original_destination,
+            cluster,
+        }))
+    }
+
+    fn why_cluster(&self, action: &ForwardAction) -> String {
+        match (&action.destination, self.weighted) {
+            (Destination::Weighted { clusters, total, .. }, Some(i)) => {
+                format!("drawn by weight {} of {total}", clusters[i].weight)
+            }
+            (Destination::Header(name), _) => format!("named by the header {name}"),
+            _ => "the route's cluster".to_owned(),
+        }
+    }
+
+    /// Header rules of all levels, then path and host. Whether the host waits for the endpoint.
+    fn mutate(
+        &self,
+        cx: &Context<'_>,
+        matched: &Matched,
+        action: &ForwardAction,
+        cluster: &Cluster,
+        request: &mut Request,
+    ) -> bool {
+        let levels = matched.levels(self.weighted);
+        if !levels.is_empty() {
+            let entry = LogEntry {
+                request: Some(request),
+                downstream_remote: self.remote,
+                route_name: &matched.route().name,
+                upstream: UpstreamEntry {
+                    cluster: &cluster.stat_name,
+                    cluster_raw: &cluster.name,
+                    ..UpstreamEntry::default()
+                },
+                flags: self.flags,
+                ..LogEntry::new(cx.connection, cx.start)
+            };
+            let values = levels.request_values(&entry);
+            levels.apply_to_request(request, &values);
+        }
+        action.rewrite(request, &matched.route().matches, self.weighted)
+    }
+
+    /// The route's policy, with what trusted headers of the client say on top.
+    fn retry(&self, action: &ForwardAction, request: &mut Request) -> Option<Arc<Retry>> {
+        let asked = [
+            Known::XEnvoyRetryOn,
+            Known::XEnvoyRetryGrpcOn,
+            Known::XEnvoyMaxRetries,
+            Known::XEnvoyRetriableStatusCodes,
+        ];
+        let retry = if asked.iter().any(|name| request.headers.contains(*name)) {
+            Some(Arc::new(by_headers(action.retry.as_deref(), request)))
+        } else {
+            action.retry.clone()
+        };
+        for name in asked {
+            request.headers.remove_known(name);
+        }
+        retry
+            .filter(|r| r.policy.on != RetryOn::NONE)
+            .filter(|r| r.request_headers.is_empty() || r.request_headers.iter().any(|h| h.matches(request)))
+    }
+
+    fn tell_peer(&self, cx: &Context<'_>, cluster: &Cluster, request: &mut Request) {
+        let Some(skip_external) = self.tell_upstream else { return };
+        if cx.node.metadata.is_empty() || (skip_external && cluster.metadata.external) {
+            return;
+        }
+        request.headers.set(Known::XEnvoyPeerMetadataId, cx.node.id.clone());
+        request.headers.set(Known::XEnvoyPeerMetadata, cx.node.metadata.clone());
+    }
+
+    /// The span's name: told to the other side on the way out, taken from it on the way in.
+    fn decorate(&mut self, cx: &Context<'_>, request: &mut Request) {
+        if cx.hcm.tracing.is_none() {
+            return;
+        }
+        if cx.direction == Direction::Outbound {
+            if let Some(operation) = &self.operation {
+                request.headers.set(Known::XEnvoyDecoratorOperation, operation.to_string());
+            }
+            return;
+        }
+        if let Some(given) = request.headers.known_str(Known::XEnvoyDecoratorOperation) {
+            self.operation = Some(given.into());
+        }
+        request.headers.remove_known(Known::XEnvoyDecoratorOperation);
+    }
+
+    fn alpn_for(&self, cluster: &Cluster, request: &Request) -> Option<Arc<[Arc<str>]>> {
+        let overrides = self.alpn.as_ref()?;
+        let protocol = match (cluster.http.protocol, request.version) {
+            (UpstreamProtocol::Http2, _) | (UpstreamProtocol::Downstream, Version::Http2) => 2,
+            (UpstreamProtocol::Downstream, Version::Http10) => 0,
+            _ => 1,
+        };
+        overrides.by_protocol[protocol].clone()
+    }
+}
+
+impl Matched {
+    /// Header rules in the order in which they apply: the most specific first, unless the most specific shall win.
+    pub(crate) fn levels(&self, weighted: Option<usize>) -> MutationLevels<'_> {
+        let route = self.route();
+        let mut levels: SmallVec<[&HeaderMutations; 4]> = SmallVec::new();
+        if let (Action::Forward(action), Some(i)) = (&route.action, weighted) {
+            if let Destination::Weighted { clusters, .. } = &action.destination {
+                levels.extend(clusters.get(i).map(|c| &c.mutations));
+            }
+        }
+        levels.extend([&route.mutations, &self.virtual_host.mutations, &self.table.mutations]);
+        if self.table.most_specific_wins {
+            levels.reverse();
+        }
+        MutationLevels(levels)
+    }
+}
+
+fn reply(reply: LocalReply) -> Outcome {
+    Outcome::Reply(Box::new(reply))
+}
+
+fn refuse_upgrade(cx: &Context<'_>, action: &ForwardAction, request: &Request) -> Option<LocalReply> {
+    let wanted = match &request.upgrade {
+        Some(upgrade) => &**upgrade,
+        None if request.is_connect() => "connect",
+        None => return None,
+    };
+    let by_default =
+        cx.hcm.upgrades.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).is_some_and(|(_, e)| *e);
+    (!action.allows_upgrade(wanted, by_default)).then(|| LocalReply::new(403, "", "upgrade_failed"))
+}
+
+struct Timeouts {
+    total: Option<Duration>,
+    per_try: Option<Duration>,
+}
+
+impl Timeouts {
+    fn of(cx: &Context<'_>, action: &ForwardAction, request: &mut Request) -> Self {
+        let mut total = match (request.is_grpc(), action.grpc_timeout_max) {
+            (true, Some(max)) => grpc_timeout(action, max, request),
+            _ => action.timeout,
+        };
+        let mut per_try = action.retry.as_ref().and_then(|r| r.policy.per_try_timeout);
+        if cx.hcm.router.respect_expected_timeout {
+            if let Some(expected) = millis(request, Known::XEnvoyExpectedRqTimeoutMs) {
+                total = expected;
+            }
+        }
+        if let Some(own) = millis(request, Known::XEnvoyUpstreamRqTimeoutMs) {
+            total = own;
+        }
+        if let Some(own) = millis(request, Known::XEnvoyUpstreamRqPerTryTimeoutMs) {
+            per_try = own;
+        }
+        request.headers.remove_known(Known::XEnvoyUpstreamRqTimeoutMs);
+        request.headers.remove_known(Known::XEnvoyUpstreamRqPerTryTimeoutMs);
+        if total.is_some_and(|t| per_try.is_some_and(|p| p >= t)) {
+            per_try = None;
+        }
+        // An upgraded connection or tunnel has no end to wait for.
+        if request.upgrade.is_some() || request.is_connect() {
+            return Self { total: None, per_try };
+        }
+        Self { total, per_try }
+    }
+
+    /// Tells the upstream how long it has.
+    fn announce(&self, cx: &Context<'_>, request: &mut Request) {
+        let Some(expected) = self.per_try.or(self.total) else { return };
+        if !cx.hcm.router.suppress_envoy_headers {
+            request.headers.set(Known::XEnvoyExpectedRqTimeoutMs, expected.as_millis().to_string());
+        }
+        if request.is_grpc() {
+            request.headers.set(Known::GrpcTimeout, format!("{}m", expected.as_millis().min(99_999_999)));
+        }
+    }
+}
+
+/// A header in milliseconds; zero is none.
+fn millis(request: &Request, name: Known) -> Option<Option<Duration>> {
+    let n: u64 = request.headers.known_str(name)?.parse().ok()?;
+    Some((n > 0).then(|| Duration::from_millis(n)))
+}
+
+/// gRPC over HTTP/2, "Timeout": up to eight digits and a unit.
+fn grpc_timeout(action: &ForwardAction, max: Option<Duration>, request: &Request) -> Option<Duration> {
+    let given = request.headers.known_str(Known::GrpcTimeout).and_then(parse_grpc_timeout);
+    let offset = action.grpc_timeout_offset.unwrap_or_default();
+    let given = given.map(|d| if d > offset { d - offset } else { d });
+    match (given, max) {
+        (Some(given), Some(max)) => Some(given.min(max)),
+        (given, max) => given.or(max),
+    }
+}
+
+fn parse_grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+fn by_headers(base: Option<&Retry>, request: &Request) -> Retry {
+    let mut retry = base.cloned().unwrap_or_else(|| Retry {
+        policy: RetryPolicy::default(),
+        response_headers: Vec::new(),
+        request_headers: Vec::new(),
+    });
+    for name in [Known::XEnvoyRetryOn, Known::XEnvoyRetryGrpcOn] {
+        if let Some(text) = request.headers.known_str(name) {
+            retry.policy.on = retry.policy.on.with(RetryOn::parse(text).0);
+        }
+    }
+    if let Some(n) = request.headers.known_str(Known::XEnvoyMaxRetries).and_then(|t| t.parse().ok()) {
+        retry.policy.retries = n;
+    }
+    if let Some(list) = request.headers.known_str(Known::XEnvoyRetriableStatusCodes) {
+        retry.policy.status_codes.extend(list.split(',').filter_map(|c| c.trim().parse::<u16>().ok()));
+    }
+    retry
+}
+
+fn mirror<R: Random + ?Sized>(
+    cx: &Context<'_>,
+    policy: &MirrorPolicy,
+    request: &Request,
+    rng: &mut R,
+) -> Option<Mirror> {
+    if !policy.chance.draw(rng) {
+        return None;
+    }
+    let cluster = match &policy.cluster {
+        MirrorTarget::Cluster(cluster) => cx.plan.cluster(cluster.id)?,
+        MirrorTarget::Header(name) => {
+            cx.plan.cluster_named(std::str::from_utf8(&request.value(name)?).ok()?)?
+        }
+    };
+    let authority = match &policy.host {
+        Some(host) => host.to_string(),
+        None if policy.keep_host => request.authority.clone(),
+        None => {
+            let host = crate::route::without_port(&request.authority);
+            format!("{host}-shadow{}", &request.authority[host.len()..])
+        }
+    };
+    Some(Mirror { cluster: Arc::clone(cluster), authority, trace_sampled: policy.trace_sampled })
+}

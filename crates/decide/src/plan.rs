@@ -1,0 +1,294 @@
+//! What a proxy runs: everything that was accepted, compiled, immutable, and shared with the plans before and after.
+
+mod ids;
+mod store;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proto::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use proto::pb::envoy::config::listener::v3::Listener as PbListener;
+use proto::pb::envoy::config::route::v3::RouteConfiguration;
+use proto::{Delta, Rejection, Resource, ResourceType};
+use upstream::Assignment;
+
+use crate::cluster::{Cluster, Discovery, compile_assignment, compile_cluster};
+use crate::hcm::RouteSource;
+use crate::listener::{Listener, Terminal, compile_listener};
+use crate::refusal::{Refusal, Taken};
+use crate::route::{RouteTable, compile_table};
+use crate::tls::{CertificateSource, SecretRef, TlsCommon, Transport};
+use crate::wire::decode;
+use store::{Shards, Slab};
+
+pub(crate) use ids::Ids;
+pub use ids::{ClusterId, RouteTableId};
+
+/// A compiled configuration. Cloning and changing it costs little: what did not change is shared.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    names: Arc<ids::Names>,
+    clusters: Slab<Versioned<Cluster>>,
+    tables: Slab<Versioned<RouteTable>>,
+    assignments: Shards<Versioned<Assignment>>,
+    listeners: Arc<BTreeMap<Arc<str>, Versioned<Listener>>>,
+    by_socket: Arc<HashMap<SocketAddr, Arc<Listener>>>,
+}
+
+#[derive(Debug)]
+struct Versioned<T> {
+    version: u64,
+    value: Arc<T>,
+}
+
+impl<T> Clone for Versioned<T> {
+    fn clone(&self) -> Self {
+        Self { version: self.version, value: Arc::clone(&self.value) }
+    }
+}
+
+impl Plan {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The plan with what changed. A resource that cannot be taken is rejected alone: its last good form stays.
+    pub fn apply(&self, delta: &Delta) -> (Self, Vec<Rejection>) {
+        let mut plan = self.clone();
+        let mut rejections = Vec::new();
+        let mut ids = Ids::new(Arc::clone(&self.names));
+        for resource in &delta.changed {
+            let taken = match delta.resource_type {
+                ResourceType::Cluster => plan.take_cluster(resource, &mut ids),
+                ResourceType::Endpoint => plan.take_assignment(resource),
+                ResourceType::Listener => plan.take_listener(resource, &mut ids),
+                ResourceType::Route => plan.take_table(resource, &mut ids),
+                other => Err(Refusal::new(format_args!("{other} is not for a plan"))),
+            };
+            if let Err(refusal) = taken {
+                rejections.push(Rejection {
+                    resource_type: delta.resource_type,
+                    name: Arc::clone(&resource.name),
+                    field: refusal.field(),
+                    reason: refusal.reason,
+                });
+            }
+        }
+        for name in &delta.removed {
+            plan.remove(delta.resource_type, name, &ids);
+        }
+        plan.names = ids.finish();
+        if delta.resource_type == ResourceType::Listener {
+            plan.by_socket = Arc::new(plan.index_sockets());
+        }
+        (plan, rejections)
+    }
+
+    pub fn cluster(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
+        self.clusters.get(id.index()).map(|v| &v.value)
+    }
+
+    pub fn cluster_named(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.cluster(self.names.clusters.get(name).copied().map(ClusterId)?)
+    }
+
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.iter().map(|v| &v.value)
+    }
+
+    pub fn route_table(&self, id: RouteTableId) -> Option<&Arc<RouteTable>> {
+        self.tables.get(id.index()).map(|v| &v.value)
+    }
+
+    pub fn route_table_named(&self, name: &str) -> Option<&Arc<RouteTable>> {
+        self.route_table(self.names.tables.get(name).copied().map(RouteTableId)?)
+    }
+
+    pub fn route_tables(&self) -> impl Iterator<Item = &Arc<RouteTable>> {
+        self.tables.iter().map(|v| &v.value)
+    }
+
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.get(name).map(|v| &v.value)
+    }
+
+    pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.values().map(|v| &v.value)
+    }
+
+    /// Endpoints of a cluster: its own, or what EDS assigned, once it did.
+    pub fn assignment<'a>(&'a self, cluster: &'a Cluster) -> Option<&'a Arc<Assignment>> {
+        match &cluster.discovery {
+            Discovery::Eds { service_name } => self.assignments.get(service_name).map(|v| &v.value),
+            _ => cluster.own_assignment(),
+        }
+    }
+
+    /// The listener that takes a connection over by its original destination: the one with that very address, else one
+    /// with any address and that port. Nothing when it stays where it is.
+    pub fn hand_over(&self, from: &Listener, destination: SocketAddr) -> Option<&Arc<Listener>> {
+        if !from.use_original_dst {
+            return None;
+        }
+        let ip = destination.ip().to_canonical();
+        let exact = SocketAddr::new(ip, destination.port());
+        let any = |ip: std::net::IpAddr| SocketAddr::new(ip, destination.port());
+        let v4 = ip.is_ipv4().then(|| any(std::net::Ipv4Addr::UNSPECIFIED.into()));
+        [Some(exact), v4, Some(any(std::net::Ipv6Addr::UNSPECIFIED.into()))]
+            .into_iter()
+            .flatten()
+            .find_map(|socket| self.by_socket.get(&socket))
+            .filter(|listener| listener.name != from.name)
+    }
+
+    /// Route tables that listeners ask for by RDS.
+    pub fn wanted_route_tables(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self
+            .chains()
+            .filter_map(|chain| match &chain.terminal {
+                Terminal::Http(hcm) => match &hcm.routes {
+                    RouteSource::Rds { name, .. } => Some(Arc::clone(name)),
+                    RouteSource::Inline(_) => None,
+                },
+                _ => None,
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Assignments that clusters ask for by EDS.
+    pub fn wanted_assignments(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self
+            .clusters()
+            .filter_map(|c| match &c.discovery {
+                Discovery::Eds { service_name } => Some(Arc::clone(service_name)),
+                _ => None,
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Secrets that TLS contexts refer to.
+    pub fn wanted_secrets(&self) -> Vec<SecretRef> {
+        let mut all = Vec::new();
+        for chain in self.chains() {
+            if let Transport::Tls(tls) = &chain.transport {
+                secrets_of(&tls.common, &mut all);
+            }
+        }
+        for cluster in self.clusters() {
+            let transports =
+                cluster.transport_matches.iter().map(|m| &m.transport).chain([&cluster.transport]);
+            for transport in transports {
+                if let Transport::Tls(tls) = transport {
+                    secrets_of(&tls.common, &mut all);
+                }
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.dedup();
+        all
+    }
+
+    fn chains(&self) -> impl Iterator<Item = &Arc<crate::listener::FilterChain>> {
+        self.listeners().flat_map(|l| l.all_chains())
+    }
+
+    fn take_cluster(&mut self, resource: &Resource, ids: &mut Ids) -> Taken<()> {
+        let id = ids.cluster(&resource.name);
+        if self.clusters.get(id.index()).is_some_and(|v| v.version == resource.version) {
+            return Ok(());
+        }
+        let message: PbCluster = decode(&resource.body)?;
+        named(&message.name, &resource.name, "name")?;
+        let value = Arc::new(compile_cluster(&message, ids)?);
+        self.clusters.set(id.index(), Some(Versioned { version: resource.version, value }));
+        Ok(())
+    }
+
+    fn take_table(&mut self, resource: &Resource, ids: &mut Ids) -> Taken<()> {
+        let id = ids.table(&resource.name);
+        if self.tables.get(id.index()).is_some_and(|v| v.version == resource.version) {
+            return Ok(());
+        }
+        let message: RouteConfiguration = decode(&resource.body)?;
+        named(&message.name, &resource.name, "name")?;
+        let value = Arc::new(compile_table(&message, ids)?);
+        self.tables.set(id.index(), Some(Versioned { version: resource.version, value }));
+        Ok(())
+    }
+
+    fn take_assignment(&mut self, resource: &Resource) -> Taken<()> {
+        if self.assignments.get(&resource.name).is_some_and(|v| v.version == resource.version) {
+            return Ok(());
+        }
+        let message: ClusterLoadAssignment = decode(&resource.body)?;
+        named(&message.cluster_name, &resource.name, "clusterName")?;
+        let value = Arc::new(compile_assignment(&message)?);
+        self.assignments.set(&resource.name, Some(Versioned { version: resource.version, value }));
+        Ok(())
+    }
+
+    fn take_listener(&mut self, resource: &Resource, ids: &mut Ids) -> Taken<()> {
+        if self.listeners.get(&resource.name).is_some_and(|v| v.version == resource.version) {
+            return Ok(());
+        }
+        let message: PbListener = decode(&resource.body)?;
+        named(&message.name, &resource.name, "name")?;
+        let value = Arc::new(compile_listener(&message, ids)?);
+        let entry = Versioned { version: resource.version, value };
+        Arc::make_mut(&mut self.listeners).insert(Arc::clone(&resource.name), entry);
+        Ok(())
+    }
+
+    fn remove(&mut self, resource_type: ResourceType, name: &str, ids: &Ids) {
+        match resource_type {
+            ResourceType::Cluster => {
+                if let Some(id) = ids.known_cluster(name) {
+                    self.clusters.set(id.index(), None);
+                }
+            }
+            ResourceType::Route => {
+                if let Some(id) = ids.known_table(name) {
+                    self.tables.set(id.index(), None);
+                }
+            }
+            ResourceType::Endpoint => self.assignments.set(name, None),
+            ResourceType::Listener => {
+                if self.listeners.contains_key(name) {
+                    Arc::make_mut(&mut self.listeners).remove(name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn index_sockets(&self) -> HashMap<SocketAddr, Arc<Listener>> {
+        self.listeners()
+            .flat_map(|l| l.addresses.iter().filter_map(upstream::Address::socket).map(move |s| (s, l)))
+            .map(|(s, l)| (SocketAddr::new(s.ip().to_canonical(), s.port()), Arc::clone(l)))
+            .collect()
+    }
+}
+
+/// A resource must be what it is called.
+fn named(inner: &str, outer: &str, field: &str) -> Taken<()> {
+    if inner == outer {
+        return Ok(());
+    }
+    Err(Refusal::new(format_args!("{inner:?} is not the name {outer:?} that it was sent under")).under(field))
+}
+
+fn secrets_of(common: &TlsCommon, all: &mut Vec<SecretRef>) {
+    all.extend(common.certificates.iter().filter_map(|c| match c {
+        CertificateSource::Secret(secret) => Some(secret.clone()),
+        CertificateSource::Inline { .. } => None,
+    }));
+    all.extend(common.validation.as_ref().and_then(|v| v.secret.clone()));
+}
