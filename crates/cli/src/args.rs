@@ -34,7 +34,7 @@ pub struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start the control plane, with its embedded API or on a cluster's
+    /// Start the control plane, with its embedded API or, with --kubeconfig, on a cluster's
     Up(UpArgs),
     /// Bring up Bookinfo in a mesh on this machine, with traffic and a console
     Demo(DemoArgs),
@@ -64,10 +64,23 @@ pub struct UpArgs {
     /// Where the embedded store and the control plane's keys are kept
     #[arg(long, value_name = "DIR", env = "MIZZEN_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Use the API server of the kubeconfig instead of the embedded one
-    #[arg(long)]
-    pub cluster: bool,
     /// Port of the embedded API on the loopback interface
     #[arg(long, default_value_t = 6443)]
     pub api_port: u16,
+    /// Address on which the control plane listens on this host
+    #[arg(long, default_value = "127.0.0.1")]
+    pub address: std::net::IpAddr,
+    /// Port of the console
+    #[arg(long, default_value_t = 20001)]
+    pub console_port: u16,
+    /// How long certificates of workloads live, such as 24h or 1m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub workload_cert_ttl: Option<std::time::Duration>,
+    /// Do without the network of `mizzen run`
+    #[arg(long)]
+    pub no_hub: bool,
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    text.parse::<api::Duration>().map(Into::into).map_err(|error| error.to_string())
 }

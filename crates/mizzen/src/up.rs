@@ -1,0 +1,119 @@
+//! `mizzen up`: the control plane, assembled.
+//!
+//! The embedded API (or a cluster's) is read through the same client; what it says becomes changes, changes become
+//! snapshots, snapshots become configuration that is pushed. The certificate authority, the console and the status
+//! pages stand beside.
+
+mod authority;
+mod console;
+mod roots;
+mod token_review;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::console::Collector;
+use agent::host::{GATEWAY, Hub, Launcher};
+use anyhow::Context;
+use ca::{Authority, Authenticators, JoinTokens, Policy};
+use cli::{GlobalArgs, UpArgs};
+use tokio::net::TcpListener;
+
+pub(crate) fn execute(args: &UpArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+    tls::install_provider();
+    runtime::logging::init(runtime::logging::Format::Text, "warn");
+    // The hub is joined before threads exist: its process is started from this one.
+    let hub = if args.no_hub { None } else { join_hub() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(run(args, global, hub));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// The network that workloads of `mizzen run` hang on; a control plane for clusters alone does without.
+fn join_hub() -> Option<Arc<Hub>> {
+    match Hub::join(&Launcher::default()) {
+        Ok(hub) => Some(Arc::new(hub)),
+        Err(error) => {
+            eprintln!("`mizzen run` will not work on this machine: {error}\n`mizzen check` says more");
+            None
+        }
+    }
+}
+
+async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyhow::Result<()> {
+    let data_dir = args.data_dir.clone().unwrap_or_else(cli::default_data_dir);
+    let api = Api::open(args, global, &data_dir).await?;
+    let client = kube::Client::try_from(api.config.clone()).context("a client for the API server")?;
+
+    let mut policy = Policy::default();
+    if let Some(ttl) = args.workload_cert_ttl {
+        policy.default_ttl = ttl;
+    }
+    let trust_domain = policy.trust_domain.clone();
+    let authority = authority::open(&data_dir, policy)?;
+    tokio::spawn(authority::look_after(Arc::clone(&authority)));
+    tokio::spawn(roots::publish(client.clone(), authority.bundle()));
+
+    let authenticators = Authenticators {
+        trust_domain,
+        join: Arc::new(JoinTokens::default()),
+        reviewer: Some(Arc::new(token_review::KubeReviewer(client.clone()))),
+    };
+    let control = start_control(args, &client, &authority, authenticators, hub.as_deref()).await?;
+    serve_console(args, &api, hub, &control).await?;
+
+    announce(args, &api);
+    runtime::shutdown::requested().await?;
+    control.shutdown().await;
+    if let Some(embedded) = api.embedded {
+        embedded.shutdown().await;
+    }
+    Ok(())
+}
+
+/// The API server: the embedded one, or a cluster's.
+struct Api {
+    embedded: Option<apiserver::Handle>,
+    config: kube::Config,
+    kubeconfig: PathBuf,
+}
+
+impl Api {
+    async fn open(args: &UpArgs, global: &GlobalArgs, data_dir: &Path) -> anyhow::Result<Self> {
+        if let Some(kubeconfig) = &global.kubeconfig {
+            // Named on the command line, it is the cluster to work on.
+            let config = global.client_config().await?;
+            make_private(data_dir)?;
+            return Ok(Self { embedded: None, config, kubeconfig: kubeconfig.clone() });
+        }
+        let mut settings = apiserver::Config::new(data_dir);
+        settings.listen = SocketAddr::new(args.address, args.api_port);
+        let embedded = apiserver::Server::start(settings).await.context("the embedded API")?;
+        let kubeconfig = embedded.kubeconfig_path().to_path_buf();
+        let read = kube::config::Kubeconfig::read_from(&kubeconfig)?;
+        let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await?;
+        Ok(Self { embedded: Some(embedded), config, kubeconfig })
+    }
+}
+
+fn make_private(folder: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("cannot make {}", folder.display()))
+}
+
+/// Listeners on the host, and the same inside the hub where there is one.
+async fn listen(args: &UpArgs, port: u16, hub: Option<&Hub>) -> anyhow::Result<Vec<TcpListener>> {
+    let address = SocketAddr::new(args.address, port);
+    let mut listeners =
+        vec![TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?];
+    if let Some(hub) = hub {
+        let listener = hub.listen(SocketAddr::new(IpAddr::V4(GATEWAY), port))?;
+        listeners.push(TcpListener::from_std(listener)?);
+    }
+    Ok(listeners)
+}
