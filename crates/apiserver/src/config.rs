@@ -93,8 +93,10 @@ impl Server {
             shutdown: stopping.clone(),
             documents: OnceLock::new(),
         });
-        tasks.spawn(serve(api.clone(), listener, tls.clone(), stopping));
-        let handle = Handle { address, api, tls, stop, tasks, kubeconfig_path: folder.join("kubeconfig") };
+        let mut listeners = JoinSet::new();
+        listeners.spawn(serve(api.clone(), listener, tls.clone(), stopping));
+        let handle =
+            Handle { address, api, tls, stop, tasks, listeners, kubeconfig_path: folder.join("kubeconfig") };
         write_private(&handle.kubeconfig_path, handle.kubeconfig().as_bytes())
             .map_err(|error| StartError::Folder { path: handle.kubeconfig_path.clone(), error })?;
         Ok(handle)
@@ -140,6 +142,8 @@ pub struct Handle {
     tls: Arc<rustls::ServerConfig>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    /// They end when their last connection has.
+    listeners: JoinSet<()>,
     kubeconfig_path: PathBuf,
 }
 
@@ -197,7 +201,7 @@ impl Handle {
     /// Serves another listener too, such as one inside a network namespace. Its address must be among
     /// `Config::names` for clients to accept the certificate.
     pub fn add_listener(&mut self, listener: TcpListener) {
-        self.tasks.spawn(serve(self.api.clone(), listener, self.tls.clone(), self.stop.subscribe()));
+        self.listeners.spawn(serve(self.api.clone(), listener, self.tls.clone(), self.stop.subscribe()));
     }
 
     /// Ends connections and watches, and closes the store.
@@ -205,6 +209,7 @@ impl Handle {
         self.stop.send_replace(true);
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
+        while self.listeners.join_next().await.is_some() {}
     }
 }
 

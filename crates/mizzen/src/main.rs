@@ -1,5 +1,7 @@
 //! The control plane, the command line and the console: arguments in, parts assembled.
 
+mod up;
+
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -8,7 +10,7 @@ use cli::{Cli, Command};
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let result = match command {
-        Command::Up(_) => Err(anyhow::anyhow!("`up` is not built yet")),
+        Command::Up(args) => up::execute(&args, &global),
         other => cli::execute(other, &global),
     };
     result.unwrap_or_else(|error| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 /// How long a client may take for its handshake and for the head of a request.
@@ -27,16 +28,19 @@ pub(crate) async fn serve(
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(MOST));
     let mut stopping = stop.clone();
+    let mut connections = JoinSet::new();
     loop {
+        // Those that have ended make room.
+        while connections.try_join_next().is_some() {}
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = stopping.wait_for(|stop| *stop) => break,
         };
         match accepted {
             Ok((stream, _)) => {
                 let (api, acceptor, stop) = (api.clone(), acceptor.clone(), stop.clone());
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     connection(api, stream, acceptor, stop).await;
                     drop(place);
                 });
@@ -48,6 +52,8 @@ pub(crate) async fn serve(
             }
         }
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn connection(api: Arc<Api>, stream: TcpStream, acceptor: TlsAcceptor, mut stop: Shutdown) {

@@ -446,7 +446,11 @@ impl Call<'_> {
             bookmarks: self.query.flag("allowWatchBookmarks"),
             not_older: self.query.get("resourceVersionMatch") == "NotOlderThan",
         };
-        let watcher = self.api.engine.watch(target, &options)?;
+        let watcher = match self.api.engine.watch(target, &options) {
+            // Clients look for it in the stream, and list anew.
+            Err(status) if status.code == 410 => return Ok(watch::expired(&status)),
+            watcher => watcher?,
+        };
         Ok(watch::response(self.api, watcher, &target.resource, &target.version, self.form, &self.query))
     }
 

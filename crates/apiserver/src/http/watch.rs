@@ -5,11 +5,12 @@ use super::respond::{Body, include, metadata_only};
 use super::{Api, table};
 use crate::engine::{WatchEvent, Watcher};
 use crate::kinds::Resource;
+use crate::status::Status;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{HeaderValue, Response, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -77,6 +78,15 @@ pub(super) fn response(
         if form == Form::Table { "application/json;as=Table;v=v1;g=meta.k8s.io" } else { "application/json" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// A watch from a revision that is no longer known: a stream of one event, as Kubernetes answers it.
+pub(super) fn expired(status: &Status) -> Response<Body> {
+    let mut out = Vec::new();
+    line("ERROR", &status.to_json(), &mut out);
+    let mut response = Response::new(Full::new(Bytes::from(out)).boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

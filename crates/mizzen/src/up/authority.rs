@@ -26,7 +26,8 @@ pub(super) fn open(data_dir: &Path, policy: Policy) -> anyhow::Result<Arc<Author
     let life = RootLife::for_leaves(policy.max_ttl);
     let seal = SealKey::load_or_create(&data_dir.join("ca.key")).context("the authority's key file")?;
     let organization = policy.trust_domain.to_string();
-    let root = OwnRoot::load_or_create(&folder, seal, &organization, &life, clock.wall()).context("the authority")?;
+    let root = OwnRoot::load_or_create(&folder, seal, &organization, &life, clock.wall())
+        .context("the authority")?;
     Ok(Arc::new(Authority::with_own_root(policy, clock, root, life).context("the authority")?))
 }
 

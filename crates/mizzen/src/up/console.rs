@@ -34,7 +34,8 @@ impl console::ApiServer for Door {
             let request = request.map(|body| Body::from(body.to_vec()));
             let response = self.0.send(request).await.map_err(|error| error.to_string())?;
             let (parts, body) = response.into_parts();
-            let body = Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|error| error.to_string())?;
+            let body =
+                Limited::new(body, LARGEST_ANSWER).collect().await.map_err(|error| error.to_string())?;
             let mut answer = Response::new(body.to_bytes());
             *answer.status_mut() = parts.status;
             for name in [http::header::CONTENT_TYPE, http::header::WARNING] {

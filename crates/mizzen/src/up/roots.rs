@@ -14,7 +14,8 @@ const KEY: &str = "root-cert.pem";
 /// Publishes for ever: to new namespaces as they come, to all when the roots change.
 pub(super) async fn publish(client: kube::Client, bundle: tls::BundleSource) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let mut found = watcher(namespaces, watcher::Config::default()).default_backoff().applied_objects().boxed();
+    let mut found =
+        watcher(namespaces, watcher::Config::default()).default_backoff().applied_objects().boxed();
     let mut changes = bundle.watch();
     let mut known: BTreeSet<String> = BTreeSet::new();
     // What could not be written is tried again.

@@ -16,7 +16,7 @@ impl TokenReviewer for KubeReviewer {
         Box::pin(async move {
             let review = TokenReview {
                 spec: TokenReviewSpec {
-                    token: Some(token.to_owned()),
+                    token: token.to_owned(),
                     audiences: Some(audiences.iter().map(|audience| (*audience).to_owned()).collect()),
                 },
                 ..Default::default()
@@ -72,6 +72,8 @@ mod tests {
         assert!(judge(true, "other", "system:serviceaccount:default:reviews").is_err());
         assert!(judge(true, "istio-ca", "kubernetes-admin").is_err());
         // An API server that does not know audiences says none: that is no proof.
-        assert!(account(TokenReviewStatus { authenticated: Some(true), ..Default::default() }, &ours).is_err());
+        assert!(
+            account(TokenReviewStatus { authenticated: Some(true), ..Default::default() }, &ours).is_err()
+        );
     }
 }
