@@ -10,14 +10,14 @@ mod control;
 mod roots;
 mod token_review;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::console::Collector;
-use agent::host::{GATEWAY, Hub, Launcher};
+use agent::host::{Hub, Launcher};
 use anyhow::Context;
 use ca::{Authenticators, Authority, JoinTokens, Policy};
 use cli::{GlobalArgs, UpArgs};
@@ -64,13 +64,16 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
         join: Arc::new(JoinTokens::default()),
         reviewer: Some(Arc::new(token_review::KubeReviewer(client.clone()))),
     };
-    let control = control::Running;
+    let serving = authority::serving(&authority).await?;
+    let control = control::start(args, &client, &authority, serving, authenticators, hub.as_deref())?;
+    let control = Arc::new(control);
     let _ = (&client, &authenticators);
     serve_console(args, &api, hub, &control).await?;
 
+    control.ready().await;
     announce(args, &api);
     runtime::shutdown::requested().await?;
-    control.shutdown().await;
+    drop(control);
     if let Some(embedded) = api.embedded {
         embedded.shutdown().await;
     }
@@ -108,34 +111,24 @@ fn make_private(folder: &Path) -> anyhow::Result<()> {
     made.with_context(|| format!("cannot make {}", folder.display()))
 }
 
-/// Listeners on the host, and the same inside the hub where there is one.
-async fn listen(args: &UpArgs, port: u16, hub: Option<&Hub>) -> anyhow::Result<Vec<TcpListener>> {
-    let address = SocketAddr::new(args.address, port);
-    let mut listeners =
-        vec![TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?];
-    if let Some(hub) = hub {
-        let listener = hub.listen(SocketAddr::new(IpAddr::V4(GATEWAY), port))?;
-        listeners.push(TcpListener::from_std(listener)?);
-    }
-    Ok(listeners)
-}
-
 async fn serve_console(
     args: &UpArgs,
     api: &Api,
     hub: Option<Arc<Hub>>,
-    control: &control::Running,
+    control: &Arc<::control::Handle>,
 ) -> anyhow::Result<()> {
     let collector = Collector::default();
     let reach = console::Reach(hub);
-    let proxies = control.proxies();
+    let control = Arc::downgrade(control);
     let scrape: ::console::Scrape = Arc::new(move || {
-        let (reach, addresses) = (reach.clone(), proxies());
+        let addresses = control.upgrade().map(|control| control::proxies(&control)).unwrap_or_default();
+        let reach = reach.clone();
         Box::pin(async move { reach.scrape(addresses).await })
     });
     tokio::spawn(collector.clone().run(scrape));
     let door = Arc::new(console::Door::new(api.config.clone())?);
-    let listener = listen(args, args.console_port, None).await?.remove(0);
+    let address = SocketAddr::new(args.address, args.console_port);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let router = ::console::router(collector, door);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {

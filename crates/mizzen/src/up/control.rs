@@ -1,9 +1,107 @@
-//! x
-use std::net::IpAddr;
-pub(super) struct Running;
-impl Running {
-    pub(super) fn proxies(&self) -> impl Fn() -> Vec<IpAddr> + Send + Sync + 'static {
-        Vec::new
+//! The control plane proper: from the API server's events to what proxies are sent.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use agent::host::{GATEWAY, Hub};
+use anyhow::Context;
+use ca::{Authenticators, Authority};
+use cli::UpArgs;
+use control::ca_service::CaService;
+use control::{ControlPlane, Debounce, Handle, Listeners};
+use registry::Event;
+use tls::{ClientCertificates, ServerOptions, ServerTls, Verify};
+use tokio::sync::{mpsc, watch};
+
+const XDS: u16 = 15010;
+const XDS_TLS: u16 = 15012;
+const MONITORING: u16 = 15014;
+const READY: u16 = 8080;
+
+pub(super) fn start(
+    args: &UpArgs,
+    client: &kube::Client,
+    authority: &Arc<Authority>,
+    serving: tls::IdentitySource,
+    authenticators: Authenticators,
+    hub: Option<&Hub>,
+) -> anyhow::Result<Handle> {
+    let settings = model::Settings::default();
+    let config = registry::kubernetes::Config {
+        cluster: Arc::clone(&settings.home),
+        root_namespace: settings.root_namespace.to_string(),
+    };
+    let (changes, synced) = listen_to(registry::kubernetes::watch(client, &config));
+    let mut options = ServerOptions::new(serving);
+    options.client_certificates = ClientCertificates::Optional(Verify::spiffe(authority.bundle(), []));
+    options.alpn = vec![b"h2".to_vec()];
+    let listeners = Listeners {
+        plaintext: bind(args, XDS, None)?,
+        tls: bind(args, XDS_TLS, hub)?,
+        monitoring: bind(args, MONITORING, None)?,
+        ready: bind(args, READY, None)?,
+    };
+    let handle = ControlPlane::start(control::Config {
+        settings,
+        translate: Arc::new(translate::Translator::default()),
+        changes,
+        synced,
+        listeners,
+        tls: Some(ServerTls::new(options).context("TLS of the control plane")?),
+        authority: Some(CaService::new(Arc::clone(authority), authenticators.clone())),
+        authenticators: Some(authenticators),
+        debounce: Debounce::default(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        revision: "default".into(),
+    });
+    handle.context("the control plane")
+}
+
+/// Splits what the registry says: facts for the world, and whether it has said everything.
+fn listen_to(mut events: mpsc::Receiver<Event>) -> (mpsc::Receiver<Vec<model::Change>>, watch::Receiver<bool>) {
+    let (facts, changes) = mpsc::channel(64);
+    let (done, synced) = watch::channel(false);
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Changes(found) => {
+                    if facts.send(found).await.is_err() {
+                        return;
+                    }
+                }
+                Event::Synced => {
+                    done.send_replace(true);
+                }
+                // The registry has said it in the log.
+                Event::Problem(_) => {}
+            }
+        }
+    });
+    (changes, synced)
+}
+
+/// A listener on the host, and one inside the hub where there is one.
+fn bind(args: &UpArgs, port: u16, hub: Option<&Hub>) -> anyhow::Result<Vec<std::net::TcpListener>> {
+    let address = SocketAddr::new(args.address, port);
+    let mut listeners = vec![
+        std::net::TcpListener::bind(address)
+            .with_context(|| format!("cannot listen on {address}; is another control plane running?"))?,
+    ];
+    if let Some(hub) = hub {
+        listeners.push(hub.listen(SocketAddr::new(IpAddr::V4(GATEWAY), port))?);
     }
-    pub(super) async fn shutdown(self) {}
+    Ok(listeners)
+}
+
+/// The addresses of all proxies that are connected.
+pub(super) fn proxies(handle: &Handle) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = handle
+        .status()
+        .proxies
+        .iter()
+        .filter_map(|proxy| proxy.node_id.split('~').nth(1)?.parse().ok())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
 }
