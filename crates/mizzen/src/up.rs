@@ -19,7 +19,7 @@ use std::time::Duration;
 use ::console::Collector;
 use agent::host::{Hub, Launcher};
 use anyhow::Context;
-use ca::{Authenticators, Authority, JoinTokens, Policy};
+use ca::{Authenticators, JoinTokens, Policy};
 use cli::{GlobalArgs, UpArgs};
 use tokio::net::TcpListener;
 
@@ -67,7 +67,6 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
     let serving = authority::serving(&authority).await?;
     let control = control::start(args, &client, &authority, serving, authenticators, hub.as_deref())?;
     let control = Arc::new(control);
-    let _ = (&client, &authenticators);
     serve_console(args, &api, hub, &control).await?;
 
     control.ready().await;
