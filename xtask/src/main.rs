@@ -1,5 +1,6 @@
 //! The project's own commands. `cargo xtask test` is what the README and CI call.
 
+mod bench_control;
 mod codegen;
 mod peers;
 mod shell;
@@ -27,6 +28,11 @@ enum Command {
         /// Install only these
         names: Vec<String>,
     },
+    /// Measure, and print the figures of others beside
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Write what is generated from others' definitions
     Codegen {
         #[command(subcommand)]
@@ -34,6 +40,16 @@ enum Command {
     },
     /// Install what the tests need and run everything
     Test(test::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The control plane under a thousand simulated sidecars
+    Control {
+        /// The profile to build with
+        #[arg(long, default_value = "dist")]
+        profile: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +66,7 @@ fn main() -> ExitCode {
     let result = match Xtask::parse().command {
         Command::Tidy => tidy::run(),
         Command::Peers { names } => peers::run(&names),
+        Command::Bench { what: Bench::Control { profile } } => bench_control::run(&profile),
         Command::Codegen { what: Codegen::Proto { check } } => codegen::proto(&shell::root(), check),
         Command::Test(args) => test::run(&args),
     };
