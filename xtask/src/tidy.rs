@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::shell;
 
 /// Modules in which `unsafe` is allowed; each says why at its top.
-const UNSAFE_MODULES: &[&str] = &[];
+const UNSAFE_MODULES: &[&str] = &["crates/agent/src/host/process.rs"];
 
 /// Packages that must not be linked, with the reason.
 const BANNED: &[(&str, &str)] = &[
@@ -103,7 +103,7 @@ fn source(file: &str, path: &Path) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(path).with_context(|| file.to_owned())?;
     let mut faults = Vec::new();
     let generated = text.starts_with("// @generated");
-    let is_test = file.contains("/tests/") || file.ends_with("/tests.rs");
+    let is_test = file.contains("/tests/") || file.ends_with("tests.rs");
     if !generated && !is_test && !text.starts_with("//!") {
         faults.push(format!("{file}: start with `//!`: what the module does, and what it does not"));
     }
