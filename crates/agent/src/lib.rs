@@ -1,6 +1,7 @@
 //! Certificate requests, DNS, traffic capture (a pure rule program, rendered to nftables or iptables), hosts made of namespaces.
 
 pub mod authority;
+pub mod bootstrap;
 pub mod capture;
 pub mod certificates;
 pub mod dns;
@@ -8,3 +9,4 @@ pub mod egress;
 pub mod host;
 pub mod netlink;
 pub mod sds;
+pub mod status;

@@ -114,7 +114,7 @@ impl Authority {
         life: RootLife,
     ) -> Result<Self, StoreError> {
         let signer = Box::new(root.signer()?);
-        Ok(Self::assemble(policy, clock, signer, Keeper::Own { root, life })?)
+        Ok(Self::assemble(policy, clock, signer, Keeper::Own { root: Box::new(root), life })?)
     }
 
     /// With what is plugged in at that folder; [`Self::tick`] looks whether it was replaced.
