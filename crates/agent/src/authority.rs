@@ -5,24 +5,20 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use proto::istio::ca::{CertificateClient, CertificateRequest};
 use tls::{ClientOptions, ClientTls, Expect, IdentitySource, Pins, SanMatcher, TlsError, Verify};
-use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
+use xds::client::Connect;
 
 use crate::certificates::{BoxFuture, CertificateError, CertificateIssuer, Certificates};
 
 /// What join tokens begin with; one of them buys one certificate, the certificate the next.
 const JOIN_TOKEN: &str = "mizzen-join.";
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How the control plane is reached over TCP.
-pub type Dial = Arc<dyn Fn() -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>;
 
 /// Where a bearer token is read from, at each use: kubelets replace it.
 #[derive(Debug, Clone)]
@@ -33,7 +29,7 @@ pub enum Token {
 
 /// Asks a control plane.
 pub struct AuthorityClient {
-    dial: Dial,
+    dial: Connect,
     tls: ClientTls,
     token: Token,
     identity: IdentitySource,
@@ -43,7 +39,7 @@ pub struct AuthorityClient {
 impl AuthorityClient {
     /// `server_names` are the DNS names of which the control plane's certificate must bear one.
     pub fn new(
-        dial: Dial,
+        dial: Connect,
         server_names: &[String],
         token: Token,
         cluster_id: String,

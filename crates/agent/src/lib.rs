@@ -9,4 +9,5 @@ pub mod egress;
 pub mod host;
 pub mod netlink;
 pub mod sds;
+pub mod sidecar;
 pub mod status;

@@ -38,8 +38,8 @@ const ROOTS: &str = "ROOTCA";
 /// A peer that asks for more names than this at once is no Envoy.
 const MAX_NAMES: usize = 64;
 
-/// Serves until it is dropped. The socket is for our own user alone; one that a dead process left is replaced.
-pub async fn serve(socket: &Path, certificates: Certificates) -> io::Result<()> {
+/// Binds the socket, for our own user alone; one that a dead process left is replaced.
+pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = socket.parent().filter(|f| !f.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)?;
     }
@@ -49,6 +49,11 @@ pub async fn serve(socket: &Path, certificates: Certificates) -> io::Result<()> 
     }
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until it is dropped.
+pub async fn serve(listener: UnixListener, certificates: Certificates) -> io::Result<()> {
     let service = Sds { identity: certificates.identity, bundle: certificates.bundle };
     tonic::transport::Server::builder()
         .add_service(SecretDiscoveryServiceServer::new(service))

@@ -91,7 +91,7 @@ enum Keeper {
         leaving: Vec<(CertificateDer<'static>, SystemTime)>,
     },
     Own {
-        root: OwnRoot,
+        root: Box<OwnRoot>,
         life: RootLife,
     },
     Folder {

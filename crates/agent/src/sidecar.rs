@@ -1,0 +1,337 @@
+//! The agent as a whole: what runs beside a proxy, ours in this process or a stock Envoy next to it.
+//!
+//! [`Agent::start`] binds every port first, so that one in use is told before anything depends on it, then asks for the
+//! certificate. The proxy is started by the caller, who gets everything that it needs from here: sources of certificates, the
+//! bootstrap, how to reach the control plane. What the proxy's own stream brings that is not the proxy's (the name
+//! table) comes back by [`Agent::take`].
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base::{SpiffeId, SystemClock, TrustDomain};
+use prost::Message as _;
+use proto::istio::{NameInfo, NameTable};
+use proto::pb::envoy::config::core::v3::Node as WireNode;
+use proto::{Delta, ResourceType};
+use serde_json::{Value, json};
+use tls::{ClientOptions, ClientTls, Expect, Identity, Pins, SanMatcher, TlsError, TrustBundle, Verify};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::authority::{AuthorityClient, Token};
+use crate::bootstrap::{BootstrapOptions, Node, bootstrap};
+use crate::certificates::{CertificateError, Certificates, Renewer};
+use crate::dns::server::Listening;
+use crate::dns::{Dns, DnsConfig, Names, NamesConfig, ResolvConf, Resolvers};
+use crate::egress::Egress;
+use crate::sds;
+use crate::status::{Action, AppMetrics, Probe, Status, StatusConfig};
+
+/// Clients that know Istio's extensions say so; a control plane sends those to nobody else.
+const EXTENSIONS: &str = "istio.extensions";
+
+/// Everything that an agent is started with.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// Who the proxy is and where its ports are.
+    pub bootstrap: BootstrapOptions,
+    pub trust_domain: TrustDomain,
+    /// The roots that the control plane is judged by at first.
+    pub root: TrustBundle,
+    pub token: Token,
+    /// Of certificates asked for; zero leaves it to the authority.
+    pub validity: Duration,
+    pub egress: Egress,
+    /// For a stock Envoy only.
+    pub serve_sds: bool,
+    pub dns: Option<DnsOptions>,
+    pub app_metrics: Option<AppMetrics>,
+    pub probes: std::collections::BTreeMap<String, Probe>,
+    pub app_address: IpAddr,
+}
+
+#[derive(Debug, Clone)]
+pub struct DnsOptions {
+    pub listen: Vec<SocketAddr>,
+    /// `svc.cluster.local`.
+    pub service_domain: String,
+    /// What the machine resolved with before; search domains are those of the workload.
+    pub resolv_conf: ResolvConf,
+    pub authoritative: Vec<String>,
+}
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("{what} cannot listen on {address}: {source}")]
+    Bind { what: &'static str, address: String, source: io::Error },
+    #[error("namespace and account make no SPIFFE id: {0}")]
+    Identity(#[from] base::ParseSpiffeIdError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error("the node cannot be told to the control plane: {0}")]
+    Node(String),
+}
+
+/// A running agent. Dropping it ends everything that it serves.
+#[derive(Debug)]
+pub struct Agent {
+    options: AgentOptions,
+    certificates: Certificates,
+    names: Option<NameFeed>,
+    draining: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+/// The name table as it comes in pieces.
+#[derive(Debug, Clone)]
+struct NameFeed {
+    dns: Dns,
+    pieces: Arc<Mutex<HashMap<Arc<str>, NameTable>>>,
+}
+
+impl Agent {
+    /// Binds, serves, and asks for a certificate. What port 15020 is asked to do comes by the receiver.
+    pub async fn start(options: AgentOptions) -> Result<(Self, mpsc::Receiver<Action>), AgentError> {
+        let node = &options.bootstrap.node;
+        let id = SpiffeId::new(options.trust_domain.clone(), node.namespace(), node.service_account())?;
+        let certificates = Certificates::new(options.root.clone());
+        let (draining, watched) = watch::channel(false);
+        let (actions, asked) = mpsc::channel(4);
+        let mut tasks = JoinSet::new();
+
+        let names = match &options.dns {
+            Some(dns) => Some(start_dns(dns, node, &options.egress, &mut tasks).await?),
+            None => None,
+        };
+        let status = Status::new(
+            StatusConfig {
+                proxy_admin: SocketAddr::from(([127, 0, 0, 1], options.bootstrap.admin_port)),
+                app_metrics: options.app_metrics.clone(),
+                probes: options.probes.clone(),
+                app_address: options.app_address,
+            },
+            certificates.clone(),
+            options.egress.clone(),
+            actions,
+            watched,
+        );
+        tasks.spawn(status.serve(listen("status", options.bootstrap.status).await?));
+        if options.serve_sds {
+            let (socket, served) = (options.bootstrap.sds_socket.clone(), certificates.clone());
+            let bound = sds::bind(&socket).map_err(|source| AgentError::Bind {
+                what: "SDS",
+                address: socket.display().to_string(),
+                source,
+            })?;
+            tasks.spawn(async move {
+                if let Err(error) = sds::serve(bound, served).await {
+                    tracing::error!(%error, "SDS ended");
+                }
+            });
+        }
+        let authority = AuthorityClient::new(
+            dial(&options),
+            &options.bootstrap.server_names,
+            options.token.clone(),
+            node.cluster_id().to_owned(),
+            &certificates,
+        )?;
+        let renewer = Renewer::new(
+            id,
+            options.validity,
+            Arc::new(authority),
+            certificates.clone(),
+            Arc::new(SystemClock),
+        );
+        tasks.spawn(renewer.run());
+        Ok((Self { options, certificates, names, draining, tasks }, asked))
+    }
+
+    /// Where certificates and roots are, for the proxy.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Waits for the first certificate, or for a refusal that waiting will not change.
+    pub async fn first_certificate(&self) -> Result<Arc<Identity>, CertificateError> {
+        self.certificates.first().await
+    }
+
+    pub fn bootstrap(&self) -> Value {
+        bootstrap(&self.options.bootstrap)
+    }
+
+    pub fn options(&self) -> &AgentOptions {
+        &self.options
+    }
+
+    /// From now on port 15020 says that we are not ready.
+    pub fn set_draining(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// The node as our own clients tell it.
+    pub fn wire_node(&self) -> Result<WireNode, AgentError> {
+        let Node { id, cluster, metadata, locality } = &self.options.bootstrap.node;
+        let node = json!({
+            "id": id,
+            "cluster": cluster,
+            "metadata": metadata,
+            "locality": { "region": locality.region, "zone": locality.zone, "subZone": locality.subzone },
+            "userAgentName": "mizzen-proxy",
+            "userAgentVersion": env!("CARGO_PKG_VERSION"),
+            "clientFeatures": [EXTENSIONS],
+        });
+        proto::json::decode(&node).map_err(|e| AgentError::Node(e.to_string()))
+    }
+
+    /// How a client in this process speaks ADS: over TLS with our certificate.
+    pub fn ads(&self, all: Vec<ResourceType>) -> Result<xds::client::Config, AgentError> {
+        let names = &self.options.bootstrap.server_names;
+        let mut options = ClientOptions::new(Verify::Against {
+            bundle: self.certificates.control_plane_roots.clone(),
+            expect: Expect::Chain { sans: names.iter().map(SanMatcher::dns).collect() },
+            pins: Pins::default(),
+        });
+        options.identity = Some(self.certificates.identity.clone());
+        options.sni = names.first().cloned();
+        options.alpn = vec![b"h2".to_vec()];
+        let tls = ClientTls::new(options)?;
+        let (host, port) = &self.options.bootstrap.control_plane;
+        Ok(xds::client::Config {
+            connect: dial(&self.options),
+            authority: names.first().cloned().unwrap_or_else(|| format!("{host}:{port}")),
+            tls: Some((tls.config(), tls.server_name().clone())),
+            token: None,
+            mode: if self.options.bootstrap.delta { xds::Mode::Delta } else { xds::Mode::Sotw },
+            node: self.wire_node()?,
+            all,
+            names: Vec::new(),
+        })
+    }
+
+    /// What a proxy's stream should ask for beside what the proxy needs.
+    pub fn wanted(&self) -> Vec<ResourceType> {
+        if self.names.is_some() { vec![ResourceType::NameTable] } else { Vec::new() }
+    }
+
+    /// Takes what came by the proxy's stream.
+    pub fn take(&self, delta: &Delta) {
+        if let Some(names) = &self.names {
+            names.take(delta);
+        }
+    }
+
+    /// Beside a stock Envoy, whose stream does not tell us: a stream of our own for what is [`Self::wanted`].
+    pub fn follow_names(&mut self) -> Result<(), AgentError> {
+        let Some(names) = self.names.clone() else { return Ok(()) };
+        let config = self.ads(self.wanted())?;
+        let (sender, mut updates) = mpsc::channel(4);
+        let identity = self.certificates.identity.clone();
+        self.tasks.spawn(async move {
+            identity.ready().await;
+            xds::client::run(config, sender).await;
+        });
+        self.tasks.spawn(async move {
+            while let Some(update) = updates.recv().await {
+                update.deltas.iter().for_each(|delta| names.take(delta));
+                let _ = update.verdict.send(Vec::new());
+            }
+        });
+        Ok(())
+    }
+}
+
+impl NameFeed {
+    fn take(&self, delta: &Delta) {
+        if delta.resource_type != ResourceType::NameTable {
+            return;
+        }
+        let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &delta.removed {
+            pieces.remove(name);
+        }
+        for resource in &delta.changed {
+            match NameTable::decode(resource.body.clone()) {
+                Ok(table) => {
+                    pieces.insert(resource.name.clone(), table);
+                }
+                Err(error) => tracing::warn!(name = %resource.name, %error, "name table not readable"),
+            }
+        }
+        let whole = pieces.values().flat_map(|t| t.table.iter()).map(|(host, info)| (host.as_str(), info));
+        let single = pieces.iter().filter_map(|(host, t)| Some((&**host, t.name_info.as_ref()?)));
+        let hosts: Vec<(&str, &NameInfo)> = whole.chain(single).collect();
+        self.dns.set_names(Names::from_resources(hosts, self.dns.names_config()));
+    }
+}
+
+async fn start_dns(
+    options: &DnsOptions,
+    node: &Node,
+    egress: &Egress,
+    tasks: &mut JoinSet<()>,
+) -> Result<NameFeed, AgentError> {
+    let names = NamesConfig {
+        namespace: node.namespace().to_owned(),
+        service_domain: options.service_domain.clone(),
+        search: options.resolv_conf.search.clone(),
+    };
+    let config = DnsConfig { names, authoritative: options.authoritative.clone() };
+    let resolvers = Resolvers::new(options.resolv_conf.nameservers.clone(), egress.clone());
+    let dns = Dns::new(config, resolvers);
+    for address in &options.listen {
+        let listening = Listening::bind(*address).await.map_err(|source| AgentError::Bind {
+            what: "DNS",
+            address: address.to_string(),
+            source,
+        })?;
+        tasks.spawn(dns.clone().serve(listening));
+    }
+    Ok(NameFeed { dns, pieces: Arc::default() })
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, AgentError> {
+    TcpListener::bind(address).await.map_err(|source| AgentError::Bind {
+        what,
+        address: address.to_string(),
+        source,
+    })
+}
+
+/// Opens a connection to the control plane, whose name is looked up each time.
+fn dial(options: &AgentOptions) -> xds::client::Connect {
+    let (host, port) = options.bootstrap.control_plane.clone();
+    let egress = options.egress.clone();
+    Arc::new(move || {
+        let (host, egress) = (host.clone(), egress.clone());
+        Box::pin(async move { connect(&egress, &host, port).await })
+    })
+}
+
+async fn connect(egress: &Egress, host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match egress.connect(address).await {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(e) => last = io::Error::new(e.kind(), format!("{address}: {e}")),
+        }
+    }
+    Err(last)
+}
+
+/// The socket of a stock Envoy's SDS: as told, or the usual one.
+pub fn sds_socket(told: Option<PathBuf>) -> PathBuf {
+    told.unwrap_or_else(|| PathBuf::from(crate::bootstrap::SDS_SOCKET))
+}
