@@ -35,6 +35,9 @@ use crate::status::{Action, AppMetrics, Probe, Status, StatusConfig};
 /// Clients that know Istio's extensions say so; a control plane sends those to nobody else.
 const EXTENSIONS: &str = "istio.extensions";
 
+/// A stock Envoy has to be asked for what ours tells by itself.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Everything that an agent is started with.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
@@ -86,6 +89,7 @@ pub struct Agent {
     options: AgentOptions,
     certificates: Certificates,
     names: Option<NameFeed>,
+    status: Status,
     draining: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
@@ -123,7 +127,7 @@ impl Agent {
             actions,
             watched,
         );
-        tasks.spawn(status.serve(listen("status", options.bootstrap.status).await?));
+        tasks.spawn(status.clone().serve(listen("status", options.bootstrap.status).await?));
         if options.serve_sds {
             let (socket, served) = (options.bootstrap.sds_socket.clone(), certificates.clone());
             let bound = sds::bind(&socket).map_err(|source| AgentError::Bind {
@@ -152,7 +156,7 @@ impl Agent {
             Arc::new(SystemClock),
         );
         tasks.spawn(renewer.run());
-        Ok((Self { options, certificates, names, draining, tasks }, asked))
+        Ok((Self { options, certificates, names, status, draining, tasks }, asked))
     }
 
     /// Where certificates and roots are, for the proxy.
@@ -176,6 +180,28 @@ impl Agent {
     /// From now on port 15020 says that we are not ready.
     pub fn set_draining(&self) {
         self.draining.send_replace(true);
+    }
+
+    /// Waits until port 15020 would say that all is ready, by asking a proxy that tells nobody of itself.
+    pub async fn proxy_ready(&self) {
+        while self.status.readiness().await.is_err() {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Tells a stock Envoy something at its admin port.
+    pub async fn tell_proxy(&self, path: &str) -> io::Result<()> {
+        self.status.tell_proxy(path).await
+    }
+
+    /// Waits until a stock Envoy has no request in work, or for the time given; whether it is idle.
+    pub async fn proxy_idle(&self, limit: Duration) -> bool {
+        let idle = async {
+            while !matches!(self.status.active_requests().await, Ok(0) | Err(_)) {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(limit, idle).await.is_ok()
     }
 
     /// The node as our own clients tell it.

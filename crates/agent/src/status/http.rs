@@ -95,6 +95,20 @@ where
         .await;
 }
 
+/// One POST without a body over a connection of its own.
+pub(super) async fn post(
+    egress: &Egress,
+    to: SocketAddr,
+    path: &str,
+    patience: Duration,
+) -> io::Result<Reply> {
+    let work = async {
+        let stream = egress.connect(to).await?;
+        send(stream, to, Request::post(path), &[]).await
+    };
+    timeout(patience, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
 /// One GET over a connection of its own.
 pub(super) async fn get(
     egress: &Egress,
@@ -119,10 +133,21 @@ pub(super) async fn exchange<IO>(
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
+    send(stream, to, Request::get(path), headers).await
+}
+
+async fn send<IO>(
+    stream: IO,
+    to: SocketAddr,
+    mut request: hyper::http::request::Builder,
+    headers: &[(String, String)],
+) -> io::Result<Reply>
+where
+    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let driver = tokio::spawn(connection);
-    let mut request = Request::get(path);
     for (name, value) in headers {
         request = request.header(name, value);
     }

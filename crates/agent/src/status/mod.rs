@@ -46,7 +46,7 @@ pub struct StatusConfig {
 }
 
 /// Answers on port 15020. Cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Status {
     config: Arc<StatusConfig>,
     certificates: Certificates,
@@ -133,6 +133,33 @@ impl Status {
             Ok(reply) => Err(format!("the proxy answers {}: {}", reply.status, reply.body_text().trim())),
             Err(e) => Err(format!("the proxy cannot be asked: {e}")),
         }
+    }
+
+    /// Posts to the proxy's admin port; an answer other than 200 is an error.
+    pub async fn tell_proxy(&self, path: &str) -> io::Result<()> {
+        let (to, patience) = (self.config.proxy_admin, PROXY_PATIENCE);
+        let reply = http::post(&self.egress, to, path, patience).await?;
+        if reply.status == 200 {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("{path}: status {}", reply.status)))
+        }
+    }
+
+    /// How many requests and connections an Envoy has in work, its admin port's own left out.
+    pub async fn active_requests(&self) -> io::Result<u64> {
+        let reply = self.proxy("/stats?filter=downstream_(rq|cx)_active$").await?;
+        let active = |line: &str| {
+            let (name, value) = line.rsplit_once(": ")?;
+            let counts = !name.contains("admin") && (name.starts_with("http.") || name.starts_with("tcp."));
+            counts.then(|| value.trim().parse::<u64>().ok()).flatten()
+        };
+        Ok(reply
+            .body_text()
+            .lines()
+            .filter(|l| l.contains("_rq_active") || l.starts_with("tcp."))
+            .filter_map(active)
+            .sum())
     }
 
     async fn proxy(&self, path: &str) -> io::Result<Reply> {
