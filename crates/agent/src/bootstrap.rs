@@ -145,7 +145,6 @@ pub fn bootstrap(options: &BootstrapOptions) -> Value {
     if let Some(mark) = options.mark {
         // SOL_SOCKET, SO_MARK.
         bootstrap["clusterManager"] = json!({ "upstreamBindConfig": {
-            "sourceAddress": socket_address("0.0.0.0", 0),
             "socketOptions": [{ "level": "1", "name": "36", "intValue": mark.to_string(), "state": "STATE_PREBIND" }],
         }});
     }

@@ -50,6 +50,18 @@ impl ResolvConf {
         found
     }
 
+    /// The text that names the resolvers of this machine: `/etc/resolv.conf`, or, where that names a local stub alone, which
+    /// no other namespace can reach, what the stub asks.
+    pub fn of_machine() -> String {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let usual = read("/etc/resolv.conf");
+        if Self::parse(&usual).nameservers.iter().any(|address| !address.ip().is_loopback()) {
+            return usual;
+        }
+        let behind = read("/run/systemd/resolve/resolv.conf");
+        if behind.is_empty() { usual } else { behind }
+    }
+
     pub fn read(path: &Path) -> io::Result<Self> {
         std::fs::read_to_string(path).map(|text| Self::parse(&text))
     }

@@ -102,7 +102,9 @@ pub(super) fn options(
     log: Option<File>,
 ) -> anyhow::Result<ProxyOptions> {
     let broker = agent::egress::serve().context("serve the proxy's sockets to the outside")?;
-    let fds = vec![files.token.fd()?, files.root.fd()?, files.metadata.fd()?, broker];
+    // The workload's own file names the agent as its resolver.
+    let resolvers = MemoryFile::new("resolv.conf", &agent::dns::ResolvConf::of_machine())?;
+    let fds = vec![files.token.fd()?, files.root.fd()?, files.metadata.fd()?, broker, resolvers.fd()?];
     let spec = identity.spec;
     let mut arguments: Vec<String> = vec![
         match spec.kind {
@@ -119,6 +121,7 @@ pub(super) fn options(
         ("--root-cert", "/proc/self/fd/{1}"),
         ("--metadata-json", "/proc/self/fd/{2}"),
         ("--egress-fd", "{3}"),
+        ("--resolv-conf", "/proc/self/fd/{4}"),
     ] {
         arguments.extend([flag.to_owned(), value.to_owned()]);
     }
