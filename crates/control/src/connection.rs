@@ -97,7 +97,6 @@ struct Stream {
     context: Arc<Context>,
     session: Session,
     views: watch::Receiver<Arc<View>>,
-    view: Arc<View>,
     shown: Shown,
     opened: Opened,
     permit: Option<OwnedSemaphorePermit>,
@@ -108,8 +107,7 @@ impl Stream {
     async fn open(context: &Arc<Context>, mode: Mode, node: Node, peer: &Peer) -> Self {
         let permit = Arc::clone(&context.pace).acquire_owned().await.ok();
         let scope = Scope::of(&node);
-        let (state, mut views) = context.publisher.join(&scope);
-        let view = Arc::clone(&views.borrow_and_update());
+        let (state, views) = context.publisher.join(&scope);
         debug!(node = %node.id, peer = %peer.address, "a proxy connected");
         let identity = peer.identity.as_ref().map(ToString::to_string);
         let authenticated = peer.identity.is_some();
@@ -118,7 +116,6 @@ impl Stream {
             context: Arc::clone(context),
             session: Session::new(mode),
             views,
-            view,
             shown: Shown::default(),
             opened,
             permit,
@@ -143,7 +140,6 @@ impl Stream {
                     if changed.is_err() {
                         return Err(Status::new(Status::UNAVAILABLE, "the control plane is shutting down"));
                     }
-                    self.advance();
                     self.send(sender).await?;
                 }
                 () = tokio::time::sleep_until(self.permit_until.into()), if paced => self.permit = None,
@@ -171,22 +167,22 @@ impl Stream {
         }
         if let Some(of) = of.filter(|_| new_type) {
             self.connection().scope_state.watch(of);
-            // The view may have changed in this type unnoticed, while nobody watched it.
-            self.advance();
         }
         self.send(sender).await
     }
 
-    /// Takes the newest view and marks what differs from what was shown before.
-    fn advance(&mut self) {
-        self.view = Arc::clone(&self.views.borrow_and_update());
+    /// The newest view; what differs in it from what was shown before is marked. Held no longer than it takes to send:
+    /// a view keeps a whole snapshot alive.
+    fn advance(&mut self) -> Arc<View> {
+        let view = Arc::clone(&self.views.borrow_and_update());
         let session = &self.session;
-        let differences = self.shown.advance(&self.view, |of| session.watches(of));
-        self.session.mark(&differences, self.view.generation());
+        let differences = self.shown.advance(&view, |of| session.watches(of));
+        self.session.mark(&differences, view.generation());
+        view
     }
 
     async fn send(&mut self, sender: &Sender) -> Result<(), Status> {
-        let view = Arc::clone(&self.view);
+        let view = self.advance();
         let seen = Seen { view: &view, authenticated: self.connection().authenticated };
         loop {
             let started = Instant::now();
@@ -221,4 +217,36 @@ async fn next(
             .await?
             .map(|mut request| (request.node.take(), Request::from(request))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> Node {
+        let id = "sidecar~10.0.0.1~reviews-v1.default~default.svc.cluster.local";
+        Node::from_proto(&core::Node { id: id.into(), ..Default::default() }).unwrap()
+    }
+
+    #[test]
+    fn a_node_must_be_who_its_certificate_says() {
+        let peer = |identity: Option<&str>, secure| Peer {
+            address: "127.0.0.1:1".parse().unwrap(),
+            identity: identity.map(|id| id.parse().unwrap()),
+            secure,
+        };
+        let code = |peer: &Peer| check_identity(&node(), peer).err().map(|status| status.code);
+        assert_eq!(code(&peer(Some("spiffe://cluster.local/ns/default/sa/default"), true)), None);
+        for other in
+            ["spiffe://cluster.local/ns/other/sa/default", "spiffe://cluster.local/ns/default/sa/ratings"]
+        {
+            assert_eq!(code(&peer(Some(other), true)), Some(Status::PERMISSION_DENIED), "{other}");
+        }
+        assert_eq!(code(&peer(None, true)), Some(Status::UNAUTHENTICATED));
+        assert_eq!(
+            code(&peer(None, false)),
+            None,
+            "in plaintext nobody proves anything, and gets no secrets"
+        );
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use model::{Diff, Snapshot};
@@ -24,7 +25,12 @@ pub(crate) struct Publisher {
 struct Inner {
     snapshot: Snapshot,
     scopes: AHashMap<Scope, Arc<ScopeState>>,
+    /// When translation was last told to forget, and the snapshot of that time.
+    forgotten: (Instant, u64),
 }
+
+/// Results live at least this long without being asked for.
+const FORGET: Duration = Duration::from_secs(600);
 
 /// What the clients of a scope share.
 pub(crate) struct ScopeState {
@@ -62,7 +68,8 @@ fn types(bits: u32) -> impl Iterator<Item = ResourceType> {
 
 impl Publisher {
     pub(crate) fn new(translate: Arc<dyn Translate>, snapshot: Snapshot) -> Self {
-        let inner = Mutex::new(Inner { snapshot, scopes: AHashMap::new() });
+        let forgotten = (Instant::now(), snapshot.id());
+        let inner = Mutex::new(Inner { snapshot, scopes: AHashMap::new(), forgotten });
         Self { translate, inner, generation: AtomicU64::new(0) }
     }
 
@@ -131,7 +138,17 @@ impl Publisher {
             state.show(view, u32::MAX);
             state.checked.store(generation, Ordering::Release);
         }
-        self.translate.forget_before(snapshot.id().saturating_sub(64));
+        self.forget(&snapshot);
+    }
+
+    /// Lets translation forget what was not asked for since the last time but one.
+    fn forget(&self, snapshot: &Snapshot) {
+        let mut inner = self.lock();
+        if inner.forgotten.0.elapsed() > FORGET {
+            let before = std::mem::replace(&mut inner.forgotten, (Instant::now(), snapshot.id())).1;
+            drop(inner);
+            self.translate.forget_before(before);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

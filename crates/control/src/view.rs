@@ -51,9 +51,10 @@ impl View {
         self.sets[of as usize].get_or_init(|| self.translate.set(&self.snapshot, &self.scope, of))
     }
 
-    /// Whether a set is another than in the older view.
+    /// Whether a set is another than in the older view. What nobody asked the older view for counts as another: somebody
+    /// may be about to.
     pub(crate) fn differs(&self, older: &Self, of: ResourceType) -> bool {
-        !Arc::ptr_eq(self.set(of), older.set(of))
+        older.sets[of as usize].get().is_none_or(|old| !Arc::ptr_eq(self.set(of), old))
     }
 }
 

@@ -167,3 +167,69 @@ async fn get(address: std::net::SocketAddr, path: &str) -> String {
     stream.read_to_end(&mut answer).await.expect("the answer is read");
     String::from_utf8_lossy(&answer).into_owned()
 }
+
+/// A control plane with TLS, and how to reach it as a workload with a certificate.
+async fn secured(folder: &std::path::Path, id: &str) -> (Mesh, Arc<rustls::ClientConfig>) {
+    tls::install_provider();
+    let life = ca::RootLife::for_leaves(std::time::Duration::from_secs(3600));
+    let seal = tls::seal::SealKey::from_bytes(&[1; 32]).expect("a key");
+    let root =
+        ca::OwnRoot::load_or_create(folder, seal, "cluster.local", &life, std::time::SystemTime::now());
+    let clock = Arc::new(base::SystemClock);
+    let authority = ca::Authority::with_own_root(ca::Policy::default(), clock, root.expect("a root"), life)
+        .expect("an authority");
+    let serving =
+        authority.issue_server(vec!["istiod.istio-system.svc".into()], vec![]).await.expect("a certificate");
+    let mut options = tls::ServerOptions::new(tls::IdentitySource::new(serving));
+    options.client_certificates =
+        tls::ClientCertificates::Optional(tls::Verify::spiffe(authority.bundle(), []));
+    options.alpn = vec![b"h2".to_vec()];
+    let authenticators = ca::Authenticators {
+        trust_domain: base::TrustDomain::default(),
+        join: Arc::default(),
+        reviewer: None,
+    };
+    let server = tls::ServerTls::new(options).expect("a TLS server");
+    let mesh = Mesh::start(1, Some((server, authenticators))).await;
+    // The workload's certificate, as the authority makes it for a join token.
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let csr = params.serialize_request(&key).expect("a request").pem().expect("in PEM");
+    let request = ca::CertificateRequest::from_pem(&csr).expect("a request");
+    let caller = ca::Caller { id: id.parse().expect("an id"), method: ca::Method::JoinToken };
+    let issued = authority.issue(&request, &caller, std::time::Duration::ZERO).await.expect("a certificate");
+    let mut roots = rustls::RootCertStore::empty();
+    for root in authority.bundle().current().expect("a bundle").certificates() {
+        roots.add(root).expect("a root");
+    }
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let mut client = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(issued.chain, key)
+        .expect("a TLS client");
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    (mesh, Arc::new(client))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_a_node_is_who_its_certificate_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mesh, tls) = secured(folder.path(), "spiffe://cluster.local/ns/default/sa/reviews").await;
+    let name = rustls::pki_types::ServerName::try_from("istiod.istio-system.svc").expect("a name");
+    let (sender, mut updates) = mpsc::channel(4);
+    let config = Config {
+        connect: Config::connect_to(mesh.handle.addresses().tls[0].to_string()),
+        authority: "istiod.istio-system.svc".into(),
+        tls: Some((tls, name)),
+        token: None,
+        mode: Mode::Delta,
+        node: node("default", "reviews"),
+        all: vec![ResourceType::Cluster, ResourceType::Listener],
+        names: vec![],
+    };
+    tokio::spawn(run(config, sender));
+    until(&mut updates, &mut Held::new(), |held| addresses(held) == 2).await;
+    let identity = mesh.handle.status().proxies[0].identity.clone();
+    assert_eq!(identity.as_deref(), Some("spiffe://cluster.local/ns/default/sa/reviews"));
+}
