@@ -17,7 +17,9 @@ const KEPT: usize = 300;
 
 /// Shared by the task that collects and whoever asks.
 #[derive(Clone, Default)]
-pub struct Collector(Arc<Mutex<VecDeque<(Instant, Arc<Totals>)>>>);
+pub struct Collector(Arc<Mutex<VecDeque<Moment>>>);
+
+type Moment = (Instant, Arc<Totals>);
 
 impl Collector {
     /// Collects for ever.

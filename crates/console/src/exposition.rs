@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 
+type Labels<'a> = Vec<(&'a str, Cow<'a, str>)>;
+
 /// One line: a metric's name, its labels and its value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sample<'a> {
     pub(crate) name: &'a str,
-    pub(crate) labels: Vec<(&'a str, Cow<'a, str>)>,
+    pub(crate) labels: Labels<'a>,
     pub(crate) value: f64,
 }
 
@@ -36,7 +38,7 @@ fn sample(line: &str) -> Option<Sample<'_>> {
 }
 
 /// Labels up to the closing brace, and what follows it.
-fn labels(mut rest: &str) -> Option<(Vec<(&str, Cow<'_, str>)>, &str)> {
+fn labels(mut rest: &str) -> Option<(Labels<'_>, &str)> {
     let mut labels = Vec::new();
     loop {
         rest = rest.trim_start_matches([',', ' ']);

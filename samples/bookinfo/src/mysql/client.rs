@@ -79,14 +79,15 @@ async fn rows(packets: &mut Packets<TcpStream>) -> anyhow::Result<Vec<Vec<String
     refused(&head)?;
     let columns = Reader(&head).length()?.unwrap_or_default();
     ensure!(columns <= 1024, "{columns} columns are too many");
-    for _ in 0..columns {
+    if columns == 0 {
+        return Ok(Vec::new());
+    }
+    // The columns, and their end.
+    for _ in 0..=columns {
         packets.read().await?;
     }
-    if columns > 0 {
-        packets.read().await?; // the end of the columns
-    }
     let mut rows = Vec::new();
-    while columns > 0 {
+    loop {
         let packet = packets.read().await?;
         if packet.first() == Some(&0xfe) && packet.len() < 9 {
             break;
