@@ -50,6 +50,9 @@ pub struct RunArgs {
     /// Where the proxy logs requests and errors [default: mizzen/log/WORKLOAD.log in the state folder]
     #[arg(long, value_name = "FILE")]
     proxy_log: Option<PathBuf>,
+    /// Start this stock Envoy in the place of Mizzen's proxy
+    #[arg(long, value_name = "FILE")]
+    envoy: Option<PathBuf>,
     /// Control plane, as seen from the workload
     #[arg(long, value_name = "HOST:PORT", default_value_t = default_control_plane())]
     control_plane: String,
@@ -92,6 +95,7 @@ fn spec(args: &RunArgs, global: &GlobalArgs) -> Spec {
     spec.concurrency = args.proxy_concurrency;
     spec.control_plane.clone_from(&args.control_plane);
     spec.command.clone_from(&args.command);
+    spec.envoy.clone_from(&args.envoy);
     if let Some(namespace) = &global.namespace {
         spec.namespace.clone_from(namespace);
     }

@@ -28,6 +28,7 @@ use agent::{
 };
 use anyhow::{Context, bail};
 use base::{Random, ThreadRandom};
+use tempfile::TempDir;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
     task::JoinHandle,
@@ -50,7 +51,7 @@ const NEWS: Duration = Duration::from_millis(750);
 /// For requests that are under way when a workload is asked to end.
 const DRAIN: Duration = Duration::from_secs(15);
 /// For a proxy to end after its application.
-const PROXY_END: Duration = Duration::from_secs(5);
+const PROXY_END: Duration = Duration::from_secs(8);
 
 /// A port of the service: `http=9080`, or `http=80:9080` when the application listens on another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub(crate) struct Spec {
     /// Where the application's output goes; absent: where this process's goes.
     pub(crate) output: Option<PathBuf>,
     pub(crate) proxy_log: PathBuf,
+    /// A stock Envoy to start in the place of our own proxy.
+    pub(crate) envoy: Option<PathBuf>,
 }
 
 impl Spec {
@@ -131,6 +134,7 @@ impl Spec {
             environment: Vec::new(),
             output: None,
             proxy_log: "/dev/null".into(),
+            envoy: None,
         }
     }
 
@@ -185,6 +189,8 @@ pub(crate) struct Running {
     events: UnboundedReceiver<Event>,
     files: Arc<Mutex<Files>>,
     renewal: JoinHandle<()>,
+    /// Goes with the workload.
+    envoy_folder: Option<TempDir>,
     app_started: bool,
     ready: bool,
     app: Option<ExitStatus>,
@@ -202,11 +208,13 @@ impl Running {
 
         let workload = Arc::new(Workload::prepare(&mesh.launcher, options(&spec)?)?);
         let name = format!("{}-{}", spec.workload(), suffix());
+        let envoy_folder = spec.envoy.as_ref().map(|_| envoy_folder(workload.privilege())).transpose()?;
         let identity = Identity {
             spec: &spec,
             name: &name,
             address: workload.address(),
             address_6: workload.address_6(),
+            envoy: None,
         };
         let files = Files {
             token: MemoryFile::new("token", &token.text)?,
@@ -221,6 +229,7 @@ impl Running {
             events: workload.event_stream(),
             mesh: mesh.clone(),
             proxy_lives: false,
+            envoy_folder,
             app_started: false,
             ready: false,
             app: None,
@@ -250,6 +259,7 @@ impl Running {
             name: &self.name,
             address: self.workload.address(),
             address_6: self.workload.address_6(),
+            envoy: self.spec.envoy.as_deref().zip(self.envoy_folder.as_ref().map(TempDir::path)),
         };
         let options = {
             let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
@@ -496,6 +506,17 @@ fn open_log(path: &Path, privilege: Privilege) -> anyhow::Result<File> {
             .with_context(|| format!("give {} to the proxy", path.display()))?;
     }
     Ok(file)
+}
+
+/// Where an Envoy finds its agent's socket.
+fn envoy_folder(privilege: Privilege) -> anyhow::Result<TempDir> {
+    let folder =
+        tempfile::Builder::new().prefix("mizzen-").tempdir().context("make a folder for Envoy's socket")?;
+    if privilege == Privilege::Root {
+        std::os::unix::fs::chown(folder.path(), Some(capture::PROXY_ID), Some(capture::PROXY_ID))
+            .context("give the folder of Envoy's socket to the proxy")?;
+    }
+    Ok(folder)
 }
 
 /// Keeps the proxy's token fresh.

@@ -6,6 +6,7 @@ use std::{
     io::{Seek, SeekFrom, Write},
     net::IpAddr,
     os::fd::OwnedFd,
+    path::Path,
 };
 
 use agent::host::{ProxyOptions, networks};
@@ -56,6 +57,8 @@ pub(super) struct Identity<'a> {
     pub(super) name: &'a str,
     pub(super) address: IpAddr,
     pub(super) address_6: Option<IpAddr>,
+    /// A stock Envoy in the proxy's place, and a folder for its socket to the agent.
+    pub(super) envoy: Option<(&'a Path, &'a Path)>,
 }
 
 impl Identity<'_> {
@@ -77,7 +80,7 @@ impl Identity<'_> {
         if let Some(locality) = &spec.locality {
             labels.insert("istio-locality".into(), locality.replace('/', "."));
         }
-        json!({
+        let mut metadata = json!({
             "NAME": name,
             "NAMESPACE": spec.namespace,
             "SERVICE_ACCOUNT": spec.account(),
@@ -87,10 +90,13 @@ impl Identity<'_> {
             "LABELS": labels,
             "CLUSTER_ID": "Kubernetes",
             "MESH_ID": "cluster.local",
-            "NETWORK": spec.network.clone().unwrap_or_default(),
             "INTERCEPTION_MODE": if spec.kind == Kind::Sidecar { "REDIRECT" } else { "NONE" },
             "DNS_CAPTURE": if spec.kind == Kind::Sidecar { "true" } else { "false" },
-        })
+        });
+        if let Some(network) = &spec.network {
+            metadata["NETWORK"] = json!(network);
+        }
+        metadata
     }
 }
 
@@ -134,6 +140,11 @@ pub(super) fn options(
     if let Some(threads) = spec.concurrency {
         arguments.extend(["--concurrency".into(), threads.to_string()]);
     }
+    if let Some((envoy, folder)) = identity.envoy {
+        let socket = folder.join("sds");
+        arguments.extend(["--envoy".into(), envoy.display().to_string()]);
+        arguments.extend(["--sds-socket".into(), socket.display().to_string()]);
+    }
     Ok(ProxyOptions { program, arguments, fds, log })
 }
 
@@ -158,8 +169,8 @@ mod tests {
     fn a_node_names_itself_as_istio_does() {
         let spec = Spec { namespace: "shop".into(), version: Some("v2".into()), ..Spec::sidecar("reviews") };
         let address = [10, 44, 0, 5].into();
-        let identity =
-            Identity { spec: &spec, name: "reviews-v2-abcde", address, address_6: "fd44::5".parse().ok() };
+        let address_6 = "fd44::5".parse().ok();
+        let identity = Identity { spec: &spec, name: "reviews-v2-abcde", address, address_6, envoy: None };
         assert_eq!(identity.node_id(), "sidecar~10.44.0.5~reviews-v2-abcde.shop~shop.svc.cluster.local");
         let metadata = identity.metadata();
         assert_eq!(metadata["INSTANCE_IPS"], "10.44.0.5,fd44::5");
