@@ -57,8 +57,8 @@ async fn secrets(folder: &Path) {
     let identity = authority.issue_server(vec!["client".into()], vec![]).await.expect("a certificate");
     certificates.identity.set(identity);
     certificates.bundle.set((*bundle).clone());
-    let socket = folder.join("sds");
-    tokio::spawn(async move { agent::sds::serve(&socket, certificates).await });
+    let listener = agent::sds::bind(&folder.join("sds")).expect("the socket opens");
+    tokio::spawn(agent::sds::serve(listener, certificates));
 }
 
 fn bootstrap(port: u16, way: &str, sds: &Path) -> Value {
