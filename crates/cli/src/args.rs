@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::dashboard::DashboardArgs;
 use crate::objects::{ApplyArgs, DeleteArgs, GetArgs};
+use crate::proxy_config::ProxyConfigArgs;
+use crate::proxy_status::ProxyStatusArgs;
+use crate::wait::WaitArgs;
 use crate::{
     check::CheckArgs,
     demo::DemoArgs,
@@ -48,6 +52,16 @@ pub enum Command {
     Get(GetArgs),
     /// Delete resources
     Delete(DeleteArgs),
+    /// Wait until every proxy concerned has accepted a change
+    Wait(WaitArgs),
+    /// Show which proxies are connected, and whether they have accepted what they were sent
+    #[command(visible_alias = "ps")]
+    ProxyStatus(ProxyStatusArgs),
+    /// Show what a proxy was given: listeners, routes, clusters, endpoints, secrets
+    #[command(visible_alias = "pc")]
+    ProxyConfig(ProxyConfigArgs),
+    /// Open the console
+    Dashboard(DashboardArgs),
     /// Print the manifests of the custom resource definitions
     Crds,
     /// Print the version

@@ -6,10 +6,16 @@
 mod args;
 mod check;
 mod client;
+mod control;
+mod dashboard;
 mod demo;
 mod objects;
+mod output;
+mod proxy_config;
+mod proxy_status;
 mod run;
 mod table;
+mod wait;
 mod workload;
 
 pub use args::{Cli, Command, GlobalArgs, UpArgs};
@@ -29,6 +35,10 @@ pub fn execute(command: Command, global: &GlobalArgs) -> anyhow::Result<ExitCode
         Command::Apply(args) => block_on(objects::apply(&args, global)),
         Command::Get(args) => block_on(objects::get(&args, global)),
         Command::Delete(args) => block_on(objects::delete(&args, global)),
+        Command::Wait(args) => block_on(wait::execute(&args, global)),
+        Command::ProxyStatus(args) => block_on(proxy_status::execute(&args, global)),
+        Command::ProxyConfig(args) => block_on(proxy_config::execute(&args, global)),
+        Command::Dashboard(args) => dashboard::execute(&args, global),
         Command::Crds => crds(),
         Command::Version => version(),
         Command::Completion { shell } => completion(shell),

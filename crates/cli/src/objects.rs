@@ -12,6 +12,7 @@ pub use get::GetArgs;
 pub(crate) use apply::execute as apply;
 pub(crate) use delete::execute as delete;
 pub(crate) use get::execute as get;
+pub(crate) use manifests::{read as read_manifests, text};
 
 use anyhow::Context;
 use kube::api::DynamicObject;
@@ -20,20 +21,20 @@ use kube::discovery::{ApiCapabilities, Discovery, Scope};
 use kube::{Api, Client};
 
 /// The kinds that an API server serves.
-struct Kinds {
+pub(crate) struct Kinds {
     client: Client,
     discovery: Discovery,
 }
 
 impl Kinds {
-    async fn of(client: Client) -> anyhow::Result<Self> {
+    pub(crate) async fn of(client: Client) -> anyhow::Result<Self> {
         let discovery =
             Discovery::new(client.clone()).run().await.context("cannot ask the API server for its kinds")?;
         Ok(Self { client, discovery })
     }
 
     /// By plural, kind or `plural.group`; the API's short names are those of Istio.
-    fn named(&self, name: &str) -> anyhow::Result<(ApiResource, ApiCapabilities)> {
+    pub(crate) fn named(&self, name: &str) -> anyhow::Result<(ApiResource, ApiCapabilities)> {
         let wanted = name.to_ascii_lowercase();
         let (wanted, group) = wanted.split_once('.').map_or((wanted.as_str(), None), |(n, g)| (n, Some(g)));
         let wanted = long_name(wanted);
@@ -48,7 +49,7 @@ impl Kinds {
             .with_context(|| format!("the API server has no kind {name:?}; see `kubectl api-resources`"))
     }
 
-    fn api(
+    pub(crate) fn api(
         &self,
         resource: &ApiResource,
         capabilities: &ApiCapabilities,
@@ -83,7 +84,7 @@ fn long_name(short: &str) -> &str {
 }
 
 /// `virtualservice.networking.istio.io/reviews`, as kubectl writes it.
-fn display(resource: &ApiResource, name: &str) -> String {
+pub(crate) fn display(resource: &ApiResource, name: &str) -> String {
     let kind = resource.kind.to_ascii_lowercase();
     if resource.group.is_empty() {
         format!("{kind}/{name}")
@@ -93,7 +94,7 @@ fn display(resource: &ApiResource, name: &str) -> String {
 }
 
 /// What the server said, with its reasons one a line.
-fn explain(error: kube::Error) -> anyhow::Error {
+pub(crate) fn explain(error: kube::Error) -> anyhow::Error {
     let kube::Error::Api(status) = error else { return error.into() };
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let lines: String = causes.map(|cause| format!("\n  {}: {}", cause.field, cause.message)).collect();

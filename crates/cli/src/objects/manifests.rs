@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 /// All objects of the files, in order. `-` is standard input; of a folder, its YAML and JSON files.
-pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
+pub(crate) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for file in files {
         for source in sources(file)? {
@@ -31,7 +31,8 @@ fn sources(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn text(source: &Path) -> anyhow::Result<String> {
+/// A file's text, or standard input's.
+pub(crate) fn text(source: &Path) -> anyhow::Result<String> {
     if source == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("standard input")?;

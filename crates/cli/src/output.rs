@@ -1,0 +1,56 @@
+//! How results are shown: tables for people, JSON and YAML for programs, colours on a terminal only.
+
+use std::io::IsTerminal;
+
+use serde::Serialize;
+
+/// Formats for programs; without one, a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Json,
+    Yaml,
+}
+
+impl Format {
+    pub(crate) fn print(self, value: &impl Serialize) -> anyhow::Result<()> {
+        match self {
+            Self::Json => println!("{}", serde_json::to_string_pretty(value)?),
+            Self::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
+        }
+        Ok(())
+    }
+}
+
+/// Whether standard output takes colours.
+pub(crate) fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Red,
+    Green,
+    Yellow,
+    Cyan,
+}
+
+/// The text in that colour, where colours are wanted.
+pub(crate) fn paint(wanted: bool, colour: Colour, text: &str) -> String {
+    let code = match colour {
+        Colour::Red => 31,
+        Colour::Green => 32,
+        Colour::Yellow => 33,
+        Colour::Cyan => 36,
+    };
+    if wanted { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// The states of a table, coloured after it was aligned.
+pub(crate) fn paint_states(wanted: bool, table: &str) -> String {
+    if !wanted {
+        return table.to_owned();
+    }
+    [("SYNCED", Colour::Green), ("STALE", Colour::Yellow), ("NACK", Colour::Red)]
+        .iter()
+        .fold(table.to_owned(), |text, (word, colour)| text.replace(word, &paint(true, *colour, word)))
+}
