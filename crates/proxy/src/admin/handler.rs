@@ -1,0 +1,133 @@
+//! What each admin path answers.
+
+use serde_json::json;
+
+use super::{Answer, Scope, clusters};
+use crate::control::Handle;
+use crate::stats;
+
+const HELP: &str = "admin commands are:
+  /certs: print certificates on machine
+  /clusters: upstream cluster status (?format=json)
+  /config_dump: dump current configuration (?include_eds)
+  /drain_listeners (POST): drain listeners
+  /help: print out list of admin commands
+  /listeners: print listener info (?format=json)
+  /logging (POST): query/change logging levels
+  /quitquitquit (POST): exit the server
+  /ready: print server state, return 200 if LIVE, otherwise return 503
+  /server_info: print server version/status information
+  /stats: print server stats (?filter=TEXT, ?usedonly, ?format=prometheus)
+  /stats/prometheus: print server stats in prometheus format
+";
+
+pub(super) async fn handle(handle: &Handle, scope: Scope, method: &str, target: &str) -> Answer {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    match (scope, path) {
+        (Scope::Readiness, "/healthz/ready") => return ready(handle),
+        (Scope::Metrics, "/stats/prometheus") => return metrics(handle).await,
+        (Scope::Readiness | Scope::Metrics, _) => return Answer::text(404, "not found\n"),
+        (Scope::All, _) => {}
+    }
+    let changes = matches!(path, "/logging" | "/drain_listeners" | "/quitquitquit");
+    if changes && method != "POST" {
+        return Answer::text(405, format!("Method {method} not allowed, POST required.\n"));
+    }
+    match path {
+        "/" | "/help" => Answer::text(200, HELP),
+        "/ready" => ready(handle),
+        "/stats" if parameter(query, "format") == Some("prometheus") => metrics(handle).await,
+        "/stats" => {
+            let filter = parameter(query, "filter").unwrap_or_default().to_owned();
+            let snapshot = handle.stats().await;
+            Answer::text(200, stats::text(&snapshot, |name| name.contains(&filter)))
+        }
+        "/stats/prometheus" => metrics(handle).await,
+        "/clusters" => {
+            let (views, snapshot) = (handle.clusters().await, handle.stats().await);
+            if parameter(query, "format") == Some("json") {
+                Answer::json(&clusters::json(&views))
+            } else {
+                Answer::text(200, clusters::text(&views, &snapshot))
+            }
+        }
+        "/listeners" => listeners(handle, query).await,
+        "/config_dump" => {
+            let endpoints = has(query, "include_eds");
+            Answer::json(&handle.dump(endpoints).await)
+        }
+        "/certs" => Answer::json(&handle.certificates().await),
+        "/server_info" => Answer::json(&json!({
+            "version": concat!("mizzen-proxy/", env!("CARGO_PKG_VERSION")),
+            "state": if handle.is_ready() { "LIVE" } else { "INITIALIZING" },
+        })),
+        "/drain_listeners" => {
+            let draining = handle.clone();
+            tokio::task::spawn_local(async move { draining.drain().await });
+            Answer::text(200, "OK\n")
+        }
+        "/quitquitquit" => {
+            let stopping = handle.clone();
+            tokio::task::spawn_local(async move { stopping.stop().await });
+            Answer::text(200, "OK\n")
+        }
+        "/logging" => match set_level(query) {
+            Ok(level) => Answer::text(200, format!("active loggers:\n  all: {level}\n")),
+            Err(usage) => Answer::text(400, usage),
+        },
+        _ => Answer::text(404, "invalid path. admin commands are listed at /help\n"),
+    }
+}
+
+fn ready(handle: &Handle) -> Answer {
+    if handle.is_ready() { Answer::text(200, "LIVE\n") } else { Answer::text(503, "INITIALIZING\n") }
+}
+
+async fn metrics(handle: &Handle) -> Answer {
+    Answer::text(200, stats::prometheus(&handle.stats().await))
+}
+
+async fn listeners(handle: &Handle, query: &str) -> Answer {
+    let all = handle.listeners().await;
+    if parameter(query, "format") != Some("json") {
+        return Answer::text(200, all.iter().map(|(name, a)| format!("{name}::{a}\n")).collect::<String>());
+    }
+    let statuses: Vec<_> = all
+        .iter()
+        .map(|(name, a)| {
+            let socket = json!({"socket_address": {"address": a.ip().to_string(), "port_value": a.port()}});
+            json!({"name": &**name, "local_address": socket})
+        })
+        .collect();
+    Answer::json(&json!({ "listener_statuses": statuses }))
+}
+
+/// Levels are those of Envoy; the process' own subscriber takes them where it allows a change.
+fn set_level(query: &str) -> Result<&'static str, String> {
+    let Some(level) = parameter(query, "level") else {
+        return Ok(level_name(LEVEL.load(std::sync::atomic::Ordering::Relaxed)));
+    };
+    let at = LEVELS.iter().position(|l| *l == level);
+    let Some(at) = at else {
+        return Err(format!("usage: /logging?level=<level>, one of {}\n", LEVELS.join(", ")));
+    };
+    LEVEL.store(at, std::sync::atomic::Ordering::Relaxed);
+    Ok(level_name(at))
+}
+
+const LEVELS: [&str; 7] = ["trace", "debug", "info", "warning", "error", "critical", "off"];
+
+fn level_name(at: usize) -> &'static str {
+    LEVELS.get(at).copied().unwrap_or("info")
+}
+
+/// What `POST /logging` asked for last, as an index into Envoy's levels.
+pub static LEVEL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(2);
+
+fn has(query: &str, name: &str) -> bool {
+    query.split('&').any(|p| p.split('=').next() == Some(name))
+}
+
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('='))
+}

@@ -1,0 +1,13 @@
+//! Clusters at run time, as one worker sees them: which host, over which connection.
+//!
+//! [`Target`] is what the control thread compiled; [`Cluster`] is one worker's pools and balancer of it, and outlives it.
+
+mod dial;
+mod local;
+mod pool;
+mod target;
+
+pub use dial::{DialError, TlsOverride, dial};
+pub use local::Cluster;
+pub use pool::{AcquireError, H1Lease, H2Lease, Lease, UpstreamInfo, Want};
+pub use target::{HttpProtocol, Target, Transport};

@@ -1,0 +1,225 @@
+//! Changes of configuration, from resources to what workers are told.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use decide::{Cluster, Discovery};
+use prost::Message as _;
+use proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use proto::{Delta, Rejection, ResourceType};
+use upstream::{Assignment, ClusterState};
+
+use super::{ClusterEntry, ClusterView, Control, dns, target};
+use crate::worker::{ClusterUpdate, Config, Message};
+
+impl Control {
+    /// Applies deltas in their order; a resource that is refused leaves its last good version serving.
+    pub(super) async fn apply(&mut self, deltas: Vec<Delta>, dynamic: bool) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        let mut touched = Touched::default();
+        for delta in deltas {
+            match delta.resource_type {
+                ResourceType::Secret => self.take_secrets(&delta, &mut rejections),
+                ResourceType::Cluster
+                | ResourceType::Endpoint
+                | ResourceType::Listener
+                | ResourceType::Route
+                | ResourceType::VirtualHost
+                | ResourceType::ScopedRoute
+                | ResourceType::ExtensionConfig => self.take(&delta, dynamic, &mut touched, &mut rejections),
+                _ => {
+                    if let Some(others) = &self.others {
+                        let _ = others.send(delta).await;
+                    }
+                }
+            }
+        }
+        self.spread(touched, &mut rejections).await;
+        rejections
+    }
+
+    fn take_secrets(&mut self, delta: &Delta, rejections: &mut Vec<Rejection>) {
+        for resource in &delta.changed {
+            let taken = match Secret::decode(&resource.body[..]) {
+                Ok(mut secret) => {
+                    secret.name = resource.name.to_string();
+                    self.secrets.set(&secret).map_err(|e| e.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = taken {
+                rejections.push(rejection(ResourceType::Secret, &resource.name, "secret", reason));
+            }
+        }
+    }
+
+    fn take(&mut self, delta: &Delta, dynamic: bool, touched: &mut Touched, rejections: &mut Vec<Rejection>) {
+        let (plan, refused) = self.plan.apply(delta);
+        let bad: BTreeSet<&Arc<str>> = refused.iter().map(|r| &r.name).collect();
+        for resource in delta.changed.iter().filter(|r| !bad.contains(&r.name)) {
+            let key = (delta.resource_type, resource.name.clone());
+            self.resources.insert(key, (resource.clone(), SystemTime::now(), dynamic));
+            touched.note(delta.resource_type, &resource.name, dynamic);
+        }
+        for name in &delta.removed {
+            self.resources.remove(&(delta.resource_type, name.clone()));
+            touched.note(delta.resource_type, name, dynamic);
+        }
+        self.plan = Arc::new(plan);
+        touched.plan |= delta.resource_type != ResourceType::Endpoint;
+        rejections.extend(refused);
+    }
+
+    /// Tells the workers what changed.
+    async fn spread(&mut self, touched: Touched, rejections: &mut Vec<Rejection>) {
+        let mut upserted = Vec::new();
+        let mut removed = Vec::new();
+        for (name, dynamic) in &touched.clusters {
+            match self.plan.cluster_named(name).cloned() {
+                Some(cluster) => match self.upsert(&cluster, *dynamic) {
+                    Ok(update) => upserted.push(update),
+                    Err(reason) => {
+                        rejections.push(rejection(ResourceType::Cluster, name, "transportSocket", reason));
+                    }
+                },
+                None => {
+                    if let Some(entry) = self.clusters.remove(name) {
+                        if let Some(resolver) = entry.resolver {
+                            resolver.abort();
+                        }
+                        self.by_service.values_mut().for_each(|v| v.retain(|n| n != name));
+                        removed.push(name.clone());
+                    }
+                }
+            }
+        }
+        if !touched.listeners.is_empty() {
+            self.compile_servers(rejections);
+        }
+        if touched.plan || !upserted.is_empty() {
+            let upserted: Arc<[ClusterUpdate]> = upserted.into();
+            let removed: Arc<[Arc<str>]> = removed.into();
+            let config = Config { plan: self.plan.clone(), servers: self.servers.clone() };
+            self.tell_all(|| Message::Change {
+                upserted: upserted.clone(),
+                config: Box::new(config.clone()),
+                removed: removed.clone(),
+            })
+            .await;
+        }
+        for service in &touched.endpoints {
+            self.spread_endpoints(service).await;
+        }
+        if !touched.listeners.is_empty() {
+            self.bind(&touched.listeners, rejections).await;
+        }
+    }
+
+    async fn spread_endpoints(&mut self, service: &Arc<str>) {
+        for name in self.by_service.get(service).cloned().unwrap_or_default() {
+            let Some(entry) = self.clusters.get(&name) else { continue };
+            let empty = Arc::new(Assignment::default());
+            let assignment = self.plan.assignment(&entry.target.config).cloned().unwrap_or(empty);
+            let set = entry.state.update(&assignment, &entry.target.config.settings);
+            self.tell_all(|| Message::Endpoints(name.clone(), set.clone())).await;
+        }
+    }
+
+    fn upsert(&mut self, cluster: &Arc<Cluster>, dynamic: bool) -> Result<ClusterUpdate, String> {
+        let mut target = target::target(cluster, &mut self.secrets).map_err(|e| e.to_string())?;
+        target.outside.clone_from(&self.outside);
+        let target = Arc::new(target);
+        let old = self.clusters.remove(&cluster.name);
+        if let Some(resolver) = old.as_ref().and_then(|o| o.resolver.as_ref()) {
+            resolver.abort();
+        }
+        let state = match &old {
+            Some(old) => old.state.clone(),
+            None => Arc::new(ClusterState::new(&cluster.settings, Instant::now())),
+        };
+        let mut entry =
+            ClusterEntry { state, target, resolved: old.and_then(|o| o.resolved), resolver: None, dynamic };
+        let empty = Arc::new(Assignment::default());
+        let assignment = match &cluster.discovery {
+            Discovery::Static(assignment) => assignment.clone(),
+            Discovery::Eds { service_name } => {
+                let clusters = self.by_service.entry(service_name.clone()).or_default();
+                if !clusters.contains(&cluster.name) {
+                    clusters.push(cluster.name.clone());
+                }
+                self.plan.assignment(cluster).cloned().unwrap_or(empty)
+            }
+            Discovery::StrictDns { assignment, dns: settings } => {
+                entry.resolver = Some(self.resolve(&cluster.name, assignment, *settings, true));
+                entry.resolved.clone().map_or(empty, Arc::new)
+            }
+            Discovery::LogicalDns { assignment, dns: settings } => {
+                entry.resolver = Some(self.resolve(&cluster.name, assignment, *settings, false));
+                entry.resolved.clone().map_or(empty, Arc::new)
+            }
+            Discovery::OriginalDestination { .. } => empty,
+        };
+        let endpoints = entry.state.update(&assignment, &cluster.settings);
+        let update = ClusterUpdate { target: entry.target.clone(), state: entry.state.clone(), endpoints };
+        self.clusters.insert(cluster.name.clone(), entry);
+        Ok(update)
+    }
+
+    fn resolve(
+        &self,
+        name: &Arc<str>,
+        assignment: &Arc<Assignment>,
+        settings: decide::DnsSettings,
+        all: bool,
+    ) -> tokio::task::AbortHandle {
+        let work = dns::keep_resolved(name.clone(), assignment.clone(), settings, all, self.dns.clone());
+        tokio::task::spawn_local(work).abort_handle()
+    }
+
+    pub(super) async fn resolved(&mut self, name: &Arc<str>, assignment: Assignment) {
+        let Some(entry) = self.clusters.get_mut(name) else { return };
+        let set = entry.state.update(&assignment, &entry.target.config.settings);
+        entry.resolved = Some(assignment);
+        self.tell_all(|| Message::Endpoints(name.clone(), set.clone())).await;
+    }
+
+    pub(super) fn views(&self) -> Vec<ClusterView> {
+        let mut views: Vec<_> = self
+            .clusters
+            .iter()
+            .map(|(name, entry)| ClusterView {
+                name: name.clone(),
+                state: entry.state.clone(),
+                target: entry.target.clone(),
+                dynamic: entry.dynamic,
+            })
+            .collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+}
+
+/// What a batch of deltas touched.
+#[derive(Default)]
+struct Touched {
+    plan: bool,
+    clusters: Vec<(Arc<str>, bool)>,
+    endpoints: Vec<Arc<str>>,
+    listeners: Vec<Arc<str>>,
+}
+
+impl Touched {
+    fn note(&mut self, resource_type: ResourceType, name: &Arc<str>, dynamic: bool) {
+        match resource_type {
+            ResourceType::Cluster => self.clusters.push((name.clone(), dynamic)),
+            ResourceType::Endpoint => self.endpoints.push(name.clone()),
+            ResourceType::Listener => self.listeners.push(name.clone()),
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn rejection(t: ResourceType, name: &Arc<str>, field: &str, reason: String) -> Rejection {
+    Rejection { resource_type: t, name: name.clone(), field: field.into(), reason }
+}

@@ -1,0 +1,114 @@
+//! `/config_dump` and `/certs` in Envoy's shapes.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use proto::{Resource, ResourceType};
+use serde_json::{Map, Value, json};
+
+use super::Control;
+use crate::clock::timestamp;
+
+const V3: &str = "type.googleapis.com/envoy.admin.v3.";
+
+impl Control {
+    pub(super) fn dump(&self, endpoints: bool) -> Value {
+        let mut configs =
+            vec![json!({"@type": format!("{V3}BootstrapConfigDump"), "bootstrap": self.bootstrap})];
+        configs.push(self.section(
+            ResourceType::Cluster,
+            "ClustersConfigDump",
+            "static_clusters",
+            "dynamic_active_clusters",
+            |v, _| json!({ "cluster": v }),
+        ));
+        configs.push(self.section(
+            ResourceType::Listener,
+            "ListenersConfigDump",
+            "static_listeners",
+            "dynamic_listeners",
+            |v, r| {
+                if r.is_some() {
+                    json!({"name": v["name"], "active_state": {"listener": v}})
+                } else {
+                    json!({ "listener": v })
+                }
+            },
+        ));
+        configs.push(self.section(
+            ResourceType::Route,
+            "RoutesConfigDump",
+            "static_route_configs",
+            "dynamic_route_configs",
+            |v, _| json!({ "route_config": v }),
+        ));
+        if endpoints {
+            configs.push(self.section(
+                ResourceType::Endpoint,
+                "EndpointsConfigDump",
+                "static_endpoint_configs",
+                "dynamic_endpoint_configs",
+                |v, _| json!({ "endpoint_config": v }),
+            ));
+        }
+        let names: Vec<Value> = self.secrets.identities().map(|(name, _)| json!({"name": &**name})).collect();
+        configs.push(json!({"@type": format!("{V3}SecretsConfigDump"), "dynamic_active_secrets": names}));
+        json!({ "configs": configs })
+    }
+
+    fn section(
+        &self,
+        t: ResourceType,
+        name: &str,
+        fixed: &str,
+        dynamic: &str,
+        wrap: impl Fn(Value, Option<()>) -> Value,
+    ) -> Value {
+        let mut section = Map::new();
+        section.insert("@type".into(), format!("{V3}{name}").into());
+        let mut lists: BTreeMap<bool, Vec<Value>> = BTreeMap::new();
+        for (_, (resource, at, is_dynamic)) in
+            self.resources.range((t, "".into())..).take_while(|((u, _), _)| *u == t)
+        {
+            let mut entry = wrap(value_of(t, resource), is_dynamic.then_some(()));
+            let place =
+                if entry.get("active_state").is_some() { &mut entry["active_state"] } else { &mut entry };
+            place["last_updated"] = timestamp(*at).into();
+            if *is_dynamic {
+                place["version_info"] = format!("{:016x}", resource.version).into();
+            }
+            lists.entry(*is_dynamic).or_default().push(entry);
+        }
+        for (is_dynamic, list) in lists {
+            section.insert(if is_dynamic { dynamic } else { fixed }.to_owned(), list.into());
+        }
+        Value::Object(section)
+    }
+
+    pub(super) fn certificates(&self) -> Value {
+        let mut certificates = Vec::new();
+        for (name, source) in self.secrets.identities() {
+            let Some(identity) = source.current() else { continue };
+            let info = identity.info();
+            let uris: Vec<Value> = info.uri_sans.iter().map(|u| json!({ "uri": u })).collect();
+            let days =
+                info.not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs() / 86_400;
+            certificates.push(json!({
+                "ca_cert": [],
+                "cert_chain": [{
+                    "path": format!("<inline: {name}>"),
+                    "serial_number": info.serial,
+                    "subject_alt_names": uris,
+                    "days_until_expiration": days.to_string(),
+                    "valid_from": timestamp(info.not_before),
+                    "expiration_time": timestamp(info.not_after),
+                }],
+            }));
+        }
+        json!({ "certificates": certificates })
+    }
+}
+
+fn value_of(t: ResourceType, resource: &Resource) -> Value {
+    proto::json::any_to_value(t.url(), &resource.body).unwrap_or_else(|e| json!({ "error": e.reason }))
+}

@@ -1,0 +1,277 @@
+//! The control thread: takes configuration, compiles it, tells the workers, and answers for all of them together.
+//!
+//! Nothing on the request path waits for it. When it is busy or the control plane is gone, workers go on with what they have.
+
+mod apply;
+mod dns;
+mod dump;
+mod listeners;
+mod run;
+mod secrets;
+mod target;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use decide::Plan;
+use proto::{Delta, Rejection, Resource, ResourceType};
+use tokio::sync::{mpsc, oneshot, watch};
+use upstream::{Assignment, ClusterState};
+
+use crate::cluster::Target;
+use crate::log::LogSink;
+use crate::net::Outside;
+use crate::stats::Snapshot;
+use crate::worker::{Node, WorkerHandle};
+
+pub use secrets::{SecretError, Secrets};
+
+/// What a proxy starts from.
+pub struct Settings {
+    pub node: Node,
+    /// As told to the control plane and shown in `/config_dump`.
+    pub bootstrap: serde_json::Value,
+    /// Clusters, listeners, routes and secrets that are there from the start.
+    pub initial: Vec<Delta>,
+    pub ads: Option<xds::client::Config>,
+    pub secrets: Secrets,
+    pub concurrency: usize,
+    pub admin: Option<SocketAddr>,
+    /// Beside the admin port: `/healthz/ready` and `/stats/prometheus` alone, for anybody.
+    pub readiness: Option<SocketAddr>,
+    pub prometheus: Option<SocketAddr>,
+    /// The file that access logs to `/dev/stdout` go to.
+    pub stdout: Option<PathBuf>,
+    pub drain_time: Duration,
+    /// How connections leave where this network has no way out.
+    pub outside: Option<Outside>,
+    /// Resources that are not the proxy's own, such as the name table.
+    pub others: Option<mpsc::Sender<Delta>>,
+}
+
+impl Settings {
+    /// Compiles everything that is there from the start, without opening a socket.
+    pub fn check(&mut self) -> Result<(), Vec<Rejection>> {
+        let mut plan = Plan::new();
+        let mut rejections = Vec::new();
+        for delta in &self.initial {
+            let (next, refused) = plan.apply(delta);
+            plan = next;
+            rejections.extend(refused);
+        }
+        for cluster in plan.clusters() {
+            if let Err(error) = target::target(cluster, &mut self.secrets) {
+                let reason = error.to_string();
+                rejections.push(apply::rejection(
+                    ResourceType::Cluster,
+                    &cluster.name,
+                    "transportSocket",
+                    reason,
+                ));
+            }
+        }
+        if rejections.is_empty() { Ok(()) } else { Err(rejections) }
+    }
+}
+
+/// Commands that may wait for the control thread.
+const QUEUE: usize = 256;
+
+pub(crate) enum Command {
+    Apply(Vec<Delta>, oneshot::Sender<Vec<Rejection>>),
+    Secret(Box<proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret>),
+    Stats(oneshot::Sender<Snapshot>),
+    Clusters(oneshot::Sender<Vec<ClusterView>>),
+    Listeners(oneshot::Sender<Vec<(Arc<str>, SocketAddr)>>),
+    Dump { endpoints: bool, reply: oneshot::Sender<serde_json::Value> },
+    Certificates(oneshot::Sender<serde_json::Value>),
+    Plan(oneshot::Sender<Arc<Plan>>),
+    FlushLogs(oneshot::Sender<()>),
+    Drain(Duration, oneshot::Sender<bool>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// A cluster with its hosts, for `/clusters`.
+pub struct ClusterView {
+    pub name: Arc<str>,
+    pub state: Arc<ClusterState>,
+    pub target: Arc<Target>,
+    pub dynamic: bool,
+}
+
+/// A grip on a running proxy. Dropping every one of them does not stop it.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    ready: watch::Receiver<bool>,
+    admin: watch::Receiver<Option<SocketAddr>>,
+    stopped: watch::Receiver<bool>,
+    drain_time: Duration,
+}
+
+/// The proxy could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    #[error("admin address {0}: {1}")]
+    Admin(SocketAddr, std::io::Error),
+    #[error("{}", list(.0))]
+    Rejected(Vec<Rejection>),
+}
+
+fn list(rejections: &[Rejection]) -> String {
+    rejections.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+struct ClusterEntry {
+    state: Arc<ClusterState>,
+    target: Arc<Target>,
+    /// What DNS made of the configured names.
+    resolved: Option<Assignment>,
+    resolver: Option<tokio::task::AbortHandle>,
+    dynamic: bool,
+}
+
+struct Bound {
+    key: u64,
+    address: SocketAddr,
+    wanted: upstream::Address,
+}
+
+struct Control {
+    plan: Arc<Plan>,
+    secrets: Secrets,
+    servers: Arc<ahash::AHashMap<usize, Arc<tls::ServerTls>>>,
+    workers: Vec<WorkerHandle>,
+    clusters: HashMap<Arc<str>, ClusterEntry>,
+    /// Clusters by the name that their endpoints are assigned under.
+    by_service: HashMap<Arc<str>, Vec<Arc<str>>>,
+    bound: HashMap<Arc<str>, Vec<Bound>>,
+    next_key: u64,
+    resources: BTreeMap<(ResourceType, Arc<str>), (Resource, SystemTime, bool)>,
+    bootstrap: serde_json::Value,
+    log: LogSink,
+    dns: mpsc::Sender<(Arc<str>, Assignment)>,
+    others: Option<mpsc::Sender<Delta>>,
+    outside: Option<Outside>,
+    draining: bool,
+}
+
+/// Starts a proxy: its workers, its control thread and its admin port.
+pub async fn start(settings: Settings) -> Result<Handle, StartError> {
+    let (commands, inbox) = mpsc::channel(QUEUE);
+    let (ready_tx, ready) = watch::channel(false);
+    let (admin_tx, admin) = watch::channel(None);
+    let (stopped_tx, stopped) = watch::channel(false);
+    let (started_tx, started) = oneshot::channel();
+    let handle = Handle { commands, ready, admin, stopped, drain_time: settings.drain_time };
+    let own = handle.clone();
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            run::thread(
+                settings,
+                inbox,
+                own,
+                run::Signals { ready: ready_tx, admin: admin_tx, stopped: stopped_tx },
+                started_tx,
+            )
+        })
+        .map_err(StartError::Thread)?;
+    match started.await {
+        Ok(Ok(())) => Ok(handle),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(StartError::Thread(std::io::Error::other("the control thread ended"))),
+    }
+}
+
+impl Handle {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Applies changes; what was refused comes back, all else is served from now on.
+    pub async fn apply(&self, deltas: Vec<Delta>) -> Vec<Rejection> {
+        self.ask(|reply| Command::Apply(deltas, reply)).await.unwrap_or_default()
+    }
+
+    /// Takes a secret, as SDS would bring it.
+    pub async fn set_secret(&self, secret: proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret) {
+        let _ = self.commands.send(Command::Secret(Box::new(secret))).await;
+    }
+
+    /// Everything that all workers counted.
+    pub async fn stats(&self) -> Snapshot {
+        self.ask(Command::Stats).await.unwrap_or_default()
+    }
+
+    /// Where each listener listens; more than one address for some.
+    pub async fn listeners(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.ask(Command::Listeners).await.unwrap_or_default()
+    }
+
+    /// The first address of a listener.
+    pub async fn address(&self, listener: &str) -> Option<SocketAddr> {
+        self.listeners().await.into_iter().find(|(name, _)| &**name == listener).map(|(_, a)| a)
+    }
+
+    pub(crate) async fn clusters(&self) -> Vec<ClusterView> {
+        self.ask(Command::Clusters).await.unwrap_or_default()
+    }
+
+    pub(crate) async fn dump(&self, endpoints: bool) -> serde_json::Value {
+        self.ask(|reply| Command::Dump { endpoints, reply }).await.unwrap_or_default()
+    }
+
+    pub(crate) async fn certificates(&self) -> serde_json::Value {
+        self.ask(Command::Certificates).await.unwrap_or_default()
+    }
+
+    /// The configuration as compiled, for `explain`.
+    pub async fn plan(&self) -> Option<Arc<Plan>> {
+        self.ask(Command::Plan).await
+    }
+
+    /// Writes every access-log line that was made so far.
+    pub async fn flush_logs(&self) {
+        let _ = self.ask(Command::FlushLogs).await;
+    }
+
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Waits until the first configuration is served.
+    pub async fn ready(&self) {
+        let mut ready = self.ready.clone();
+        let _ = ready.wait_for(|r| *r).await;
+    }
+
+    /// Where the admin port listens.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        *self.admin.borrow()
+    }
+
+    /// Stops accepting and lets requests end; true when all ended within the drain time.
+    pub async fn drain(&self) -> bool {
+        let limit = self.drain_time;
+        self.ask(|reply| Command::Drain(limit, reply)).await.unwrap_or(true)
+    }
+
+    /// Ends the proxy at once.
+    pub async fn stop(&self) {
+        let _ = self.ask(Command::Stop).await;
+    }
+
+    /// Waits until the proxy has ended.
+    pub async fn stopped(&self) {
+        let mut stopped = self.stopped.clone();
+        let _ = stopped.wait_for(|s| *s).await;
+    }
+}

@@ -1,0 +1,219 @@
+//! One try: a connection, the request sent on it, the response's head.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use decide::{Forward, Known, Method, Version};
+use upstream::Host;
+
+use super::failure::TryError;
+use super::pump::{Interrupt, RequestBody, Timers, await_head, while_wanted};
+use crate::cluster::{
+    AcquireError, Cluster, H1Lease, H2Lease, HttpProtocol, Lease, TlsOverride, UpstreamInfo, Want,
+};
+use crate::wire::{
+    BodyLength, Downstream, H2ClientStream, RequestHead, Reset, ResponseHead, Upstream, h2_request_of,
+    reset_of,
+};
+
+/// What holds the connection while its stream is in use.
+pub enum Held {
+    H1(H1Lease),
+    H2(H2Lease),
+}
+
+/// A try that got as far as a response.
+pub struct Begun {
+    pub upstream: Upstream,
+    pub held: Held,
+    pub head: ResponseHead,
+    pub info: Rc<UpstreamInfo>,
+    pub sent_at: Instant,
+}
+
+/// What a failed try leaves behind.
+pub struct Failed {
+    pub error: TryError,
+    /// On a connection that had served before, and the peer never began to answer.
+    pub stale: bool,
+    pub sent: bool,
+    pub info: Option<Rc<UpstreamInfo>>,
+}
+
+impl Failed {
+    fn before(error: impl Into<TryError>) -> Self {
+        Self { error: error.into(), stale: false, sent: false, info: None }
+    }
+}
+
+impl From<AcquireError> for TryError {
+    fn from(error: AcquireError) -> Self {
+        Self::Acquire(error)
+    }
+}
+
+/// What does not change from try to try.
+pub struct Plan<'a> {
+    pub cluster: &'a Rc<Cluster>,
+    pub forward: &'a Forward,
+    pub per_try: Option<Duration>,
+}
+
+impl Plan<'_> {
+    fn http2(&self, version: Version) -> (bool, bool) {
+        match self.cluster.target().protocol {
+            HttpProtocol::Http1 => (false, false),
+            HttpProtocol::Http2 => (true, false),
+            HttpProtocol::Downstream => (version == Version::Http2, false),
+            HttpProtocol::Alpn => (false, true),
+        }
+    }
+}
+
+/// Sends the request to the host and waits for the head of its answer.
+pub async fn attempt(
+    plan: &Plan<'_>,
+    host: &Host,
+    request: &RequestHead,
+    fresh: bool,
+    down: &mut Downstream<'_>,
+    body: &mut RequestBody,
+    timers: &mut Timers,
+) -> Result<Begun, Failed> {
+    let (http2, by_alpn) = plan.http2(request.request.version);
+    timers.start_try(plan.per_try);
+    let want = Want {
+        host,
+        http2,
+        by_alpn,
+        tls: tls_override(plan, request),
+        priority: plan.forward.priority,
+        fresh,
+        careful: !is_idempotent(&request.request.method),
+    };
+    let acquired = match while_wanted(down, timers, plan.cluster.acquire(&want)).await {
+        Ok(acquired) => acquired.map_err(Failed::before)?,
+        Err(interrupt) => return Err(Failed::before(interrupt)),
+    };
+    let sent_at = Instant::now();
+    match acquired {
+        Lease::H1(lease) => on_h1(lease, request, down, body, timers, sent_at).await,
+        Lease::H2(lease) => on_h2(lease, request, down, body, timers, sent_at).await,
+    }
+}
+
+fn tls_override(plan: &Plan<'_>, request: &RequestHead) -> TlsOverride {
+    let alpn: Option<Arc<[Arc<str>]>> = plan.forward.alpn.clone();
+    let target = plan.cluster.target();
+    let sni = target.config.http.auto_sni.then(|| host_only(&request.request.authority).into());
+    TlsOverride { sni, alpn: alpn.map(|a| a.iter().map(|p| p.as_bytes().to_vec()).collect()) }
+}
+
+fn host_only(authority: &str) -> &str {
+    match authority.rfind(':') {
+        Some(at) if !authority.ends_with(']') => &authority[..at],
+        _ => authority,
+    }
+}
+
+/// Methods that may be sent again although the first copy may have been read.
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        method,
+        Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete
+    )
+}
+
+async fn on_h1(
+    mut lease: H1Lease,
+    request: &RequestHead,
+    down: &mut Downstream<'_>,
+    body: &mut RequestBody,
+    timers: &mut Timers,
+    sent_at: Instant,
+) -> Result<Begun, Failed> {
+    let Some(mut client) = lease.client.take() else {
+        return Err(Failed::before(Interrupt::Upstream(Reset::Remote)));
+    };
+    let (reused, info) = (lease.reused, lease.info.clone());
+    client.send_head(request);
+    let mut upstream = Upstream::H1(client);
+    match await_head(down, &mut upstream, body, timers).await {
+        Ok(head) => Ok(Begun { upstream, held: Held::H1(lease), head, info, sent_at }),
+        Err(interrupt) => {
+            let stale = reused
+                && interrupt == Interrupt::Upstream(Reset::ConnectionTermination)
+                && !upstream.response_began();
+            Err(Failed { error: interrupt.into(), stale, sent: upstream.sent_anything(), info: Some(info) })
+        }
+    }
+}
+
+async fn on_h2(
+    lease: H2Lease,
+    request: &RequestHead,
+    down: &mut Downstream<'_>,
+    body: &mut RequestBody,
+    timers: &mut Timers,
+    sent_at: Instant,
+) -> Result<Begun, Failed> {
+    let info = lease.info();
+    let failed = |error: Interrupt, stale| Failed {
+        error: error.into(),
+        stale,
+        sent: false,
+        info: Some(info.clone()),
+    };
+    let mut message = h2_request_of(request).map_err(|r| failed(Interrupt::Upstream(r), false))?;
+    message.headers_mut().remove("host");
+    let sender = lease.send.clone();
+    let mut sender = match while_wanted(down, timers, sender.ready()).await {
+        Ok(Ok(sender)) => sender,
+        Ok(Err(error)) => {
+            lease.retire();
+            return Err(failed(Interrupt::Upstream(reset_of(&error)), true));
+        }
+        Err(interrupt) => return Err(failed(interrupt, false)),
+    };
+    let end = request.body == BodyLength::None
+        && !request.request.is_connect()
+        && request.request.upgrade.is_none();
+    let (response, stream) = match sender.send_request(message, end) {
+        Ok(pair) => pair,
+        Err(error) => {
+            lease.retire();
+            return Err(failed(Interrupt::Upstream(reset_of(&error)), true));
+        }
+    };
+    let mut upstream = Upstream::H2(H2ClientStream::new(response, stream, end));
+    match await_head(down, &mut upstream, body, timers).await {
+        Ok(head) => Ok(Begun { upstream, held: Held::H2(lease), head, info, sent_at }),
+        Err(interrupt) => {
+            if matches!(interrupt, Interrupt::Upstream(Reset::ConnectionTermination | Reset::Refused)) {
+                lease.retire();
+            }
+            // Refused streams were never looked at: RFC 9113, section 8.7.
+            let stale = interrupt == Interrupt::Upstream(Reset::Refused);
+            Err(Failed { error: interrupt.into(), stale, sent: true, info: Some(info.clone()) })
+        }
+    }
+}
+
+impl Held {
+    /// Gives the connection back after an exchange that ended well.
+    pub fn release(self, upstream: Upstream, response: &decide::Headers) {
+        match (self, upstream) {
+            (Self::H1(lease), Upstream::H1(client)) => lease.release(client, keep_alive_timeout(response)),
+            // A stream that ended takes nothing with it.
+            (Self::H2(_) | Self::H1(_), _) => {}
+        }
+    }
+}
+
+/// `Keep-Alive: timeout=5`, before the header is dropped as one of the connection's own.
+fn keep_alive_timeout(headers: &decide::Headers) -> Option<Duration> {
+    let text = headers.known_str(Known::KeepAlive)?;
+    let seconds = text.split(',').find_map(|p| p.trim().strip_prefix("timeout=")?.parse().ok())?;
+    Some(Duration::from_secs(seconds))
+}

@@ -1,0 +1,84 @@
+//! The seam to `decide`: its machine is driven here, its asks are answered, its words for answers are used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use decide::{
+    Ask, Context, Deciding, Decision, Known, LocalReply, LogEntry, PeerMetadata, Request, Response, Step,
+};
+
+use super::forward::Exchange;
+use super::pump::{Interrupt, Timers, while_wanted};
+use crate::wire::RequestHead;
+
+/// Drives the machine to its decision, answering what it asks. An error means that the client left meanwhile.
+pub async fn decide(exchange: &mut Exchange<'_, '_>, request: &mut Request) -> Result<Decision, Interrupt> {
+    let connection = exchange.connection;
+    let worker = &connection.worker;
+    let mut machine = Deciding::new(&connection.connection);
+    loop {
+        let cx = Context {
+            plan: exchange.plan,
+            hcm: exchange.hcm,
+            connection: &connection.connection,
+            direction: connection.direction,
+            node: &worker.facts,
+            start: exchange.record.wall,
+        };
+        match worker.with_rng(|rng| machine.step(&cx, request, rng, &mut ())) {
+            Step::Done(decision) => return Ok(*decision),
+            Step::Ask(Ask::Delay(delay)) => {
+                connection.stats.fault_delays.inc();
+                while_wanted(exchange.down, &mut Timers::default(), tokio::time::sleep(delay)).await?;
+            }
+        }
+    }
+}
+
+/// An answer of ours as it is written: response, body, and whether it is trailers-only.
+pub fn finish_reply(
+    exchange: &Exchange<'_, '_>,
+    reply: &LocalReply,
+    decision: Option<&Decision>,
+    head: &RequestHead,
+) -> (Response, Bytes, bool) {
+    let connection = exchange.connection;
+    let mut entry = LogEntry::new(&connection.connection, exchange.record.wall);
+    entry.request = Some(&head.request);
+    entry.flags = exchange.record.flags;
+    let finished = connection.worker.with_rng(|rng| exchange.hcm.finish_reply(reply, &entry, rng));
+    let mut response = finished.response;
+    match decision {
+        Some(decision) => {
+            let tries = exchange.record.attempts;
+            decision.respond(exchange.hcm, &connection.worker.facts, &entry, None, tries, &mut response);
+        }
+        None => exchange.hcm.finish_response(&mut response, "", false),
+    }
+    response.headers.set(Known::Date, crate::clock::http_date());
+    let trailers_only = response.headers.contains(Known::GrpcStatus);
+    (response, finished.body, trailers_only)
+}
+
+/// The upstream's answer as the client is to see it; what the upstream said of itself comes back.
+pub fn finish_response(
+    exchange: &Exchange<'_, '_>,
+    decision: &Decision,
+    request: &Request,
+    response: &mut Response,
+    took: Duration,
+) -> Option<Arc<PeerMetadata>> {
+    let connection = exchange.connection;
+    let peer = decision.take_upstream_peer(exchange.hcm, response);
+    let mut entry = LogEntry::new(&connection.connection, exchange.record.wall);
+    entry.request = Some(request);
+    entry.response_code = response.status;
+    entry.flags = exchange.record.flags;
+    let tries = exchange.record.attempts;
+    decision.respond(exchange.hcm, &connection.worker.facts, &entry, Some(took), tries, response);
+    if !response.headers.contains(Known::Date) {
+        response.headers.set(Known::Date, crate::clock::http_date());
+    }
+    peer
+}

@@ -1,0 +1,525 @@
+//! One request: decided, then answered by us or tried upstream until an answer stands.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use decide::{
+    Decision, Forward, Hcm, HostRewriteLater, Known, LocalReply, Outcome as Verdict, Plan, ResponseFlags,
+    Retry,
+};
+use upstream::{
+    Address, Endpoint, Host, LbKind, Outcome, Permit, Pick, Resource, RetryState, Verdict as RetryVerdict,
+};
+
+use super::attempt::{self, Begun, Failed, attempt, is_idempotent};
+use super::deciding::{decide, finish_reply, finish_response};
+use super::failure::TryError;
+use super::mirror;
+use super::pump::{GrpcCounter, Interrupt, Passed, RequestBody, Timers, pass_body, while_wanted};
+use super::record::Record;
+use super::serve::HttpConnection;
+use super::spans;
+use crate::cluster::Cluster;
+use crate::wire::{BodyLength, Downstream, RequestHead, ResponseHead};
+
+/// Body kept for another try where no retry policy asks for more.
+const KEEP: usize = 64 * 1024;
+/// How often a request moves on because its pooled connection was stale.
+const MAX_STALE: u32 = 3;
+
+pub async fn handle(
+    connection: &Rc<HttpConnection>,
+    plan: &Arc<Plan>,
+    hcm: &Arc<Hcm>,
+    mut head: RequestHead,
+    mut down: Downstream<'_>,
+    close: bool,
+) {
+    let mut record = Record::new(connection);
+    record.request_header_bytes = head.request.headers.byte_size() as u64;
+    let mut exchange = Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record };
+    let decision = match decide(&mut exchange, &mut head.request).await {
+        Ok(decision) => decision,
+        Err(interrupt) => {
+            record.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            record.details = "downstream_remote_disconnect".into();
+            tracing::trace!(?interrupt, "client left while its request was decided");
+            record.finish(connection, hcm, Some(&head.request), None);
+            return;
+        }
+    };
+    record.flags.insert(decision.flags);
+    record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
+    let mut exchange = Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record };
+    match &decision.outcome {
+        Verdict::Reply(reply) => exchange.reply((**reply).clone(), Some(&decision), &head).await,
+        Verdict::Reset => {
+            record.details = "reset_by_policy".into();
+            down.abort();
+        }
+        Verdict::Forward(forward) => exchange.forward(&decision, forward, &mut head).await,
+    }
+    record.finish(connection, hcm, Some(&head.request), Some(&decision));
+}
+
+/// One request with everything that answering it needs.
+pub struct Exchange<'a, 'd> {
+    pub connection: &'a Rc<HttpConnection>,
+    pub plan: &'a Arc<Plan>,
+    pub hcm: &'a Arc<Hcm>,
+    pub close: bool,
+    pub down: &'a mut Downstream<'d>,
+    pub record: &'a mut Record,
+}
+
+/// The state of the tries of one request.
+struct Tries {
+    retry: RetryState,
+    tried: Vec<Host>,
+    stale: u32,
+    fresh: bool,
+    /// Counts a retry against its breaker while it runs.
+    _retrying: Option<Permit>,
+}
+
+impl Exchange<'_, '_> {
+    /// Answers by ourselves.
+    pub async fn reply(&mut self, reply: LocalReply, decision: Option<&Decision>, head: &RequestHead) {
+        self.record.flags.insert(reply.flags);
+        self.record.details = reply.details.clone();
+        if reply.direct {
+            self.connection.stats.rq_direct_response.inc();
+        }
+        let (response, body, trailers_only) = finish_reply(self, &reply, decision, head);
+        self.record.local_body = String::from_utf8_lossy(&body).into_owned();
+        let mut message = ResponseHead { response, body: BodyLength::Known(body.len() as u64) };
+        if trailers_only {
+            message.body = BodyLength::None;
+        }
+        self.record.code = message.response.status;
+        // What the client still sends of its request is not read: an HTTP/1 connection cannot go on.
+        let close = self.close || !self.down.body_is_done();
+        if self.down.send_head(&message, None, close).is_err() {
+            return;
+        }
+        if head.request.method != decide::Method::Head && !body.is_empty() {
+            self.record.bytes_sent = body.len() as u64;
+            self.down.send_data(body);
+        }
+        self.down.send_end(None);
+        let _ = poll_fn(|cx| self.down.poll_flush(cx)).await;
+        self.record.response_headers = Some(message.response.headers);
+    }
+
+    async fn forward(&mut self, decision: &Decision, forward: &Forward, head: &mut RequestHead) {
+        let worker = self.connection.worker.clone();
+        let Some(cluster) = worker.cluster(&forward.cluster.name) else {
+            self.connection.stats.no_cluster.inc();
+            let reply =
+                LocalReply::new(503, "", "cluster_not_found").with_flags(ResponseFlags::NO_CLUSTER_FOUND);
+            return self.reply(reply, Some(decision), head).await;
+        };
+        self.record.cluster = Some(cluster.clone());
+        let dropped = cluster.endpoints().drop_per_million();
+        if dropped > 0 && worker.draw(1_000_000) < u64::from(dropped) {
+            let reply = LocalReply::new(503, "drop overload", "drop_overload")
+                .with_flags(ResponseFlags::DROP_OVERLOAD);
+            return self.reply(reply, Some(decision), head).await;
+        }
+        let Some(_in_flight) = cluster.state().breakers.acquire(Resource::Request, forward.priority) else {
+            cluster.stats().pending_overflow.inc();
+            let overflow = TryError::Acquire(crate::cluster::AcquireError::Overflow);
+            if let Some(reply) = overflow.reply(false, true) {
+                self.reply(reply, Some(decision), head).await;
+            }
+            return;
+        };
+        cluster.stats().rq_total.inc();
+        cluster.stats().rq_active.inc();
+        self.send(decision, forward, head, &cluster).await;
+        cluster.stats().rq_active.dec();
+    }
+
+    async fn send(
+        &mut self,
+        decision: &Decision,
+        forward: &Forward,
+        head: &mut RequestHead,
+        cluster: &Rc<Cluster>,
+    ) {
+        self.settle_expectation(head);
+        let grpc = head.request.is_grpc();
+        let limit = if forward.retry.is_some() { self.connection.buffer_limit } else { KEEP };
+        let mut body = RequestBody::new(head.body, head.request.upgrade.is_none(), limit, grpc);
+        body.mirror_to(mirror::start(&self.connection.worker, forward, head));
+        let mut timers = Timers::new(forward.timeout, forward.idle_timeout, forward.max_stream_duration);
+        if body.complete {
+            timers.start();
+        }
+        let result = self.try_hosts(decision, forward, head, cluster, &mut body, &mut timers).await;
+        self.record.bytes_received = body.received;
+        match result {
+            Ok((begun, host)) => {
+                let passed = self
+                    .pass(decision, forward, head, cluster, begun, &host, &mut body, &mut timers, grpc)
+                    .await;
+                if let Err(interrupt) = passed {
+                    self.broken(cluster, &interrupt);
+                }
+            }
+            Err(None) => {
+                self.record.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                self.record.details = "downstream_remote_disconnect".into();
+                cluster.stats().rq_cancelled.inc();
+                self.connection.stats.rq_rx_reset.inc();
+                self.down.abort();
+            }
+            Err(Some(reply)) => self.reply(*reply, Some(decision), head).await,
+        }
+        self.record.bytes_received = body.received;
+        self.record.request_messages = body.messages.count;
+    }
+
+    /// `Expect: 100-continue` goes on to the upstream where configured, and is answered here elsewhere.
+    fn settle_expectation(&mut self, head: &mut RequestHead) {
+        if !head.request.headers.contains(Known::Expect) {
+            return;
+        }
+        match self.down {
+            Downstream::H1(server) if self.hcm.proxy_100_continue => server.forward_continue(),
+            Downstream::H2(_) if self.hcm.proxy_100_continue => {}
+            _ => _ = head.request.headers.remove_known(Known::Expect),
+        }
+    }
+
+    /// Tries until an answer stands. The error is the reply to give, or nothing when the client is gone.
+    async fn try_hosts(
+        &mut self,
+        decision: &Decision,
+        forward: &Forward,
+        head: &mut RequestHead,
+        cluster: &Rc<Cluster>,
+        body: &mut RequestBody,
+        timers: &mut Timers,
+    ) -> Result<(Begun, Host), Option<Box<LocalReply>>> {
+        let mut tries =
+            Tries { retry: RetryState::new(), tried: Vec::new(), stale: 0, fresh: false, _retrying: None };
+        let mut same: Option<Host> = None;
+        loop {
+            let chosen = same.take().or_else(|| self.choose(decision, forward, cluster, &tries.tried));
+            let Some(host) = chosen else {
+                cluster.stats().cx_none_healthy.inc();
+                let reply = LocalReply::new(503, "no healthy upstream", "no_healthy_upstream")
+                    .with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM);
+                return Err(Some(Box::new(reply)));
+            };
+            self.record.attempts = tries.retry.retries() + 1;
+            self.record.host = Some(host.clone());
+            self.prepare(decision, forward, head, &host);
+            let active = host.start_request();
+            let plan = attempt::Plan { cluster, forward, per_try: forward.per_try_timeout };
+            let result = attempt(&plan, &host, head, tries.fresh, self.down, body, timers).await;
+            timers.end_try();
+            drop(active);
+            match result {
+                Ok(begun) => {
+                    let status = begun.head.response.status;
+                    self.observe(cluster, &host, Outcome::Status(status), status);
+                    if let Some(retry) = forward.retry.as_deref()
+                        && body.can_replay()
+                        && status != 101
+                        && self
+                            .again(
+                                forward,
+                                retry,
+                                cluster,
+                                retry.attempt_of(&begun.head.response),
+                                &mut tries,
+                                timers,
+                            )
+                            .await?
+                    {
+                        body.rewind();
+                        tries.tried.push(host);
+                        continue;
+                    }
+                    if tries.retry.retries() > 0 && status < 500 {
+                        cluster.stats().rq_retry_success.inc();
+                    }
+                    self.record.info = Some(begun.info.clone());
+                    return Ok((begun, host));
+                }
+                Err(failed) => {
+                    if let Some(info) = &failed.info {
+                        self.record.info = Some(info.clone());
+                    }
+                    if self.replay(&failed, head, body, &mut tries, cluster) {
+                        same = Some(host);
+                        continue;
+                    }
+                    self.after_failure(forward, cluster, &host, failed, body, &mut tries, timers).await?;
+                    tries.tried.push(host);
+                }
+            }
+        }
+    }
+
+    /// Whether a request on a stale connection, which nobody read, goes again on a fresh one.
+    fn replay(
+        &self,
+        failed: &Failed,
+        head: &RequestHead,
+        body: &mut RequestBody,
+        tries: &mut Tries,
+        cluster: &Cluster,
+    ) -> bool {
+        let refused = failed.error == TryError::Interrupt(Interrupt::Upstream(crate::wire::Reset::Refused));
+        let safe = refused || !failed.sent || is_idempotent(&head.request.method);
+        if !failed.stale || !safe || !body.can_replay() || tries.stale >= MAX_STALE {
+            return false;
+        }
+        tries.stale += 1;
+        tries.fresh = true;
+        body.rewind();
+        cluster.stats().stale_replayed.inc();
+        true
+    }
+
+    /// After a failed try: goes on, or ends with the reply to give.
+    async fn after_failure(
+        &mut self,
+        forward: &Forward,
+        cluster: &Rc<Cluster>,
+        host: &Host,
+        failed: Failed,
+        body: &mut RequestBody,
+        tries: &mut Tries,
+        timers: &mut Timers,
+    ) -> Result<(), Option<Box<LocalReply>>> {
+        let Failed { error, sent, .. } = failed;
+        if let Some(outcome) = error.outcome() {
+            let worker = &self.connection.worker;
+            worker.with_rng(|rng| cluster.record(host, outcome, rng));
+        }
+        self.count_failure(cluster, &error);
+        self.record.transport_failure = error.transport_failure();
+        if let (Some(retry), Some(attempt)) = (forward.retry.as_deref(), error.attempt(sent))
+            && body.can_replay()
+            && self.again(forward, retry, cluster, attempt, tries, timers).await?
+        {
+            body.rewind();
+            return Ok(());
+        }
+        let reply = error.reply(tries.retry.retries() > 0, body.complete);
+        Err(reply.map(|mut reply| {
+            reply.flags.insert(self.record.flags);
+            Box::new(reply)
+        }))
+    }
+
+    /// Asks the policy and the breakers for another try, and waits the back-off.
+    async fn again(
+        &mut self,
+        forward: &Forward,
+        retry: &Retry,
+        cluster: &Rc<Cluster>,
+        attempt: upstream::Attempt,
+        tries: &mut Tries,
+        timers: &mut Timers,
+    ) -> Result<bool, Option<Box<LocalReply>>> {
+        let verdict =
+            self.connection.worker.with_rng(|rng| tries.retry.consider(&retry.policy, attempt, rng));
+        let wait = match verdict {
+            RetryVerdict::No => return Ok(false),
+            RetryVerdict::Exhausted => {
+                cluster.stats().rq_retry_limit_exceeded.inc();
+                self.record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                return Ok(false);
+            }
+            RetryVerdict::Retry(wait) => wait,
+        };
+        tries._retrying = None;
+        let Some(permit) = cluster.state().breakers.acquire(Resource::Retry, forward.priority) else {
+            cluster.stats().rq_retry_overflow.inc();
+            self.record.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+            return Ok(false);
+        };
+        tries._retrying = Some(permit);
+        cluster.stats().rq_retry.inc();
+        tries.fresh = false;
+        match while_wanted(self.down, timers, tokio::time::sleep(wait)).await {
+            Ok(()) => Ok(true),
+            Err(interrupt) => Err(TryError::from(interrupt).reply(true, true).map(Box::new)),
+        }
+    }
+
+    fn choose(
+        &self,
+        decision: &Decision,
+        forward: &Forward,
+        cluster: &Rc<Cluster>,
+        tried: &[Host],
+    ) -> Option<Host> {
+        let _ = decision;
+        let set = cluster.endpoints();
+        if cluster.target().original_destination || set.policy().kind == LbKind::OriginalDestination {
+            let connection = &self.connection.connection;
+            let restored: Option<SocketAddr> = connection.local_restored.then_some(connection.local);
+            let to = forward.original_destination.or(restored)?;
+            return Some(Host::detached(Endpoint::new(Address::Socket(to))));
+        }
+        let policy = forward.retry.as_deref().map(|r| &r.policy);
+        let avoid: &[Host] = if policy.is_some_and(|p| p.avoid_previous_hosts) { tried } else { &[] };
+        let attempts = if avoid.is_empty() { 1 } else { policy.map_or(1, |p| p.host_attempts) };
+        let worker = &self.connection.worker;
+        worker.with_rng(|rng| cluster.pick(&Pick { hash: forward.hash, avoid, attempts }, rng))
+    }
+
+    /// What differs from try to try in the head.
+    fn prepare(&self, decision: &Decision, forward: &Forward, head: &mut RequestHead, host: &Host) {
+        if forward.attempt_count {
+            head.request.headers.set(Known::XEnvoyAttemptCount, self.record.attempts.to_string());
+        }
+        if forward.host_rewrite == HostRewriteLater::Auto
+            && !host.endpoint.hostname.is_empty()
+            && let Some(action) = decision.action()
+            && head.request.authority != *host.endpoint.hostname
+        {
+            action.set_host(&mut head.request, host.endpoint.hostname.to_string());
+        }
+    }
+
+    fn observe(&self, cluster: &Rc<Cluster>, host: &Host, outcome: Outcome, status: u16) {
+        cluster.stats().code(status);
+        cluster.stats().rq_completed.inc();
+        self.connection.worker.with_rng(|rng| cluster.record(host, outcome, rng));
+    }
+
+    fn count_failure(&self, cluster: &Cluster, error: &TryError) {
+        let stats = cluster.stats();
+        match error {
+            TryError::Interrupt(Interrupt::RequestTimeout) => stats.rq_timeout.inc(),
+            TryError::Interrupt(Interrupt::PerTryTimeout) => stats.rq_per_try_timeout.inc(),
+            TryError::Interrupt(Interrupt::Upstream(_)) => stats.rq_rx_reset.inc(),
+            TryError::Interrupt(_) => stats.rq_tx_reset.inc(),
+            TryError::Acquire(_) => {}
+        }
+    }
+
+    /// Passes the answer on.
+    #[allow(clippy::too_many_arguments)]
+    async fn pass(
+        &mut self,
+        decision: &Decision,
+        forward: &Forward,
+        head: &RequestHead,
+        cluster: &Rc<Cluster>,
+        begun: Begun,
+        host: &Host,
+        body: &mut RequestBody,
+        timers: &mut Timers,
+        grpc: bool,
+    ) -> Result<(), Interrupt> {
+        let _active = host.start_request();
+        let Begun { mut upstream, held, head: mut answer, info: _, sent_at } = begun;
+        body.forget();
+        let took: Duration = sent_at.elapsed();
+        cluster.stats().observe(took.as_secs_f64() * 1000.0);
+        let started = self.record.started;
+        self.record.sent_at = Some(sent_at.duration_since(started));
+        self.record.first_byte = Some(started.elapsed());
+        let accepted = answer.response.status == 101
+            || (head.request.is_connect() || head.request.upgrade.is_some())
+                && answer.response.status / 100 == 2;
+        let tunnel = forward.upgrade && accepted;
+        let keep = answer.response.headers.clone();
+        self.record.upstream_peer =
+            finish_response(self, decision, &head.request, &mut answer.response, took);
+        self.record.code = answer.response.status;
+        self.record.details = "via_upstream".into();
+        let upgrade = tunnel.then(|| head.request.upgrade.as_deref().unwrap_or_default().as_bytes().to_vec());
+        self.settle_tunnel(head, &mut answer, tunnel);
+        let upgrade_header = upgrade.as_deref().filter(|u| !u.is_empty() && answer.response.status == 101);
+        let close = self.close || (!body.complete && !tunnel);
+        self.down.send_head(&answer, upgrade_header, close).map_err(|_| Interrupt::DownstreamGone)?;
+        self.record.response_headers = Some(answer.response.headers);
+        if tunnel {
+            timers.disarm();
+            self.down.into_tunnel();
+            upstream.into_tunnel();
+            body.reopen();
+            self.connection.stats.cx_upgrades_total.inc();
+            self.connection.stats.cx_upgrades_active.inc();
+        }
+        let mut passed = Passed { messages: GrpcCounter::enabled(grpc), ..Passed::default() };
+        let result = pass_body(self.down, &mut upstream, body, timers, tunnel, &mut passed).await;
+        if tunnel {
+            self.connection.stats.cx_upgrades_active.dec();
+        }
+        self.record.bytes_sent = passed.bytes;
+        self.record.response_messages = passed.messages.count;
+        self.record.response_trailers = passed.trailers;
+        self.record.last_byte = Some(started.elapsed());
+        result?;
+        held.release(upstream, &keep);
+        Ok(())
+    }
+
+    /// An upgrade between versions: HTTP/1 says 101 where HTTP/2 says 200.
+    fn settle_tunnel(&self, head: &RequestHead, answer: &mut ResponseHead, tunnel: bool) {
+        if !tunnel {
+            return;
+        }
+        answer.body = BodyLength::Unknown;
+        answer.response.headers.remove_known(Known::ContentLength);
+        let upgrade = head.request.upgrade.is_some();
+        match self.down {
+            Downstream::H1(_) if upgrade => {
+                answer.response.status = 101;
+                answer.body = BodyLength::None;
+            }
+            Downstream::H1(_) => answer.body = BodyLength::None,
+            Downstream::H2(_) => answer.response.status = 200,
+        }
+    }
+
+    /// The answer broke off after its head was sent: the client must be able to tell.
+    fn broken(&mut self, cluster: &Cluster, interrupt: &Interrupt) {
+        use ResponseFlags as F;
+        let (flag, details) = match interrupt {
+            Interrupt::DownstreamGone => {
+                (F::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
+            }
+            Interrupt::DownstreamBad(_) => (F::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error"),
+            Interrupt::Upstream(crate::wire::Reset::Protocol(_)) => {
+                (F::UPSTREAM_PROTOCOL_ERROR, "upstream_reset_after_response_started{protocol_error}")
+            }
+            Interrupt::Upstream(crate::wire::Reset::ConnectionTermination) => (
+                F::UPSTREAM_CONNECTION_TERMINATION,
+                "upstream_reset_after_response_started{connection_termination}",
+            ),
+            Interrupt::Upstream(_) => {
+                (F::UPSTREAM_REMOTE_RESET, "upstream_reset_after_response_started{remote_reset}")
+            }
+            Interrupt::RequestTimeout | Interrupt::PerTryTimeout => {
+                (F::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
+            }
+            Interrupt::StreamIdle => (F::STREAM_IDLE_TIMEOUT, "stream_idle_timeout"),
+            Interrupt::MaxDuration => {
+                (F::UPSTREAM_MAX_STREAM_DURATION, "upstream_max_stream_duration_reached")
+            }
+        };
+        self.record.flags.insert(flag);
+        self.record.details = details.into();
+        if *interrupt == Interrupt::DownstreamGone {
+            cluster.stats().rq_cancelled.inc();
+            self.connection.stats.rq_rx_reset.inc();
+        } else {
+            cluster.stats().rq_rx_reset.inc();
+        }
+        self.down.abort();
+    }
+}

@@ -1,0 +1,14 @@
+//! HTTP requests from their first byte to the last of their answer: decide, try, retry, answer, count, log.
+
+mod attempt;
+mod deciding;
+mod failure;
+mod forward;
+mod mirror;
+mod pump;
+mod record;
+mod serve;
+mod spans;
+
+pub use serve::serve_http;
+pub use spans::send_spans;

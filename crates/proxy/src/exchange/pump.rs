@@ -1,0 +1,440 @@
+//! Moving one request's body to the upstream and one response's body back, both at once, with bounded buffers.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use decide::Headers;
+use tokio::time::Sleep;
+
+use crate::wire::{BodyLength, Downstream, Frame, Reset, ResponseHead, Upstream};
+
+/// Why waiting for the upstream's head ended without one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interrupt {
+    /// The client reset the request or went away.
+    DownstreamGone,
+    /// The client broke the protocol in its body.
+    DownstreamBad(&'static str),
+    Upstream(Reset),
+    RequestTimeout,
+    PerTryTimeout,
+    StreamIdle,
+    MaxDuration,
+}
+
+/// The request's body as far as it was received, so that it can be sent again.
+#[derive(Default)]
+pub struct RequestBody {
+    /// Kept for another try; emptied when there can be none.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    trailers: Option<Headers>,
+    pub received: u64,
+    /// The client sent its last byte.
+    pub complete: bool,
+    /// What of it the current upstream has been given.
+    given: usize,
+    end_given: bool,
+    replayable: bool,
+    limit: usize,
+    pub messages: GrpcCounter,
+    tee: Option<Tee>,
+}
+
+/// Where a mirror gets its copy; one that cannot keep up is cut off.
+type Tee = Vec<tokio::sync::mpsc::Sender<MirrorPiece>>;
+
+/// A piece of body for a mirror.
+#[derive(Debug, Clone)]
+pub enum MirrorPiece {
+    Data(Bytes),
+    End(Option<Headers>),
+}
+
+/// Counts gRPC messages in a stream of length-prefixed ones.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct GrpcCounter {
+    enabled: bool,
+    header: [u8; 5],
+    have: usize,
+    left: u64,
+    pub count: u64,
+}
+
+impl GrpcCounter {
+    pub fn enabled(enabled: bool) -> Self {
+        Self { enabled, ..Self::default() }
+    }
+
+    pub fn feed(&mut self, mut data: &[u8]) {
+        while self.enabled && !data.is_empty() {
+            if self.left > 0 {
+                let n = (data.len() as u64).min(self.left);
+                self.left -= n;
+                data = &data[n as usize..];
+                continue;
+            }
+            self.header[self.have] = data[0];
+            self.have += 1;
+            data = &data[1..];
+            if self.have == 5 {
+                self.have = 0;
+                self.count += 1;
+                self.left = u64::from(u32::from_be_bytes([
+                    self.header[1],
+                    self.header[2],
+                    self.header[3],
+                    self.header[4],
+                ]));
+            }
+        }
+    }
+}
+
+impl RequestBody {
+    /// `replayable` keeps what is received up to `limit`, for retries.
+    pub fn new(length: BodyLength, replayable: bool, limit: usize, grpc: bool) -> Self {
+        Self {
+            complete: length == BodyLength::None,
+            replayable,
+            limit,
+            messages: GrpcCounter::enabled(grpc),
+            ..Self::default()
+        }
+    }
+
+    pub fn mirror_to(&mut self, tee: Tee) {
+        if !tee.is_empty() {
+            self.tee = Some(tee);
+        }
+    }
+
+    /// Whether another upstream can be given all that was received.
+    pub fn can_replay(&self) -> bool {
+        self.replayable || self.given == 0 && self.kept.is_empty() && self.received == 0
+    }
+
+    /// A new try begins: everything is to be given again.
+    pub fn rewind(&mut self) {
+        self.given = 0;
+        self.end_given = false;
+    }
+
+    /// The connection became a tunnel: its bytes follow, whatever the request's body was.
+    pub fn reopen(&mut self) {
+        self.complete = false;
+        self.end_given = false;
+    }
+
+    /// No more tries: nothing need be kept.
+    pub fn forget(&mut self) {
+        if self.replayable {
+            self.replayable = false;
+            let unsent = self.kept.split_off(self.given.min(self.kept.len()));
+            self.kept = unsent;
+            self.given = 0;
+        }
+    }
+
+    fn keep(&mut self, data: Bytes) {
+        self.received += data.len() as u64;
+        self.messages.feed(&data);
+        if let Some(tee) = &mut self.tee {
+            tee.retain(|t| t.try_send(MirrorPiece::Data(data.clone())).is_ok());
+        }
+        self.kept_bytes += data.len();
+        self.kept.push(data);
+        if self.kept_bytes > self.limit {
+            self.forget();
+        }
+    }
+
+    fn finish(&mut self, trailers: Option<Headers>) {
+        self.complete = true;
+        self.trailers = trailers;
+        for tee in self.tee.take().into_iter().flatten() {
+            let _ = tee.try_send(MirrorPiece::End(self.trailers.clone()));
+        }
+    }
+
+    /// Moves what can be moved; `Ready` only for a fault.
+    fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Downstream<'_>,
+        up: &mut Upstream,
+    ) -> Poll<Interrupt> {
+        loop {
+            match up.poll_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(reset)) => return Poll::Ready(Interrupt::Upstream(reset)),
+                Poll::Ready(Ok(())) => {}
+            }
+            if let Some(piece) = self.kept.get_mut(self.given) {
+                if self.replayable {
+                    up.send_data(piece.clone());
+                    self.given += 1;
+                } else {
+                    up.send_data(std::mem::take(piece));
+                    self.given += 1;
+                    if self.given == self.kept.len() {
+                        self.kept.clear();
+                        self.given = 0;
+                    }
+                }
+                continue;
+            }
+            if self.complete {
+                if !self.end_given {
+                    self.end_given = true;
+                    up.send_end(self.trailers.as_ref());
+                }
+                return Poll::Pending;
+            }
+            match down.poll_body(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(Frame::Data(data))) => self.keep(data),
+                Poll::Ready(Ok(Frame::Trailers(trailers))) => self.finish(Some(trailers)),
+                Poll::Ready(Ok(Frame::End)) => self.finish(None),
+                Poll::Ready(Err(Reset::Protocol(what))) => {
+                    return Poll::Ready(Interrupt::DownstreamBad(what));
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Interrupt::DownstreamGone),
+            }
+        }
+    }
+}
+
+/// The clocks of one request; those that are not configured cost nothing.
+#[derive(Default)]
+pub struct Timers {
+    timeout: Option<Duration>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    per_try: Option<Pin<Box<Sleep>>>,
+    idle: Option<(Duration, Pin<Box<Sleep>>)>,
+    max: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timers {
+    pub fn new(timeout: Option<Duration>, idle: Option<Duration>, max: Option<Duration>) -> Self {
+        Self {
+            timeout,
+            idle: idle.map(|d| (d, Box::pin(tokio::time::sleep(d)))),
+            max: max.map(|d| Box::pin(tokio::time::sleep(d))),
+            ..Self::default()
+        }
+    }
+
+    /// The request was received whole: its time-out begins.
+    pub fn start(&mut self) {
+        if let Some(timeout) = self.timeout.take() {
+            self.deadline = Some(Box::pin(tokio::time::sleep(timeout)));
+        }
+    }
+
+    pub fn start_try(&mut self, per_try: Option<Duration>) {
+        self.per_try = per_try.map(|d| Box::pin(tokio::time::sleep(d)));
+    }
+
+    pub fn end_try(&mut self) {
+        self.per_try = None;
+    }
+
+    /// After an upgrade or the head of a long answer only idleness counts.
+    pub fn disarm(&mut self) {
+        self.timeout = None;
+        self.deadline = None;
+        self.per_try = None;
+    }
+
+    pub fn progress(&mut self) {
+        if let Some((idle, sleep)) = &mut self.idle {
+            sleep.as_mut().reset(tokio::time::Instant::now() + *idle);
+        }
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        let mut due = |sleep: &mut Option<Pin<Box<Sleep>>>| {
+            sleep.as_mut().is_some_and(|s| s.as_mut().poll(cx).is_ready())
+        };
+        if due(&mut self.deadline) {
+            return Poll::Ready(Interrupt::RequestTimeout);
+        }
+        if due(&mut self.per_try) {
+            return Poll::Ready(Interrupt::PerTryTimeout);
+        }
+        if due(&mut self.max) {
+            return Poll::Ready(Interrupt::MaxDuration);
+        }
+        match &mut self.idle {
+            Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| Interrupt::StreamIdle),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Runs something that needs neither side, such as connecting, for as long as the client is there and time is left.
+pub async fn while_wanted<T>(
+    down: &mut Downstream<'_>,
+    timers: &mut Timers,
+    work: impl Future<Output = T>,
+) -> Result<T, Interrupt> {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        if down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Interrupt::DownstreamGone));
+        }
+        timers.poll(cx).map(Err)
+    })
+    .await
+}
+
+/// Sends the request and waits for the response's head; interim responses pass through.
+pub async fn await_head(
+    down: &mut Downstream<'_>,
+    up: &mut Upstream,
+    body: &mut RequestBody,
+    timers: &mut Timers,
+) -> Result<ResponseHead, Interrupt> {
+    let mut seen = body.received;
+    poll_fn(|cx| {
+        let fault = body.poll_move(cx, down, up);
+        if body.complete {
+            timers.start();
+        }
+        if body.received != seen {
+            seen = body.received;
+            timers.progress();
+        }
+        // An upstream that answers early and closes breaks our sending, but its answer counts.
+        let flushed = up.poll_flush(cx);
+        loop {
+            match up.poll_head(cx) {
+                Poll::Ready(Ok(head)) if head.response.status < 200 && head.response.status != 101 => {
+                    down.send_informational(&head);
+                    let _ = down.poll_flush(cx);
+                }
+                Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+                Poll::Ready(Err(reset)) => return Poll::Ready(Err(Interrupt::Upstream(reset))),
+                Poll::Pending => break,
+            }
+        }
+        if let Poll::Ready(interrupt) = fault {
+            return Poll::Ready(Err(interrupt));
+        }
+        if let Poll::Ready(Err(reset)) = flushed {
+            return Poll::Ready(Err(Interrupt::Upstream(reset)));
+        }
+        if down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Interrupt::DownstreamGone));
+        }
+        timers.poll(cx).map(Err)
+    })
+    .await
+}
+
+/// What came of passing a response on.
+#[derive(Debug, Default)]
+pub struct Passed {
+    pub bytes: u64,
+    pub trailers: Option<Headers>,
+    pub messages: GrpcCounter,
+    pub first_byte: Option<Instant>,
+}
+
+/// Passes the response's body on while the rest of the request still flows. The response's head is written already.
+pub async fn pass_body(
+    down: &mut Downstream<'_>,
+    up: &mut Upstream,
+    body: &mut RequestBody,
+    timers: &mut Timers,
+    tunnel: bool,
+    passed: &mut Passed,
+) -> Result<(), Interrupt> {
+    let mut ended = false;
+    let mut request_fault = false;
+    let mut seen = body.received;
+    poll_fn(|cx| {
+        if !request_fault && !(ended && !tunnel) {
+            match body.poll_move(cx, down, up) {
+                // The response may go on although the rest of the request is not wanted.
+                Poll::Ready(Interrupt::Upstream(_)) => request_fault = true,
+                Poll::Ready(interrupt) => return Poll::Ready(Err(interrupt)),
+                Poll::Pending => {}
+            }
+            if matches!(up.poll_flush(cx), Poll::Ready(Err(_))) {
+                request_fault = true;
+            }
+        }
+        let mut moved = body.received != seen;
+        seen = body.received;
+        while !ended {
+            match down.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Interrupt::DownstreamGone)),
+                Poll::Pending => break,
+            }
+            match up.poll_body(cx) {
+                Poll::Ready(Ok(Frame::Data(data))) => {
+                    moved = true;
+                    passed.bytes += data.len() as u64;
+                    passed.messages.feed(&data);
+                    down.send_data(data);
+                }
+                Poll::Ready(Ok(Frame::Trailers(trailers))) => {
+                    down.send_end(Some(&trailers));
+                    passed.trailers = Some(trailers);
+                    ended = true;
+                }
+                Poll::Ready(Ok(Frame::End)) => {
+                    down.send_end(None);
+                    ended = true;
+                }
+                Poll::Ready(Err(reset)) => return Poll::Ready(Err(Interrupt::Upstream(reset))),
+                Poll::Pending => break,
+            }
+        }
+        if moved {
+            timers.progress();
+        }
+        match down.poll_flush(cx) {
+            Poll::Ready(Ok(())) if ended && (!tunnel || body.end_given || request_fault) => {
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Interrupt::DownstreamGone)),
+            Poll::Pending => {}
+        }
+        if !tunnel && down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Interrupt::DownstreamGone));
+        }
+        timers.poll(cx).map(Err)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_messages_are_counted_however_they_are_cut() {
+        let mut wire = Vec::new();
+        for n in [0usize, 1, 300, 70_000] {
+            wire.push(0);
+            wire.extend_from_slice(&(n as u32).to_be_bytes());
+            wire.extend(std::iter::repeat_n(b'x', n));
+        }
+        for size in [1, 3, 7, 1000, wire.len()] {
+            let mut counter = GrpcCounter::enabled(true);
+            wire.chunks(size).for_each(|c| counter.feed(c));
+            assert_eq!(counter.count, 4, "pieces of {size}");
+        }
+    }
+}

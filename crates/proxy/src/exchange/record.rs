@@ -1,0 +1,198 @@
+//! What is remembered of a request until its end: for the access log, metrics and spans.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use decide::{
+    Decision, Direction, Hcm, Headers, Known, LogEntry, PeerMetadata, Request, ResponseFlags, Times,
+    UpstreamEntry,
+};
+use upstream::Host;
+
+use super::serve::HttpConnection;
+use crate::cluster::{Cluster, UpstreamInfo};
+use crate::stats::RequestSample;
+use crate::telemetry::Call;
+
+pub struct Record {
+    pub started: Instant,
+    pub wall: SystemTime,
+    pub code: u16,
+    pub flags: ResponseFlags,
+    pub details: Cow<'static, str>,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub request_header_bytes: u64,
+    pub request_complete: Option<Duration>,
+    pub sent_at: Option<Duration>,
+    pub first_byte: Option<Duration>,
+    pub last_byte: Option<Duration>,
+    pub attempts: u32,
+    pub cluster: Option<Rc<Cluster>>,
+    pub host: Option<Host>,
+    pub info: Option<Rc<UpstreamInfo>>,
+    pub transport_failure: String,
+    pub upstream_peer: Option<Arc<PeerMetadata>>,
+    pub response_headers: Option<Headers>,
+    pub response_trailers: Option<Headers>,
+    pub local_body: String,
+    pub request_messages: u64,
+    pub response_messages: u64,
+    pub trace: Option<super::spans::Traced>,
+}
+
+impl Record {
+    pub fn new(connection: &HttpConnection) -> Self {
+        connection.stats.rq_total.inc();
+        connection.stats.rq_active.inc();
+        Self {
+            started: Instant::now(),
+            wall: SystemTime::now(),
+            code: 0,
+            flags: ResponseFlags::NONE,
+            details: Cow::Borrowed(""),
+            bytes_received: 0,
+            bytes_sent: 0,
+            request_header_bytes: 0,
+            request_complete: None,
+            sent_at: None,
+            first_byte: None,
+            last_byte: None,
+            attempts: 0,
+            cluster: None,
+            host: None,
+            info: None,
+            transport_failure: String::new(),
+            upstream_peer: None,
+            response_headers: None,
+            response_trailers: None,
+            local_body: String::new(),
+            request_messages: 0,
+            response_messages: 0,
+            trace: None,
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Counts, logs and reports the request.
+    pub fn finish(
+        self,
+        connection: &HttpConnection,
+        hcm: &Hcm,
+        request: Option<&Request>,
+        decision: Option<&Decision>,
+    ) {
+        let total = self.started.elapsed();
+        let stats = &connection.stats;
+        stats.rq_active.dec();
+        stats.rq_completed.inc();
+        if self.code != 0 {
+            stats.code(self.code);
+        }
+        stats.observe(total.as_secs_f64() * 1000.0);
+        if let Some(request) = request {
+            self.count(connection, request, decision, total);
+        }
+        let worker = &connection.worker;
+        if hcm.access_log.is_empty() && self.trace.is_none() {
+            return;
+        }
+        let target = self.cluster.as_ref().map(|c| c.target());
+        let mut entry = LogEntry::new(&connection.connection, self.wall);
+        entry.request = request;
+        entry.response_headers = self.response_headers.as_ref();
+        entry.response_trailers = self.response_trailers.as_ref();
+        entry.response_code = self.code;
+        entry.response_code_details = &self.details;
+        entry.flags = self.flags;
+        entry.bytes_received = self.bytes_received;
+        entry.bytes_sent = self.bytes_sent;
+        entry.request_header_bytes = self.request_header_bytes;
+        entry.response_header_bytes = self.response_headers.as_ref().map_or(0, |h| h.byte_size() as u64);
+        entry.times = Times {
+            total: Some(total),
+            last_request_byte: self.request_complete,
+            first_upstream_tx: self.sent_at,
+            first_upstream_rx: self.first_byte,
+            last_upstream_rx: self.last_byte,
+            first_downstream_tx: self.first_byte,
+            last_downstream_tx: Some(total),
+            ..Times::default()
+        };
+        entry.listener = &connection.listener;
+        entry.hostname = &worker.node.hostname;
+        entry.local_reply_body = &self.local_body;
+        if let Some(decision) = decision {
+            entry.route_name = decision.route_name();
+            entry.downstream_remote = decision.remote;
+            entry.downstream_peer = decision.peer.as_deref();
+            entry.sampled = decision.trace.sampled;
+        }
+        entry.upstream = UpstreamEntry {
+            cluster: target.as_ref().map_or("", |t| &t.stat_name),
+            cluster_raw: target.as_ref().map_or("", |t| &t.name),
+            host: self.host.as_ref().map(Host::address),
+            host_name: self.host.as_ref().map_or("", |h| &h.endpoint.hostname),
+            local: self.info.as_ref().and_then(|i| i.local),
+            attempts: self.attempts,
+            transport_failure: &self.transport_failure,
+            tls: self.info.as_ref().and_then(|i| i.tls.as_deref()),
+            protocol: None,
+            connection_id: self.info.as_ref().map(|i| i.id),
+            peer: self.upstream_peer.as_deref(),
+        };
+        if !hcm.access_log.is_empty() {
+            worker.write_log(&hcm.access_log, &entry);
+        }
+        if let (Some(trace), Some(request)) = (&self.trace, request) {
+            super::spans::report(worker, hcm, trace, request, &entry, decision);
+        }
+    }
+
+    fn count(
+        &self,
+        connection: &HttpConnection,
+        request: &Request,
+        decision: Option<&Decision>,
+        total: Duration,
+    ) {
+        if connection.direction == Direction::Unspecified {
+            return;
+        }
+        let worker = &connection.worker;
+        let target = self.cluster.as_ref().map(|c| c.target());
+        let configured = decision.and_then(Decision::forward).map(|f| f.cluster.clone());
+        let cluster = target.as_ref().map(|t| &*t.config).or(configured.as_deref());
+        let grpc_status = |headers: &Option<Headers>| -> Option<u32> {
+            headers.as_ref()?.known_str(Known::GrpcStatus)?.parse().ok()
+        };
+        let grpc = request
+            .is_grpc()
+            .then(|| grpc_status(&self.response_trailers).or_else(|| grpc_status(&self.response_headers)));
+        let call = Call {
+            direction: connection.direction,
+            connection: &connection.connection,
+            cluster,
+            authority: &request.authority,
+            downstream_peer: decision.and_then(|d| d.peer.as_ref()),
+            upstream_peer: self.upstream_peer.as_ref(),
+            endpoint: self.host.as_ref().map(|h| &h.endpoint.workload),
+            upstream_tls: self.info.as_ref().and_then(|i| i.tls.as_deref()),
+            flags: self.flags,
+        };
+        let sample = RequestSample {
+            millis: total.as_secs_f64() * 1000.0,
+            request_bytes: self.request_header_bytes + self.bytes_received,
+            response_bytes: self.response_headers.as_ref().map_or(0, |h| h.byte_size() as u64)
+                + self.bytes_sent,
+            request_messages: self.request_messages,
+            response_messages: self.response_messages,
+        };
+        worker.telemetry.request(&mut worker.istio.borrow_mut(), &call, self.code, grpc, &sample);
+    }
+}

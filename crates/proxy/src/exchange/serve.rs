@@ -1,0 +1,363 @@
+//! A downstream HTTP connection: which version it speaks, its requests one after the other or side by side, its end.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use decide::{Codec, Connection, Direction, FilterChain, Hcm, Plan, ResponseFlags, Terminal};
+use tokio::io::AsyncReadExt;
+
+use super::forward::handle;
+use super::record::Record;
+use crate::h1::{HeadLimits, ParseError};
+use crate::listen::{Arrived, admits};
+use crate::net::Io;
+use crate::stats::HttpStats;
+use crate::wire::{
+    BodyLength, Conn, Downstream, H1Server, H2ServerStream, NextRequest, ResponseHead, h2_request_head,
+};
+use crate::worker::Worker;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A downstream connection, for all of its requests.
+pub struct HttpConnection {
+    pub worker: Rc<Worker>,
+    pub connection: Connection,
+    pub listener: Arc<str>,
+    pub direction: Direction,
+    pub stats: Rc<HttpStats>,
+    pub buffer_limit: usize,
+    current: RefCell<Current>,
+}
+
+/// What the newest configuration says of this connection.
+struct Current {
+    plan: Arc<Plan>,
+    chain: Arc<FilterChain>,
+    hcm: Arc<Hcm>,
+}
+
+impl HttpConnection {
+    /// The configuration for a request that begins now: a changed policy acts on open connections as well. Nothing when
+    /// the connection would not be let in any more.
+    pub fn current(&self) -> Option<(Arc<Plan>, Arc<Hcm>)> {
+        let newest = self.worker.config().plan;
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(&newest, &current.plan) {
+            if let Some(listener) = newest.listener(&self.listener)
+                && let Some(chain) = listener.choose(&self.connection, &mut ())
+                && let Terminal::Http(hcm) = &chain.terminal
+            {
+                if !Arc::ptr_eq(chain, &current.chain)
+                    && !admits(&self.worker, &newest, chain, &self.connection)
+                {
+                    return None;
+                }
+                current.hcm = hcm.clone();
+                current.chain = chain.clone();
+            }
+            current.plan = newest;
+        }
+        Some((current.plan.clone(), current.hcm.clone()))
+    }
+}
+
+pub async fn serve_http(
+    worker: &Rc<Worker>,
+    arrived: Arrived,
+    chain: &Arc<FilterChain>,
+    hcm: Arc<Hcm>,
+    mut io: Io,
+) {
+    let stats = worker.http_stats(&Arc::from(hcm.stat_prefix.trim_end_matches(';')));
+    stats.cx_total.inc();
+    stats.cx_active.inc();
+    if io.is_tls() {
+        stats.cx_ssl_total.inc();
+    }
+    let connection = Rc::new(HttpConnection {
+        worker: worker.clone(),
+        listener: arrived.listener.name.clone(),
+        direction: arrived.listener.direction,
+        stats: stats.clone(),
+        buffer_limit: arrived.listener.per_connection_buffer_limit as usize,
+        connection: arrived.connection,
+        current: RefCell::new(Current { plan: worker.config().plan, chain: chain.clone(), hcm: hcm.clone() }),
+    });
+    let mut first = arrived.first;
+    let http2 = match (hcm.codec, io.alpn()) {
+        (Codec::Http1, _) => false,
+        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => true,
+        (Codec::Auto, Some(_)) => false,
+        (Codec::Auto, None) => match is_preface(&mut io, &mut first, hcm.timeouts.idle).await {
+            Some(http2) => http2,
+            None => {
+                stats.cx_active.dec();
+                stats.cx_destroy.inc();
+                return;
+            }
+        },
+    };
+    if http2 {
+        stats.cx_http2_total.inc();
+        io.put_back(first.freeze());
+        serve_h2(&connection, &hcm, io).await;
+    } else {
+        stats.cx_http1_total.inc();
+        serve_h1(&connection, &hcm, io, first).await;
+    }
+    stats.cx_active.dec();
+    stats.cx_destroy.inc();
+}
+
+/// Reads until the first bytes are, or are not, HTTP/2's preface; nothing when the client has gone.
+async fn is_preface(io: &mut Io, first: &mut BytesMut, idle: Option<Duration>) -> Option<bool> {
+    loop {
+        if !PREFACE.starts_with(&first[..first.len().min(PREFACE.len())]) {
+            return Some(false);
+        }
+        if first.len() >= PREFACE.len() {
+            return Some(true);
+        }
+        let limit = idle.unwrap_or(Duration::from_secs(3600));
+        match tokio::time::timeout(limit, io.read_buf(first)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            _ => return None,
+        }
+    }
+}
+
+/// Runs `work` for at most the given time, if any.
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: BytesMut) {
+    let limits = HeadLimits { bytes: hcm.limits.max_header_bytes, headers: hcm.limits.max_headers };
+    let secure = io.is_tls();
+    let mut conn = Conn::new(io);
+    *conn.buffer() = first;
+    let mut server = H1Server::new(conn, limits, secure, hcm.http1.accept_http10);
+    let worker = &connection.worker;
+    let mut requests = 0u32;
+    let mut deadline = hcm.timeouts.max_connection.map(|d| Box::pin(tokio::time::sleep(d)));
+    loop {
+        if !idle_wait(connection, hcm, &mut server).await {
+            return;
+        }
+        let next = match within(hcm.timeouts.request_headers, server.next()).await {
+            Some(next) => next,
+            None => {
+                connection.stats.rq_timeout.inc();
+                return;
+            }
+        };
+        requests += 1;
+        match next {
+            NextRequest::Request(head) => {
+                connection.stats.rq_http1_total.inc();
+                let expired = match &mut deadline {
+                    Some(sleep) => poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx).is_ready())).await,
+                    None => false,
+                };
+                let spent = hcm.limits.max_requests_per_connection.is_some_and(|max| requests >= max);
+                let close = worker.is_draining() || spent || expired;
+                if close && worker.is_draining() {
+                    connection.stats.cx_drain_close.inc();
+                }
+                let Some((plan, hcm)) = connection.current() else { return };
+                handle(connection, &plan, &hcm, head, Downstream::H1(&mut server), close).await;
+            }
+            NextRequest::Closed | NextRequest::Broken => return,
+            NextRequest::Bad(error) => {
+                refuse(connection, hcm, &mut server, error).await;
+                return;
+            }
+        }
+        if !server.reusable() {
+            close(&mut server, hcm.timeouts.delayed_close).await;
+            return;
+        }
+    }
+}
+
+/// Waits for the next request; false when the connection is to end.
+async fn idle_wait(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server) -> bool {
+    let worker = &connection.worker;
+    if worker.is_draining() && server.conn().buffer().is_empty() {
+        return false;
+    }
+    let mut drain = pin!(worker.drain.notified());
+    let mut wait = pin!(within(hcm.timeouts.idle, server.wait()));
+    poll_fn(|cx| {
+        if let Poll::Ready(came) = wait.as_mut().poll(cx) {
+            if came.is_none() {
+                connection.stats.cx_idle_timeout.inc();
+            }
+            return Poll::Ready(came == Some(true));
+        }
+        drain.as_mut().poll(cx).map(|()| false)
+    })
+    .await
+}
+
+/// Answers what is no request, and ends the connection.
+async fn refuse(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server, error: ParseError) {
+    connection.stats.cx_protocol_error.inc();
+    let mut record = Record::new(connection);
+    record.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    record.code = error.status();
+    record.details = error.to_string().replace(' ', "_").into();
+    let body = match error.status() {
+        431 => "",
+        426 => "",
+        _ => "Bad Request",
+    };
+    let mut head = ResponseHead::new(error.status());
+    head.body = BodyLength::Known(body.len() as u64);
+    if !body.is_empty() {
+        head.response.headers.append("content-type", "text/plain");
+    }
+    server.send_head(&head, None, true);
+    server.send_data(body.into());
+    server.send_end(None);
+    record.bytes_sent = body.len() as u64;
+    let _ = poll_fn(|cx| server.poll_flush(cx)).await;
+    record.finish(connection, hcm, None, None);
+    close(server, hcm.timeouts.delayed_close).await;
+}
+
+/// Ends our side and waits a little for the client's, so that a reset does not overtake our last bytes.
+async fn close(server: &mut H1Server, wait: Option<Duration>) {
+    if poll_fn(|cx| server.conn().poll_shutdown(cx)).await.is_err() {
+        return;
+    }
+    let linger = async {
+        loop {
+            server.conn().buffer().clear();
+            match poll_fn(|cx| server.conn().poll_fill(cx)).await {
+                Ok(n) if n > 0 => {}
+                _ => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(wait.unwrap_or(Duration::from_secs(1)), linger).await;
+}
+
+/// Concurrent streams where the configuration does not say: Envoy's default is 2³¹−1, which bounds nothing.
+const MAX_STREAMS: u32 = 1024;
+
+async fn serve_h2(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io) {
+    let secure = io.is_tls();
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(hcm.http2.max_concurrent_streams.map_or(MAX_STREAMS, |n| n.min(1 << 16)))
+        .initial_window_size(hcm.http2.initial_stream_window.unwrap_or(1 << 20).min(16 << 20))
+        .initial_connection_window_size(hcm.http2.initial_connection_window.unwrap_or(4 << 20).min(64 << 20))
+        .max_header_list_size(hcm.limits.max_header_bytes as u32)
+        .max_send_buffer_size(256 * 1024);
+    if hcm.http2.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    let handshake = within(Some(Duration::from_secs(15)), builder.handshake::<_, bytes::Bytes>(io)).await;
+    let Some(Ok(mut h2)) = handshake else {
+        connection.stats.cx_protocol_error.inc();
+        return;
+    };
+    let worker = connection.worker.clone();
+    let mut idle = hcm.timeouts.idle.map(|d| (d, Box::pin(tokio::time::sleep(d))));
+    let mut draining = worker.is_draining();
+    if draining {
+        h2.graceful_shutdown();
+    }
+    let live = Rc::new(std::cell::Cell::new(0usize));
+    loop {
+        let mut drain = pin!(worker.drain.notified());
+        let event = poll_fn(|cx| {
+            if let Poll::Ready(accepted) = h2.poll_accept(cx) {
+                return Poll::Ready(Event::Stream(accepted));
+            }
+            if !draining && drain.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Drain);
+            }
+            match &mut idle {
+                Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| Event::Idle),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        if let Some((length, sleep)) = &mut idle {
+            sleep.as_mut().reset(tokio::time::Instant::now() + *length);
+        }
+        match event {
+            Event::Stream(Some(Ok((request, respond)))) => {
+                connection.stats.rq_http2_total.inc();
+                let (connection, live) = (connection.clone(), live.clone());
+                live.set(live.get() + 1);
+                tokio::task::spawn_local(async move {
+                    serve_stream(&connection, request, respond, secure).await;
+                    live.set(live.get() - 1);
+                });
+            }
+            Event::Stream(Some(Err(error))) => {
+                tracing::debug!(%error, "HTTP/2 connection ended");
+                if error.is_library() {
+                    connection.stats.cx_protocol_error.inc();
+                }
+                return;
+            }
+            Event::Stream(None) => return,
+            Event::Drain => {
+                draining = true;
+                connection.stats.cx_drain_close.inc();
+                h2.graceful_shutdown();
+            }
+            Event::Idle if live.get() == 0 => {
+                connection.stats.cx_idle_timeout.inc();
+                h2.graceful_shutdown();
+                idle = None;
+            }
+            Event::Idle => {}
+        }
+    }
+}
+
+type Accepted = (http::Request<h2::RecvStream>, h2::server::SendResponse<bytes::Bytes>);
+
+enum Event {
+    Stream(Option<Result<Accepted, h2::Error>>),
+    Drain,
+    Idle,
+}
+
+async fn serve_stream(
+    connection: &Rc<HttpConnection>,
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<bytes::Bytes>,
+    secure: bool,
+) {
+    let (parts, body) = request.into_parts();
+    let head = match h2_request_head(&parts, body.is_end_stream(), secure) {
+        Ok(head) => head,
+        Err(_) => {
+            connection.stats.rq_rx_reset.inc();
+            respond.send_reset(h2::Reason::PROTOCOL_ERROR);
+            return;
+        }
+    };
+    let Some((plan, hcm)) = connection.current() else {
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+        return;
+    };
+    let down = Downstream::H2(H2ServerStream::new(body, respond));
+    handle(connection, &plan, &hcm, head, down, false).await;
+}

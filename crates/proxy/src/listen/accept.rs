@@ -1,0 +1,160 @@
+//! Accepting, and what a connection goes through before its filter chain is known.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use decide::{Connection, Listener, ListenerFilterKind, TransportProtocol};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+use super::chain;
+use super::detect::{self, Detected};
+use super::proxy_protocol;
+use crate::net::{Io, Kind, local_address, original_destination};
+use crate::worker::Worker;
+
+/// How long to pause when the process is out of descriptors: whoever waits in the backlog is served later.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(20);
+
+/// What is known of a connection so far.
+pub struct Arrived {
+    pub listener: Arc<Listener>,
+    pub connection: Connection,
+    pub io: Kind,
+    /// Read ahead by inspectors.
+    pub first: BytesMut,
+}
+
+pub async fn accept_tcp(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, remote)) => {
+                let worker = worker.clone();
+                let name = name.clone();
+                tokio::task::spawn_local(async move {
+                    let live = worker.begin();
+                    let _ = stream.set_nodelay(true);
+                    arrive(&worker, &name, stream, remote).await;
+                    drop(live);
+                });
+            }
+            Err(error) => refused(&worker, &name, &error).await,
+        }
+    }
+}
+
+pub async fn accept_unix(worker: Rc<Worker>, name: Arc<str>, socket: UnixListener) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                let worker = worker.clone();
+                let name = name.clone();
+                tokio::task::spawn_local(async move {
+                    let live = worker.begin();
+                    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+                    if let Some(listener) = worker.config().plan.listener(&name).cloned() {
+                        let connection =
+                            Connection { id: worker.connection_id(), ..Connection::new(nowhere, nowhere) };
+                        let arrived =
+                            Arrived { listener, connection, io: Kind::Unix(stream), first: BytesMut::new() };
+                        inspect(&worker, arrived).await;
+                    }
+                    drop(live);
+                });
+            }
+            Err(error) => refused(&worker, &name, &error).await,
+        }
+    }
+}
+
+async fn refused(worker: &Worker, name: &str, error: &std::io::Error) {
+    worker.stats.accept_errors.inc();
+    let exhausted =
+        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM));
+    if exhausted {
+        tracing::warn!(%error, listener = %name, "cannot accept for now");
+        tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+    }
+}
+
+/// Finds where the connection wanted to go and which listener is for that.
+async fn arrive(worker: &Rc<Worker>, name: &str, stream: TcpStream, remote: SocketAddr) {
+    let plan = worker.config().plan;
+    let Some(bound) = plan.listener(name).cloned() else { return };
+    let Some(local) = local_address(&stream) else { return };
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    let mut connection = Connection { id: worker.connection_id(), ..Connection::new(remote, local) };
+    let restores = bound.use_original_dst
+        || bound.filters.iter().any(|f| f.kind == ListenerFilterKind::OriginalDestination);
+    if restores && let Some(original) = original_destination(&stream) {
+        connection.local_restored = original != local;
+        connection.local = original;
+    }
+    let listener = if bound.use_original_dst && connection.local_restored {
+        plan.hand_over(&bound, connection.local).cloned().unwrap_or(bound)
+    } else {
+        bound
+    };
+    drop(plan);
+    inspect(worker, Arrived { listener, connection, io: Kind::Tcp(stream), first: BytesMut::new() }).await;
+}
+
+/// Runs the listener's filters, then gives the connection to its chain.
+async fn inspect(worker: &Rc<Worker>, mut arrived: Arrived) {
+    let stats = worker.listener_stats(&arrived.listener.stat_prefix);
+    stats.cx_total.inc();
+    stats.cx_active.inc();
+    let chosen = match proxy_header(&mut arrived).await {
+        Ok(()) => detect::detect(worker, &mut arrived, &stats).await,
+        Err(()) => Detected::Close,
+    };
+    match chosen {
+        Detected::Chain(found) => chain::serve(worker, arrived, found, None).await,
+        // The server spoke first while we were still listening for the client.
+        Detected::ServerFirst(found, upstream) => chain::serve(worker, arrived, found, Some(*upstream)).await,
+        Detected::NoChain => {
+            stats.no_filter_chain_match.inc();
+            chain::log_unmatched(worker, &arrived);
+        }
+        Detected::Close => {}
+    }
+    stats.cx_active.dec();
+    stats.cx_destroy.inc();
+}
+
+async fn proxy_header(arrived: &mut Arrived) -> Result<(), ()> {
+    let filter = arrived.listener.filters.iter().find_map(|f| match f.kind {
+        ListenerFilterKind::ProxyProtocol { optional } => Some(optional),
+        _ => None,
+    });
+    let Some(optional) = filter else { return Ok(()) };
+    let mut io = Io::new(std::mem::replace(&mut arrived.io, Kind::Taken));
+    let header = proxy_protocol::read(&mut io, &mut arrived.first, optional).await;
+    arrived.io = io.into_kind();
+    let header = header?;
+    if let Some((source, destination)) = header {
+        arrived.connection.remote = source;
+        arrived.connection.local = destination;
+        arrived.connection.local_restored = true;
+    }
+    Ok(())
+}
+
+/// What inspectors learned, put where filter chains look for it.
+pub fn learn(connection: &mut Connection, sniffed: &super::sniff::Sniffed) {
+    use super::sniff::Sniffed;
+    match sniffed {
+        Sniffed::Tls(hello) => {
+            connection.transport = TransportProtocol::Tls;
+            connection.server_name = hello.sni.as_deref().unwrap_or_default().into();
+            connection.application_protocols =
+                hello.alpn.iter().map(|p| Arc::from(String::from_utf8_lossy(p).as_ref())).collect();
+        }
+        Sniffed::Http(version) => {
+            connection.application_protocols = [Arc::from(*version)].into_iter().collect()
+        }
+        Sniffed::NeedMore | Sniffed::Other | Sniffed::Bad => {}
+    }
+}

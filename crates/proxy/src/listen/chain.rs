@@ -1,0 +1,155 @@
+//! A connection in the hands of its filter chain: handshake, network filters, then HTTP or TCP.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::BytesMut;
+use decide::{
+    Connection, ConnectionDecision, ConnectionOutcome, DownstreamTransport, FilterChain, LogEntry,
+    NetworkFilter, Plan, ResponseFlags, decide_connection,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::accept::Arrived;
+use super::exchange_tcp::ALPN;
+use super::tcp_proxy::{self, Opened};
+use crate::net::{Io, Kind};
+use crate::worker::Worker;
+
+/// A handshake without a configured limit takes no longer than this.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+
+pub async fn serve(
+    worker: &Rc<Worker>,
+    mut arrived: Arrived,
+    chain: Arc<FilterChain>,
+    opened: Option<Opened>,
+) {
+    let Some(io) = secure(worker, &mut arrived, &chain).await else { return };
+    if let Some(delay) = over_limit(worker, &chain) {
+        tokio::time::sleep(delay).await;
+        return;
+    }
+    let decision = judge(worker, &worker.config().plan, &chain, &arrived.connection);
+    count_rbac(worker, &chain, &decision);
+    match decision.outcome {
+        ConnectionOutcome::Http(hcm) => crate::exchange::serve_http(worker, arrived, &chain, hcm, io).await,
+        ConnectionOutcome::Tcp(forward) => {
+            let exchanges = chain.filters.iter().any(|f| matches!(f, NetworkFilter::MetadataExchange))
+                && arrived.connection.tls.as_ref().is_some_and(|t| t.alpn.as_bytes() == ALPN);
+            tcp_proxy::serve(worker, arrived, io, &forward, exchanges, opened).await;
+        }
+        ConnectionOutcome::Write(bytes) => {
+            let mut io = io;
+            let _ = io.write_all(&bytes).await;
+            let _ = io.shutdown().await;
+        }
+        ConnectionOutcome::Echo => echo(io, arrived.first).await,
+        ConnectionOutcome::Close { details } => {
+            tracing::debug!(listener = %arrived.listener.name, details, "connection closed by its filter chain");
+            tcp_proxy::log_closed(worker, &arrived, &chain, decision.flags, &details);
+        }
+    }
+}
+
+/// What the network filters say now.
+pub fn judge(
+    worker: &Worker,
+    plan: &Plan,
+    chain: &FilterChain,
+    connection: &Connection,
+) -> ConnectionDecision {
+    worker.with_rng(|rng| decide_connection(plan, chain, connection, SystemTime::now(), rng, &mut ()))
+}
+
+/// Whether the network filters let the connection in.
+pub fn admits(worker: &Worker, plan: &Plan, chain: &FilterChain, connection: &Connection) -> bool {
+    !matches!(judge(worker, plan, chain, connection).outcome, ConnectionOutcome::Close { .. })
+}
+
+fn count_rbac(worker: &Worker, chain: &FilterChain, decision: &ConnectionDecision) {
+    for filter in &chain.filters {
+        let NetworkFilter::Rbac(rbac) = filter else { continue };
+        let stats = worker.tcp_stats(&rbac.stat_prefix);
+        match &decision.outcome {
+            ConnectionOutcome::Close { details } if details.starts_with("rbac") => stats.rbac_denied.inc(),
+            _ => stats.rbac_allowed.inc(),
+        }
+    }
+}
+
+/// How long to keep a connection that is one too many before it is closed.
+fn over_limit(worker: &Worker, chain: &FilterChain) -> Option<Duration> {
+    chain.filters.iter().find_map(|filter| match filter {
+        NetworkFilter::ConnectionLimit { max, delay } if worker.stats.connections.get() as u64 > *max => {
+            Some(delay.unwrap_or(Duration::ZERO))
+        }
+        _ => None,
+    })
+}
+
+/// Does the handshake where the chain has TLS. Bytes that were read ahead come first.
+async fn secure(worker: &Rc<Worker>, arrived: &mut Arrived, chain: &FilterChain) -> Option<Io> {
+    let kind = std::mem::replace(&mut arrived.io, Kind::Taken);
+    let DownstreamTransport::Tls(context) = &chain.transport else { return Some(Io::new(kind)) };
+    let stats = worker.listener_stats(&arrived.listener.stat_prefix);
+    let server = worker.config().servers.get(&(Arc::as_ptr(context) as usize)).cloned();
+    let Some(server) = server else {
+        stats.ssl_connection_error.inc();
+        return None;
+    };
+    if context.require_sni && arrived.connection.server_name.is_empty() {
+        stats.ssl_connection_error.inc();
+        return None;
+    }
+    let raw = Io::with_prefix(kind, std::mem::take(&mut arrived.first).freeze());
+    let accepted =
+        tokio::time::timeout(chain.transport_timeout.unwrap_or(HANDSHAKE), server.accept(raw)).await;
+    match accepted {
+        Ok(Ok(stream)) => {
+            stats.ssl_handshake.inc();
+            let io = Io::new(Kind::Server(Box::new(stream)));
+            arrived.connection.tls = io.tls_info(worker.identity().as_deref());
+            Some(io)
+        }
+        Ok(Err(error)) => {
+            stats.ssl_connection_error.inc();
+            tracing::debug!(%error, listener = %arrived.listener.name, remote = %arrived.connection.remote, "handshake failed");
+            None
+        }
+        Err(_) => {
+            stats.ssl_connection_error.inc();
+            None
+        }
+    }
+}
+
+async fn echo(mut io: Io, first: BytesMut) {
+    let mut buffer = first;
+    loop {
+        if io.write_all(&buffer).await.is_err() {
+            return;
+        }
+        buffer.clear();
+        buffer.reserve(16 * 1024);
+        match io.read_buf(&mut buffer).await {
+            Ok(n) if n > 0 => {}
+            _ => break,
+        }
+    }
+    let _ = io.shutdown().await;
+}
+
+/// A connection that no chain took leaves a line where the listener has a log: Envoy's flag is `NR`.
+pub fn log_unmatched(worker: &Worker, arrived: &Arrived) {
+    if arrived.listener.access_log.is_empty() {
+        return;
+    }
+    let mut entry = LogEntry::new(&arrived.connection, SystemTime::now());
+    entry.flags = ResponseFlags::NO_ROUTE_FOUND;
+    entry.response_code_details = "filter_chain_not_found";
+    entry.listener = &arrived.listener.name;
+    entry.hostname = &worker.node.hostname;
+    worker.write_log(&arrived.listener.access_log, &entry);
+}

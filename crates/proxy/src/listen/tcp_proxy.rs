@@ -1,0 +1,344 @@
+//! TCP connections forwarded: which cluster, which host, both joined, all of it counted and logged.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::BytesMut;
+use decide::{
+    Connection, Direction, FilterChain, LogEntry, ResponseFlags, TcpForward, TcpProxy, Terminal, Times,
+    TlsInfo, UpstreamEntry,
+};
+use tokio::io::AsyncWriteExt;
+use upstream::{ActiveRequest, Address, Endpoint, Host, LbKind, Outcome, Permit, Pick, Priority, Resource};
+
+use super::accept::Arrived;
+use super::exchange_tcp::{ALPN, PeerExchange, exchange_peers};
+use crate::cluster::{Cluster, DialError, dial};
+use crate::net::Io;
+use crate::tcp::{Carried, End, Peel, join};
+use crate::telemetry::Call;
+use crate::worker::Worker;
+
+/// An upstream connection that is ready to carry bytes.
+pub struct Opened {
+    pub io: Io,
+    /// What the server said while nobody was joined to it.
+    pub ahead: BytesMut,
+    pub cluster: Rc<Cluster>,
+    pub host: Host,
+    pub exchanges: bool,
+    pub tls: Option<Arc<TlsInfo>>,
+    _permit: Permit,
+    _active: ActiveRequest,
+}
+
+/// Why there is none.
+pub struct NotOpened {
+    pub flags: ResponseFlags,
+    pub cluster: Option<Rc<Cluster>>,
+    pub host: Option<Host>,
+    pub reason: String,
+}
+
+impl NotOpened {
+    fn new(flags: ResponseFlags, cluster: Option<Rc<Cluster>>) -> Self {
+        Self { flags, cluster, host: None, reason: String::new() }
+    }
+}
+
+pub async fn open(
+    worker: &Rc<Worker>,
+    forward: &TcpForward,
+    connection: &Connection,
+) -> Result<Opened, NotOpened> {
+    let Some(cluster) = worker.cluster(&forward.cluster.name) else {
+        return Err(NotOpened::new(ResponseFlags::NO_CLUSTER_FOUND, None));
+    };
+    let mut tried: Vec<Host> = Vec::new();
+    let mut last = None;
+    for _ in 0..forward.proxy.max_connect_attempts.max(1) {
+        let Some(host) = choose(worker, &cluster, forward, connection, &tried) else {
+            cluster.stats().cx_none_healthy.inc();
+            return Err(
+                last.unwrap_or_else(|| NotOpened::new(ResponseFlags::NO_HEALTHY_UPSTREAM, Some(cluster)))
+            );
+        };
+        match open_to(worker, &cluster, host.clone()).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = Some(error),
+        }
+        tried.push(host);
+    }
+    Err(last.unwrap_or_else(|| NotOpened::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, Some(cluster))))
+}
+
+fn choose(
+    worker: &Worker,
+    cluster: &Rc<Cluster>,
+    forward: &TcpForward,
+    connection: &Connection,
+    tried: &[Host],
+) -> Option<Host> {
+    let set = cluster.endpoints();
+    if cluster.target().original_destination || set.policy().kind == LbKind::OriginalDestination {
+        // Without a restored destination the way would lead back here.
+        let to = connection.local_restored.then_some(connection.local)?;
+        return Some(Host::detached(Endpoint::new(Address::Socket(to))));
+    }
+    worker.with_rng(|rng| cluster.pick(&Pick { hash: forward.hash, avoid: tried, attempts: 5 }, rng))
+}
+
+async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Result<Opened, NotOpened> {
+    let fail = |flags, reason: String| NotOpened {
+        flags,
+        cluster: Some(cluster.clone()),
+        host: Some(host.clone()),
+        reason,
+    };
+    let breakers = &cluster.state().breakers;
+    let Some(permit) = breakers.acquire(Resource::Connection, Priority::Default) else {
+        cluster.stats().cx_overflow.inc();
+        return Err(fail(ResponseFlags::UPSTREAM_OVERFLOW, String::new()));
+    };
+    let target = cluster.target();
+    let Some((_, transport)) = target.transport(&host.endpoint) else {
+        return Err(fail(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "no transport socket matches".into()));
+    };
+    cluster.stats().cx_total.inc();
+    let active = host.start_request();
+    let dialed = dial(
+        host.address(),
+        (&target.connect, target.outside.as_ref()),
+        transport.tls.as_deref(),
+        &Default::default(),
+        target.connect_timeout,
+    )
+    .await;
+    let mut io = match dialed {
+        Ok(io) => io,
+        Err(error) => {
+            cluster.stats().cx_connect_fail.inc();
+            let outcome = if error == DialError::Timeout { Outcome::Timeout } else { Outcome::ConnectFailed };
+            worker.with_rng(|rng| cluster.record(&host, outcome, rng));
+            return Err(fail(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, error.to_string()));
+        }
+    };
+    worker.with_rng(|rng| cluster.record(&host, Outcome::Connected, rng));
+    let exchanges = target.exchange_metadata && io.alpn() == Some(ALPN);
+    if exchanges && io.write_all(&exchange_peers(&worker.node.peer)).await.is_err() {
+        return Err(fail(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "connection termination".into()));
+    }
+    cluster.stats().cx_active.inc();
+    let tls = io.tls_info(worker.identity().as_deref());
+    Ok(Opened {
+        io,
+        ahead: BytesMut::new(),
+        cluster: cluster.clone(),
+        exchanges,
+        tls,
+        _permit: permit,
+        _active: active,
+        host,
+    })
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.cluster.stats().cx_active.dec();
+        self.cluster.stats().cx_destroy.inc();
+    }
+}
+
+pub async fn serve(
+    worker: &Rc<Worker>,
+    arrived: Arrived,
+    mut client: Io,
+    forward: &TcpForward,
+    exchanges_with_client: bool,
+    opened: Option<Opened>,
+) {
+    let proxy = &*forward.proxy;
+    let stats = worker.tcp_stats(&proxy.stat_prefix);
+    stats.cx_total.inc();
+    stats.cx_active.inc();
+    let started = (Instant::now(), SystemTime::now());
+    let connection = &arrived.connection;
+    let opened = match opened {
+        Some(opened) => Ok(opened),
+        None => open(worker, forward, connection).await,
+    };
+    match opened {
+        Ok(mut opened) => {
+            let mut from_client = PeerExchange::default();
+            let mut from_server = PeerExchange::default();
+            if exchanges_with_client && client.write_all(&exchange_peers(&worker.node.peer)).await.is_err() {
+                stats.cx_active.dec();
+                return;
+            }
+            let direction = arrived.listener.direction;
+            let mut counted = Counted::new(worker, direction, &arrived, &opened);
+            let ahead = std::mem::take(&mut opened.ahead);
+            let exchanges = opened.exchanges;
+            let (carried, end) = {
+                let peel_client: Option<&mut dyn Peel> =
+                    if exchanges_with_client { Some(&mut from_client) } else { None };
+                let peel_server: Option<&mut dyn Peel> =
+                    if exchanges { Some(&mut from_server) } else { None };
+                join(
+                    (&mut client, arrived.first.clone(), peel_client),
+                    (&mut opened.io, ahead, peel_server),
+                    proxy.idle_timeout,
+                    &mut |so_far| counted.progress(so_far),
+                )
+                .await
+            };
+            counted.close(carried);
+            stats.rx_bytes.add(carried.forth);
+            stats.tx_bytes.add(carried.back);
+            opened.cluster.stats().cx_tx_bytes.add(carried.forth);
+            opened.cluster.stats().cx_rx_bytes.add(carried.back);
+            let flags = match &end {
+                End::IdleTimeout => {
+                    stats.idle_timeout.inc();
+                    ResponseFlags::STREAM_IDLE_TIMEOUT
+                }
+                End::Closed | End::FirstBroke(_) | End::SecondBroke(_) => ResponseFlags::NONE,
+            };
+            let failed = NotOpened { flags, cluster: None, host: None, reason: String::new() };
+            log(worker, &arrived, proxy, started, Some(&opened), &failed, carried);
+        }
+        Err(failed) => {
+            if failed.flags.has(ResponseFlags::NO_CLUSTER_FOUND) {
+                stats.cx_no_route.inc();
+            }
+            let cluster = failed.cluster.as_ref().map(|c| c.target());
+            let call = Call {
+                direction: arrived.listener.direction,
+                connection,
+                cluster: cluster.as_ref().map(|t| &*t.config),
+                authority: &connection.server_name,
+                downstream_peer: None,
+                upstream_peer: None,
+                endpoint: failed.host.as_ref().map(|h| &h.endpoint.workload),
+                upstream_tls: None,
+                flags: failed.flags,
+            };
+            if let Some(key) = worker.telemetry.tcp(&call) {
+                let mut istio = worker.istio.borrow_mut();
+                let series = istio.tcp(key);
+                series.opened += 1;
+                series.closed += 1;
+            }
+            log(worker, &arrived, proxy, started, None, &failed, Carried::default());
+        }
+    }
+    stats.cx_active.dec();
+}
+
+/// Istio's TCP metrics of one connection, kept up while it lives.
+struct Counted<'a> {
+    worker: &'a Worker,
+    key: Option<crate::stats::TcpKey>,
+    reported: Carried,
+    since: Instant,
+}
+
+/// How often a long connection's bytes are added up.
+const REPORT_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl<'a> Counted<'a> {
+    fn new(worker: &'a Worker, direction: Direction, arrived: &Arrived, opened: &Opened) -> Self {
+        let target = opened.cluster.target();
+        let key = worker.telemetry.tcp(&Call {
+            direction,
+            connection: &arrived.connection,
+            cluster: Some(&target.config),
+            authority: &arrived.connection.server_name,
+            downstream_peer: None,
+            upstream_peer: None,
+            endpoint: Some(&opened.host.endpoint.workload),
+            upstream_tls: opened.tls.as_deref(),
+            flags: ResponseFlags::NONE,
+        });
+        if let Some(key) = &key {
+            worker.istio.borrow_mut().tcp(key.clone()).opened += 1;
+        }
+        Self { worker, key, reported: Carried::default(), since: Instant::now() }
+    }
+
+    fn progress(&mut self, so_far: Carried) {
+        if self.since.elapsed() >= REPORT_EVERY {
+            self.since = Instant::now();
+            self.add(so_far);
+        }
+    }
+
+    fn add(&mut self, so_far: Carried) {
+        let Some(key) = &self.key else { return };
+        let mut istio = self.worker.istio.borrow_mut();
+        let series = istio.tcp(key.clone());
+        series.received += so_far.forth - self.reported.forth;
+        series.sent += so_far.back - self.reported.back;
+        self.reported = so_far;
+    }
+
+    fn close(&mut self, carried: Carried) {
+        self.add(carried);
+        if let Some(key) = &self.key {
+            self.worker.istio.borrow_mut().tcp(key.clone()).closed += 1;
+        }
+    }
+}
+
+fn log(
+    worker: &Worker,
+    arrived: &Arrived,
+    proxy: &TcpProxy,
+    (started, wall): (Instant, SystemTime),
+    opened: Option<&Opened>,
+    failed: &NotOpened,
+    carried: Carried,
+) {
+    if proxy.access_log.is_empty() {
+        return;
+    }
+    let cluster = opened.map(|o| &o.cluster).or(failed.cluster.as_ref()).map(|c| c.target());
+    let host = opened.map(|o| &o.host).or(failed.host.as_ref());
+    let mut entry = LogEntry::new(&arrived.connection, wall);
+    entry.flags = failed.flags;
+    entry.bytes_received = carried.forth;
+    entry.bytes_sent = carried.back;
+    entry.times = Times { total: Some(started.elapsed()), ..Times::default() };
+    entry.listener = &arrived.listener.name;
+    entry.hostname = &worker.node.hostname;
+    entry.upstream = UpstreamEntry {
+        cluster: cluster.as_ref().map_or("", |t| &t.stat_name),
+        cluster_raw: cluster.as_ref().map_or("", |t| &t.name),
+        host: host.map(Host::address),
+        local: opened.and_then(|o| o.io.tcp()).and_then(|s| s.local_addr().ok()),
+        attempts: u32::from(host.is_some()),
+        transport_failure: &failed.reason,
+        tls: opened.and_then(|o| o.tls.as_deref()),
+        ..UpstreamEntry::default()
+    };
+    worker.write_log(&proxy.access_log, &entry);
+}
+
+/// A connection that its chain closed leaves a line where its TCP proxy has a log.
+pub fn log_closed(
+    worker: &Worker,
+    arrived: &Arrived,
+    chain: &FilterChain,
+    flags: ResponseFlags,
+    details: &str,
+) {
+    let Terminal::Tcp(proxy) = &chain.terminal else { return };
+    let mut entry = LogEntry::new(&arrived.connection, SystemTime::now());
+    entry.flags = flags;
+    entry.connection_termination_details = details;
+    entry.times = Times { total: Some(std::time::Duration::ZERO), ..Times::default() };
+    entry.listener = &arrived.listener.name;
+    entry.hostname = &worker.node.hostname;
+    worker.write_log(&proxy.access_log, &entry);
+}

@@ -1,0 +1,13 @@
+//! Sockets: what listens, what connects, and one stream type over plain TCP, Unix sockets and TLS.
+//!
+//! Nothing here knows HTTP or configuration resources; callers say what they want in plain values.
+
+mod io;
+mod socket;
+mod tls_info;
+
+pub use io::{Io, Kind};
+pub use socket::{
+    ConnectOptions, Connecting, Keepalive, ListenOptions, Outside, bind_tcp, connect, local_address,
+    original_destination,
+};

@@ -1,0 +1,170 @@
+//! Snapshots as text: Envoy's `/stats` and Prometheus' exposition format.
+
+use std::fmt::Write;
+
+use super::histogram::{BOUNDS, Histogram};
+use super::istio::{IstioSnapshot, Labels};
+use super::snapshot::{Kind, Snapshot, StatName};
+
+/// Envoy's plain listing: `cluster.NAME.upstream_rq_total: 3`.
+pub fn text(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> String {
+    let mut out = String::new();
+    let mut lines: Vec<(String, i64)> =
+        snapshot.samples.iter().map(|(name, (_, value))| (plain(name), *value)).collect();
+    lines.extend(
+        classes(snapshot)
+            .into_iter()
+            .map(|((name, class), n)| (format!("{}_{class}xx", plain(&StatName { code: 0, ..name })), n)),
+    );
+    lines.sort();
+    for (name, value) in lines.iter().filter(|(name, _)| wanted(name)) {
+        let _ = writeln!(out, "{name}: {value}");
+    }
+    for (name, histogram) in &snapshot.histograms {
+        let name = plain(name);
+        if wanted(&name) {
+            let _ = writeln!(out, "{name}: count={} sum={}", histogram.count(), histogram.sum);
+        }
+    }
+    out
+}
+
+fn plain(name: &StatName) -> String {
+    let mut text = String::with_capacity(64);
+    text.push_str(name.prefix);
+    if !name.owner.is_empty() {
+        text.push('.');
+        text.push_str(&name.owner);
+    }
+    text.push('.');
+    text.push_str(name.stat);
+    if name.code != 0 {
+        let _ = write!(text, "_{}", name.code);
+    }
+    text
+}
+
+/// Sums of the codes by their class.
+fn classes(snapshot: &Snapshot) -> std::collections::BTreeMap<(StatName, u16), i64> {
+    let mut sums = std::collections::BTreeMap::new();
+    for (name, (_, n)) in snapshot.samples.iter().filter(|(name, _)| name.code != 0) {
+        *sums.entry((StatName { code: 0, ..name.clone() }, name.code / 100)).or_insert(0) += n;
+    }
+    sums
+}
+
+/// Prometheus' text format, families together.
+pub fn prometheus(snapshot: &Snapshot) -> String {
+    let mut families: std::collections::BTreeMap<String, (Kind, Vec<String>)> = Default::default();
+    for (name, (kind, value)) in &snapshot.samples {
+        let suffix = if name.code != 0 { "" } else { name.stat };
+        let family = match (name.code, suffix) {
+            (0, stat) => format!("envoy_{}_{}", name.prefix, sanitize(stat)),
+            _ => format!("envoy_{}_{}", name.prefix, name.stat),
+        };
+        let mut labels = owner_label(name);
+        if name.code != 0 {
+            labels = join(&labels, &format!("envoy_response_code=\"{}\"", name.code));
+        }
+        let line = format!("{family}{{{labels}}} {value}");
+        families.entry(family).or_insert((*kind, Vec::new())).1.push(line);
+    }
+    for ((name, class), n) in classes(snapshot) {
+        let family = format!("envoy_{}_{}_xx", name.prefix, name.stat);
+        let labels = join(&owner_label(&name), &format!("envoy_response_code_class=\"{class}\""));
+        families
+            .entry(family.clone())
+            .or_insert((Kind::Counter, Vec::new()))
+            .1
+            .push(format!("{family}{{{labels}}} {n}"));
+    }
+    let mut out = String::new();
+    for (family, (kind, lines)) in &families {
+        let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+        let _ = writeln!(out, "# TYPE {family} {kind}");
+        for line in lines {
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    let mut last = String::new();
+    for (name, histogram) in &snapshot.histograms {
+        let family = format!("envoy_{}_{}", name.prefix, sanitize(name.stat));
+        if family != last {
+            let _ = writeln!(out, "# TYPE {family} histogram");
+            last.clone_from(&family);
+        }
+        put_histogram(&mut out, &family, &owner_label(name), histogram);
+    }
+    istio(&snapshot.istio, &mut out);
+    out
+}
+
+fn owner_label(name: &StatName) -> String {
+    if name.tag.is_empty() { String::new() } else { format!("{}=\"{}\"", name.tag, escape(&name.owner)) }
+}
+
+fn join(a: &str, b: &str) -> String {
+    if a.is_empty() { b.to_owned() } else { format!("{a},{b}") }
+}
+
+fn sanitize(name: &str) -> String {
+    name.replace(['.', '-'], "_")
+}
+
+/// Label values may hold anything a peer said.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn put_histogram(out: &mut String, family: &str, labels: &str, histogram: &Histogram) {
+    let mut total = 0;
+    for (bound, n) in BOUNDS.iter().zip(histogram.buckets) {
+        total += n;
+        let bound = if bound.is_infinite() { "+Inf".to_owned() } else { bound.to_string() };
+        let labels = join(labels, &format!("le=\"{bound}\""));
+        let _ = writeln!(out, "{family}_bucket{{{labels}}} {total}");
+    }
+    let _ = writeln!(out, "{family}_sum{{{labels}}} {}", histogram.sum);
+    let _ = writeln!(out, "{family}_count{{{labels}}} {total}");
+}
+
+fn label_text(labels: &Labels) -> String {
+    labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect::<Vec<_>>().join(",")
+}
+
+fn istio(snapshot: &IstioSnapshot, out: &mut String) {
+    let requests: Vec<_> = snapshot.requests.iter().map(|(l, s)| (label_text(l), s)).collect();
+    if !requests.is_empty() {
+        put_family(out, "istio_requests_total", requests.iter().map(|(l, s)| (l, s.requests)));
+        type Pick = fn(&super::istio::RequestSeries) -> &Histogram;
+        let histograms: [(&str, Pick); 3] = [
+            ("istio_request_duration_milliseconds", |s| &s.duration),
+            ("istio_request_bytes", |s| &s.request_bytes),
+            ("istio_response_bytes", |s| &s.response_bytes),
+        ];
+        for (family, pick) in histograms {
+            let _ = writeln!(out, "# TYPE {family} histogram");
+            for (labels, series) in &requests {
+                put_histogram(out, family, labels, pick(series));
+            }
+        }
+        let grpc = || requests.iter().filter(|(l, _)| l.contains("request_protocol=\"grpc\""));
+        put_family(out, "istio_request_messages_total", grpc().map(|(l, s)| (l, s.request_messages)));
+        put_family(out, "istio_response_messages_total", grpc().map(|(l, s)| (l, s.response_messages)));
+    }
+    let tcp: Vec<_> = snapshot.tcp.iter().map(|(l, s)| (label_text(l), s)).collect();
+    put_family(out, "istio_tcp_connections_opened_total", tcp.iter().map(|(l, s)| (l, s.opened)));
+    put_family(out, "istio_tcp_connections_closed_total", tcp.iter().map(|(l, s)| (l, s.closed)));
+    put_family(out, "istio_tcp_sent_bytes_total", tcp.iter().map(|(l, s)| (l, s.sent)));
+    put_family(out, "istio_tcp_received_bytes_total", tcp.iter().map(|(l, s)| (l, s.received)));
+}
+
+fn put_family<'a>(out: &mut String, family: &str, series: impl Iterator<Item = (&'a String, u64)>) {
+    let mut named = false;
+    for (labels, n) in series {
+        if !std::mem::replace(&mut named, true) {
+            let _ = writeln!(out, "# TYPE {family} counter");
+        }
+        let _ = writeln!(out, "{family}{{{labels}}} {n}");
+    }
+}

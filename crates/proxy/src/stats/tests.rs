@@ -1,0 +1,65 @@
+use std::rc::Rc;
+use std::sync::Arc;
+
+use decide::ResponseFlags;
+
+use super::istio::RequestSample;
+use super::*;
+
+fn key(source: &str, code: u16) -> RequestKey {
+    RequestKey {
+        reporter: Reporter::Source,
+        source: Rc::new(Workload { workload: source.into(), ..Workload::unknown() }),
+        destination: Rc::new(Workload::unknown()),
+        service: Rc::new(Service::all("reviews")),
+        protocol: RequestProtocol::Http,
+        code,
+        flags: ResponseFlags::NONE,
+        grpc_status: None,
+        security: Security::Unknown,
+    }
+}
+
+#[test]
+fn workers_are_merged_and_families_stay_together() {
+    let owner: Arc<str> = "outbound|80||a\"b".into();
+    let mut all = Snapshot::default();
+    for _ in 0..2 {
+        let cluster = ClusterStats::default();
+        cluster.rq_total.add(2);
+        cluster.code(200);
+        cluster.code(503);
+        let mut istio = IstioStats::default();
+        istio.record(key("a", 200), &RequestSample { millis: 3.0, ..RequestSample::default() });
+        let mut one = Snapshot::default();
+        cluster.collect(&owner, &mut one);
+        one.istio = istio.snapshot();
+        all.merge(one);
+    }
+    let text = text(&all, |_| true);
+    assert!(text.contains("cluster.outbound|80||a\"b.upstream_rq_total: 4\n"), "{text}");
+    assert!(text.contains("upstream_rq_503: 2\n") && text.contains("upstream_rq_5xx: 2\n"), "{text}");
+    let page = prometheus(&all);
+    assert!(
+        page.contains("envoy_cluster_upstream_rq_total{envoy_cluster_name=\"outbound|80||a\\\"b\"} 4"),
+        "{page}"
+    );
+    assert!(page.contains("envoy_response_code_class=\"5\"} 2"));
+    assert!(page.contains("istio_requests_total{reporter=\"source\",source_workload=\"a\""));
+    assert!(page.contains("response_flags=\"-\""));
+    let types = page.lines().filter(|l| *l == "# TYPE istio_requests_total counter").count();
+    assert_eq!(types, 1);
+    assert!(page.contains("le=\"5\"} 2") && page.contains("le=\"1\"} 0"));
+}
+
+#[test]
+fn peers_cannot_fill_the_memory_with_series() {
+    let mut istio = IstioStats::default();
+    for n in 0..5000 {
+        istio.record(key(&n.to_string(), 200), &RequestSample::default());
+    }
+    let snapshot = istio.snapshot();
+    assert!(snapshot.requests.len() <= 4097, "{}", snapshot.requests.len());
+    assert_eq!(snapshot.requests.values().map(|s| s.requests).sum::<u64>(), 5000);
+    assert!(istio.dropped() > 0);
+}

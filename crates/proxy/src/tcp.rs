@@ -1,0 +1,160 @@
+//! Two connections joined: bytes both ways, each side's end passed on, idle ones closed.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use crate::net::Io;
+
+/// Room for bytes on the way, per direction: what one side sends is not read before the other has taken this.
+const ROOM: usize = 32 * 1024;
+
+/// How much went each way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// From the first to the second.
+    pub forth: u64,
+    pub back: u64,
+}
+
+/// How a joined pair came to its end.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides ended.
+    Closed,
+    IdleTimeout,
+    /// The first side broke.
+    FirstBroke(io::Error),
+    SecondBroke(io::Error),
+}
+
+/// Takes what is no payload off the front of a direction, such as peers' metadata.
+pub trait Peel {
+    /// Shortens the buffer by what it takes; false while more is needed to tell, and nothing may pass.
+    fn peel(&mut self, buffer: &mut BytesMut) -> bool;
+}
+
+/// One direction: read from one, written to the other, its end passed on.
+struct Flow<'a> {
+    peel: Option<&'a mut dyn Peel>,
+    buffer: BytesMut,
+    ended: bool,
+    done: bool,
+    carried: u64,
+    unflushed: bool,
+}
+
+enum Fault {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl<'a> Flow<'a> {
+    fn new(first: BytesMut, peel: Option<&'a mut dyn Peel>) -> Self {
+        Self { peel, buffer: first, ended: false, done: false, carried: 0, unflushed: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Io, to: &mut Io) -> Poll<Result<(), Fault>> {
+        loop {
+            let mut held = false;
+            if let Some(peel) = &mut self.peel
+                && !self.buffer.is_empty()
+            {
+                held = !peel.peel(&mut self.buffer);
+                if !held {
+                    self.peel = None;
+                }
+            }
+            while !self.buffer.is_empty() && (!held || self.ended) {
+                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer)).map_err(Fault::Write)?;
+                if n == 0 {
+                    return Poll::Ready(Err(Fault::Write(io::ErrorKind::WriteZero.into())));
+                }
+                self.carried += n as u64;
+                self.buffer.advance(n);
+                self.unflushed = true;
+            }
+            if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Fault::Write)?;
+                self.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            if !held {
+                self.buffer.clear();
+            }
+            self.buffer.reserve(ROOM);
+            match pin!(from.read_buf(&mut self.buffer)).poll(cx) {
+                Poll::Ready(Ok(0)) => self.ended = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Read(error))),
+                Poll::Pending => {
+                    // A quiet connection gives its memory back.
+                    if !held {
+                        self.buffer = BytesMut::new();
+                    }
+                    if self.unflushed {
+                        ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Fault::Write)?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+/// Joins two connections, each with what was read of it ahead, until both ended, one broke, or nothing moved for the idle time. `progress` is told what was
+/// carried so far, from time to time.
+pub async fn join(
+    (first, read_ahead, peel_first): (&mut Io, BytesMut, Option<&mut dyn Peel>),
+    (second, ahead, peel_second): (&mut Io, BytesMut, Option<&mut dyn Peel>),
+    idle: Option<Duration>,
+    progress: &mut dyn FnMut(Carried),
+) -> (Carried, End) {
+    let mut forth = Flow::new(read_ahead, peel_first);
+    let mut back = Flow::new(ahead, peel_second);
+    let mut idle_timer = idle.map(|d| Box::pin(tokio::time::sleep(d)));
+    let mut last = Carried::default();
+    let end = poll_fn(|cx| {
+        if !forth.done
+            && let Poll::Ready(Err(fault)) = forth.poll(cx, first, second)
+        {
+            return Poll::Ready(match fault {
+                Fault::Read(e) => End::FirstBroke(e),
+                Fault::Write(e) => End::SecondBroke(e),
+            });
+        }
+        if !back.done
+            && let Poll::Ready(Err(fault)) = back.poll(cx, second, first)
+        {
+            return Poll::Ready(match fault {
+                Fault::Read(e) => End::SecondBroke(e),
+                Fault::Write(e) => End::FirstBroke(e),
+            });
+        }
+        if forth.done && back.done {
+            return Poll::Ready(End::Closed);
+        }
+        let now = Carried { forth: forth.carried, back: back.carried };
+        if now != last {
+            last = now;
+            progress(now);
+            if let (Some(timer), Some(idle)) = (&mut idle_timer, idle) {
+                timer.as_mut().reset(tokio::time::Instant::now() + idle);
+            }
+        }
+        match &mut idle_timer {
+            Some(timer) => timer.as_mut().poll(cx).map(|()| End::IdleTimeout),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    let carried = Carried { forth: forth.carried, back: back.carried };
+    progress(carried);
+    (carried, end)
+}

@@ -1,0 +1,60 @@
+//! What the control thread tells its workers.
+
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use decide::Plan;
+use tls::ServerTls;
+use tokio::sync::oneshot;
+use upstream::{ClusterState, EndpointSet};
+
+use crate::cluster::Target;
+use crate::stats::Snapshot;
+
+/// A configuration to serve from now on. Live connections finish under the chain that took them.
+#[derive(Clone)]
+pub struct Config {
+    pub plan: Arc<Plan>,
+    /// By the address of the compiled context, which `plan` keeps alive.
+    pub servers: Arc<AHashMap<usize, Arc<ServerTls>>>,
+}
+
+/// A cluster that is new or was changed.
+#[derive(Clone)]
+pub struct ClusterUpdate {
+    pub target: Arc<Target>,
+    pub state: Arc<ClusterState>,
+    pub endpoints: Arc<EndpointSet>,
+}
+
+pub enum Message {
+    /// Clusters first, then the plan that refers to them, then what nobody refers to any more.
+    Change {
+        upserted: Arc<[ClusterUpdate]>,
+        config: Box<Config>,
+        removed: Arc<[Arc<str>]>,
+    },
+    /// The fast lane: endpoints of one cluster.
+    Endpoints(Arc<str>, Arc<EndpointSet>),
+    /// A socket to accept from, of the named listener.
+    Listen {
+        name: Arc<str>,
+        key: u64,
+        socket: std::net::TcpListener,
+    },
+    ListenUnix {
+        name: Arc<str>,
+        key: u64,
+        socket: std::os::unix::net::UnixListener,
+    },
+    /// Close that socket; its connections live on.
+    Unlisten {
+        key: u64,
+    },
+    Stats(oneshot::Sender<Box<Snapshot>>),
+    /// Hosts and pools of a cluster, for `/clusters`.
+    FlushLogs(oneshot::Sender<()>),
+    /// Stop accepting and end connections as they fall idle; answer when none is left.
+    Drain(oneshot::Sender<()>),
+    Stop,
+}

@@ -1,0 +1,9 @@
+//! One worker: a thread with its own sockets, connections, pools and statistics. It is told of changes by message.
+
+mod message;
+mod run;
+mod state;
+
+pub use message::{ClusterUpdate, Config, Message};
+pub use run::{WorkerHandle, start};
+pub use state::{Node, Worker};

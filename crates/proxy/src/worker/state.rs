@@ -1,0 +1,303 @@
+//! What a worker owns. Everything is reached through one `Rc`; nothing is shared with other threads but by atomics below.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ahash::AHashMap;
+use base::{Random, SeededRandom};
+use decide::{NodeFacts, PeerMetadata};
+use tokio::sync::Notify;
+
+use super::message::{ClusterUpdate, Config};
+use crate::cluster::Cluster;
+use crate::log::{LogSink, WorkerLog};
+use crate::stats::{HttpStats, IstioStats, ListenerStats, Snapshot, TcpStats, WorkerStats};
+use crate::telemetry::Telemetry;
+use crate::trace::Span;
+
+/// Who this proxy is.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    pub id: String,
+    /// Node metadata as peers and metrics see it.
+    pub peer: Arc<PeerMetadata>,
+    /// The service name of spans: `reviews.default`.
+    pub service: String,
+    pub hostname: String,
+    /// Our own certificate, for logs and metrics.
+    pub identity: Option<tls::IdentitySource>,
+}
+
+/// Spans waiting to be sent, at most.
+pub const MAX_SPANS: usize = 2048;
+
+pub struct Worker {
+    pub index: usize,
+    pub node: Arc<Node>,
+    /// The same, as peers are told by headers.
+    pub facts: NodeFacts,
+    config: RefCell<Config>,
+    clusters: RefCell<AHashMap<Arc<str>, Rc<Cluster>>>,
+    rng: RefCell<SeededRandom>,
+    pub log: WorkerLog,
+    pub stats: WorkerStats,
+    http: RefCell<AHashMap<Arc<str>, Rc<HttpStats>>>,
+    listeners: RefCell<AHashMap<Arc<str>, Rc<ListenerStats>>>,
+    tcp: RefCell<AHashMap<Arc<str>, Rc<TcpStats>>>,
+    pub istio: RefCell<IstioStats>,
+    pub telemetry: Telemetry,
+    pub spans: RefCell<Vec<(Arc<str>, Arc<str>, Span)>>,
+    /// Ports whose servers spoke first: detection does not wait for their clients.
+    pub server_first: RefCell<lru::Recent>,
+    next_connection: Cell<u64>,
+    live: Cell<usize>,
+    draining: Cell<bool>,
+    pub drain: Notify,
+    emptied: Notify,
+    pub started: Instant,
+}
+
+pub mod lru {
+    //! A short memory of addresses.
+
+    use std::collections::VecDeque;
+    use std::net::SocketAddr;
+
+    const CAPACITY: usize = 256;
+
+    #[derive(Debug, Default)]
+    pub struct Recent(VecDeque<SocketAddr>);
+
+    impl Recent {
+        pub fn contains(&self, address: SocketAddr) -> bool {
+            self.0.contains(&address)
+        }
+
+        pub fn insert(&mut self, address: SocketAddr) {
+            if !self.contains(address) {
+                if self.0.len() == CAPACITY {
+                    self.0.pop_front();
+                }
+                self.0.push_back(address);
+            }
+        }
+
+        pub fn remove(&mut self, address: SocketAddr) {
+            self.0.retain(|a| *a != address);
+        }
+    }
+}
+
+/// Counts a connection as live until it is dropped.
+pub struct Live(Rc<Worker>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let left = self.0.live.get() - 1;
+        self.0.live.set(left);
+        self.0.stats.connections.dec();
+        if left == 0 {
+            self.0.emptied.notify_waiters();
+        }
+    }
+}
+
+/// A proxy without a name has nothing to say of itself.
+fn facts_of(node: &Node) -> NodeFacts {
+    if node.id.is_empty() || node.peer.workload.is_empty() {
+        return NodeFacts::default();
+    }
+    NodeFacts { id: node.id.clone().into(), metadata: node.peer.to_header().into() }
+}
+
+impl Worker {
+    pub fn new(index: usize, node: Arc<Node>, config: Config, sink: LogSink) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            telemetry: Telemetry::new(&node),
+            facts: facts_of(&node),
+            node,
+            config: RefCell::new(config),
+            clusters: RefCell::default(),
+            rng: RefCell::new(SeededRandom::from_os()),
+            log: WorkerLog::new(sink),
+            stats: WorkerStats::default(),
+            http: RefCell::default(),
+            listeners: RefCell::default(),
+            tcp: RefCell::default(),
+            istio: RefCell::default(),
+            spans: RefCell::default(),
+            server_first: RefCell::default(),
+            next_connection: Cell::new(0),
+            live: Cell::new(0),
+            draining: Cell::new(false),
+            drain: Notify::new(),
+            emptied: Notify::new(),
+            started: Instant::now(),
+        })
+    }
+
+    /// The configuration that is current now.
+    pub fn config(&self) -> Config {
+        self.config.borrow().clone()
+    }
+
+    pub fn cluster(&self, name: &str) -> Option<Rc<Cluster>> {
+        self.clusters.borrow().get(name).cloned()
+    }
+
+    pub fn with_rng<T>(&self, draw: impl FnOnce(&mut SeededRandom) -> T) -> T {
+        draw(&mut self.rng.borrow_mut())
+    }
+
+    pub fn apply(&self, upserted: &[ClusterUpdate], config: Config, removed: &[Arc<str>]) {
+        let mut rng = self.rng.borrow_mut();
+        let mut clusters = self.clusters.borrow_mut();
+        for update in upserted {
+            match clusters.get(&update.target.name) {
+                Some(cluster) => {
+                    cluster.reconfigure(update.target.clone());
+                    cluster.replace_endpoints(update.endpoints.clone(), &mut *rng);
+                }
+                None => {
+                    let (target, state, set) =
+                        (update.target.clone(), update.state.clone(), update.endpoints.clone());
+                    clusters.insert(
+                        target.name.clone(),
+                        Cluster::new(target, state, set, self.node.identity.clone(), &mut *rng),
+                    );
+                }
+            }
+        }
+        self.config.replace(config);
+        for name in removed {
+            if let Some(cluster) = clusters.remove(name) {
+                cluster.retire_connections();
+            }
+        }
+    }
+
+    pub fn replace_endpoints(&self, name: &str, set: Arc<upstream::EndpointSet>) {
+        if let Some(cluster) = self.cluster(name) {
+            self.with_rng(|rng| cluster.replace_endpoints(set, rng));
+        }
+    }
+
+    pub fn identity(&self) -> Option<Arc<tls::Identity>> {
+        self.node.identity.as_ref().and_then(tls::IdentitySource::current)
+    }
+
+    pub fn reap(&self, cx: &mut std::task::Context<'_>) {
+        let clusters: Vec<_> = self.clusters.borrow().values().cloned().collect();
+        let now = Instant::now();
+        for cluster in clusters {
+            cluster.reap(cx, now);
+        }
+    }
+
+    pub fn connection_id(&self) -> u64 {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        // Workers count apart: the low bits say which one.
+        id << 8 | self.index as u64 & 0xff
+    }
+
+    pub fn begin(self: &Rc<Self>) -> Live {
+        self.live.set(self.live.get() + 1);
+        self.stats.connections.inc();
+        Live(Rc::clone(self))
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub fn start_drain(&self) {
+        self.draining.set(true);
+        self.drain.notify_waiters();
+    }
+
+    /// Waits until no connection is left.
+    pub async fn empty(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.live.get() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    pub fn http_stats(&self, prefix: &Arc<str>) -> Rc<HttpStats> {
+        self.http.borrow_mut().entry(prefix.clone()).or_default().clone()
+    }
+
+    pub fn listener_stats(&self, name: &Arc<str>) -> Rc<ListenerStats> {
+        self.listeners.borrow_mut().entry(name.clone()).or_default().clone()
+    }
+
+    pub fn tcp_stats(&self, prefix: &Arc<str>) -> Rc<TcpStats> {
+        self.tcp.borrow_mut().entry(prefix.clone()).or_default().clone()
+    }
+
+    /// Keeps a finished span until the next batch; `cluster` and `path` say where it goes.
+    pub fn report(&self, cluster: &Arc<str>, path: &Arc<str>, span: Span) {
+        let mut spans = self.spans.borrow_mut();
+        if spans.len() < MAX_SPANS {
+            spans.push((cluster.clone(), path.clone(), span));
+        } else {
+            self.stats.spans_dropped.inc();
+        }
+    }
+
+    pub fn snapshot(&self) -> Box<Snapshot> {
+        let mut all = Box::<Snapshot>::default();
+        for cluster in self.clusters.borrow().values() {
+            cluster.stats().collect(&cluster.target().stat_name, &mut all);
+        }
+        for (name, stats) in self.http.borrow().iter() {
+            stats.collect(name, &mut all);
+        }
+        for (name, stats) in self.listeners.borrow().iter() {
+            stats.collect(name, &mut all);
+        }
+        for (name, stats) in self.tcp.borrow().iter() {
+            stats.collect(name, &mut all);
+        }
+        let lost = self.log.dropped() - self.stats.log_dropped.get();
+        self.stats.log_dropped.add(lost);
+        let folded = self.istio.borrow().dropped() - self.stats.series_dropped.get();
+        self.stats.series_dropped.add(folded);
+        self.stats.collect(&"".into(), &mut all);
+        all.istio = self.istio.borrow().snapshot();
+        all
+    }
+
+    /// A number in `0..bound`, for jitter.
+    pub fn draw(&self, bound: u64) -> u64 {
+        self.with_rng(|rng| rng.below(bound))
+    }
+}
+
+impl Worker {
+    /// Writes a line to each log that wants one.
+    pub fn write_log(&self, logs: &[decide::AccessLog], entry: &decide::LogEntry<'_>) {
+        let mut line = String::new();
+        for log in logs {
+            if !self.with_rng(|rng| log.wants(entry, rng)) {
+                continue;
+            }
+            line.clear();
+            log.render(entry, &mut line);
+            let path: Arc<str> = match &log.sink {
+                decide::LogSink::Stdout => "/dev/stdout".into(),
+                decide::LogSink::Stderr => "/dev/stderr".into(),
+                decide::LogSink::File(path) => path.clone(),
+            };
+            self.stats.log_lines.inc();
+            self.log.line(&path, &line);
+        }
+    }
+}
