@@ -6,7 +6,7 @@
 //! verbs, without HTTP), `controllers` (what Kubernetes does by itself), `http` (the wire).
 //!
 //! Not here: running anything (Deployments are stored, no Pod is made), RBAC (the administrator may do
-//! everything, service accounts only read and prove who they are), admission webhooks.
+//! everything, service accounts may only ask who they are), admission webhooks.
 
 mod config;
 mod controllers;

@@ -95,6 +95,9 @@ impl Schemas {
         for (name, schema) in definitions {
             let mut node = self.compile(schema);
             node.go_name = go_name(name);
+            if name.ends_with(".FieldsV1") || name.ends_with(".RawExtension") {
+                node.typ = Type::Any;
+            }
             let id = self.reserve(name);
             self.nodes[id as usize] = node;
         }
@@ -251,8 +254,8 @@ impl Mismatch {
 /// What decoding found besides the object.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Paths of fields that the schema does not have; they are removed.
-    pub unknown: Vec<String>,
+    /// Paths of fields that the schema does not have, with the name that was perhaps meant; they are removed.
+    pub unknown: Vec<(String, Option<String>)>,
     pub mismatches: Vec<Mismatch>,
 }
 
@@ -321,7 +324,11 @@ impl Schemas {
             let place = Path::Field(path, key);
             let Some(id) = node.properties.get(key).copied().or(node.additional) else {
                 if !node.preserve_unknown && !bare {
-                    out.unknown.push(place.to_string());
+                    let meant = match how {
+                        Decoding::Core => None,
+                        Decoding::Custom => api::nearest(key, node.properties.keys().map(String::as_str)),
+                    };
+                    out.unknown.push((place.to_string(), meant.map(str::to_owned)));
                 }
                 return node.preserve_unknown || (bare && how == Decoding::Core);
             };

@@ -163,7 +163,7 @@ impl Fields {
                 )));
             };
             if !supported(resource, key) {
-                return Err(Status::bad_request(format!("field label not supported: {key}")));
+                return Err(Status::bad_request(unsupported(resource, key)));
             }
             out.push((key.to_owned(), equal, value.to_owned()));
         }
@@ -190,6 +190,22 @@ impl Fields {
             };
             (found == *value) == *equal
         })
+    }
+}
+
+fn unsupported(resource: &Resource, key: &str) -> String {
+    match resource.core {
+        Some(
+            Core::ConfigMap
+            | Core::ServiceAccount
+            | Core::Endpoints
+            | Core::EndpointSlice
+            | Core::Deployment
+            | Core::Lease,
+        ) => {
+            format!("{key:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+        _ => format!("field label not supported: {key}"),
     }
 }
 

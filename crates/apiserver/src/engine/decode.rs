@@ -60,7 +60,10 @@ impl Engine {
         if !unknown.is_empty() || !duplicates.is_empty() {
             let mut problems: Vec<String> =
                 duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
-            problems.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+            problems.extend(unknown.iter().map(|(path, meant)| match meant {
+                Some(meant) => format!("unknown field {path:?} (did you mean {meant:?}?)"),
+                None => format!("unknown field {path:?}"),
+            }));
             match validation {
                 FieldValidation::Strict => {
                     return Err(handled(format!("strict decoding error: {}", problems.join(", "))));

@@ -72,12 +72,13 @@ impl Engine {
                 let base: String = text(&object, "/metadata/generateName").chars().take(58).collect();
                 metadata(&mut object).insert("name".into(), json!(format!("{base}{}", meta::suffix())));
             }
-            self.prepare_create(target, &mut object);
-            self.validate(target, &object, None, &mut warnings)?;
+            self.fill(target, &mut object);
             let (api, now) = (target.api_version(), self.timestamp());
             let zero = strategy::zero(&target.resource);
             let request = self.request(target, options, &api, &now);
             fields::update(&self.kinds.schemas, target.resource.schema, &zero, &mut object, &request);
+            self.prepare_create(target, &mut object);
+            self.validate(target, &object, None, &mut warnings)?;
             let last = attempt + 1 == TRIES;
             if let Some(object) = self.insert(target, object, namespace.as_ref(), options, last).await? {
                 return Ok(Written { object, created: true, warnings });
@@ -142,6 +143,15 @@ impl Engine {
         Ok(Some(record))
     }
 
+    /// What is filled in by default, before it is known who owns which field.
+    fn fill(&self, target: &Target, object: &mut Value) {
+        if target.resource.core.is_none() {
+            self.kinds.schemas.fill_defaults(target.resource.schema, object);
+        }
+        strategy::defaults(&target.resource, object);
+    }
+
+    /// What only the server says of a new object.
     fn prepare_create(&self, target: &Target, object: &mut Value) {
         let now = self.timestamp();
         let meta = metadata(object);
@@ -158,11 +168,7 @@ impl Engine {
         {
             map.shift_remove("status");
         }
-        if target.resource.core.is_none() {
-            self.kinds.schemas.fill_defaults(target.resource.schema, object);
-        }
         strategy::prepare_create(&target.resource, object);
-        strategy::defaults(&target.resource, object);
         arrange(object);
     }
 
@@ -264,7 +270,10 @@ impl Engine {
             let (api, now) = (target.api_version(), self.timestamp());
             let request = self.request(target, options, &api, &now);
             let zero = json!({ "metadata": {} });
-            let ready = |object: &mut Value| self.prepare_create(target, object);
+            let ready = |object: &mut Value| {
+                self.fill(target, object);
+                self.prepare_create(target, object);
+            };
             let schema = target.resource.schema;
             let applied =
                 fields::apply(&self.kinds.schemas, schema, &zero, &config, &request, options.force, ready)?;
@@ -297,8 +306,24 @@ impl Engine {
         if patch.body.pointer("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }
+        let mut unknown = Vec::new();
         let mut config =
-            self.decode(target, patch.body.clone(), options.validation, &patch.duplicates, warnings)?;
+            self.decode(target, patch.body.clone(), options.validation, &patch.duplicates, &mut unknown)?;
+        if let Some(field) = unknown.iter().find_map(|warning| warning.strip_prefix("unknown field ")) {
+            let (group, name) = (&target.resource.group, name_of(&config));
+            return Err(Status::new(
+                500,
+                "",
+                format!(
+                    "failed to create typed patch object ({}/{name}; {group}/{}, Kind={}): .{}: field not declared in schema",
+                    namespace_of(&config),
+                    target.version,
+                    target.resource.kind,
+                    field.split('"').nth(1).unwrap_or(field)
+                ),
+            ));
+        }
+        warnings.extend(unknown);
         self.place(target, &mut config)?;
         Ok(config)
     }
@@ -361,7 +386,7 @@ impl Engine {
             && apply.kind == PatchKind::Apply
         {
             let config = self.configuration(target, apply, options, warnings)?;
-            let pinned = self.preconditions(target, current, &config)?;
+            let pinned = self.preconditions(target, current, &config, true)?;
             let ready = |object: &mut Value| self.prepare_update(target, current, object);
             let applied = fields::apply(schemas, schema, current, &config, &request, options.force, ready)?;
             let mut new = applied.object.clone();
@@ -379,7 +404,7 @@ impl Engine {
                 object
             }
         };
-        let pinned = self.preconditions(target, current, &new)?;
+        let pinned = self.preconditions(target, current, &new, matches!(change, Change::Patch(_)))?;
         self.prepare_update(target, current, &mut new);
         self.validate(target, &new, Some(current), warnings)?;
         fields::update(schemas, schema, current, &mut new, &request);
@@ -387,7 +412,7 @@ impl Engine {
     }
 
     /// A version or UID that the caller names must be the current one.
-    fn preconditions(&self, target: &Target, current: &Value, new: &Value) -> Result<bool> {
+    fn preconditions(&self, target: &Target, current: &Value, new: &Value, patched: bool) -> Result<bool> {
         let name = name_of(current);
         let version = text(new, "/metadata/resourceVersion");
         let pinned = !version.is_empty() && version != "0";
@@ -395,6 +420,10 @@ impl Engine {
             return Err(Status::modified(target.resource.about(name)));
         }
         let uid = uid_of(new);
+        if !uid.is_empty() && uid != uid_of(current) && patched {
+            let cause = Cause::invalid("metadata.uid", &json!(uid), "field is immutable");
+            return Err(Status::invalid(target.resource.about_kind(name), vec![cause]));
+        }
         if !uid.is_empty() && uid != uid_of(current) {
             let why = format!(
                 "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
@@ -447,10 +476,8 @@ impl Engine {
         }
         if target.part == Part::Whole {
             strategy::prepare_update(resource, current, new);
-            if resource.core.is_none() {
-                self.kinds.schemas.fill_defaults(resource.schema, new);
-            }
-            strategy::defaults(resource, new);
+            self.fill(target, new);
+            strategy::settle(resource, new);
         }
         if resource.counts_generations()
             && specified(resource.status, current) != specified(resource.status, new)

@@ -3,7 +3,7 @@
 use super::{Element, FieldSet, Shape, descend, element, items, shape};
 use crate::schema::{Id, Schemas};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The live object with the configuration laid over it.
 pub(super) fn merge(schemas: &Schemas, id: Option<Id>, live: &Value, config: &Value) -> Value {
@@ -39,25 +39,26 @@ fn interleave(
     new: &[(Element, &Value)],
 ) -> Vec<Value> {
     let by_name: BTreeMap<&Element, &Value> = old.iter().map(|(e, v)| (e, *v)).collect();
-    let wanted: BTreeMap<&Element, ()> = new.iter().map(|(e, _)| (e, ())).collect();
+    let wanted: BTreeSet<&Element> = new.iter().map(|(e, _)| e).collect();
+    let mut placed = BTreeSet::new();
     let mut rest = old.iter().peekable();
     let mut out = Vec::new();
     for (element, value) in new {
-        if by_name.contains_key(element) {
-            // Everything of the live list before this item, unless the configuration places it.
-            while let Some((name, item)) = rest.next_if(|(name, _)| name != element) {
-                if !wanted.contains_key(name) {
-                    out.push((*item).clone());
-                }
+        while let Some((name, item)) =
+            rest.next_if(|(name, _)| name != element && (!wanted.contains(name) || placed.contains(name)))
+        {
+            if !wanted.contains(name) {
+                out.push((*item).clone());
             }
-            rest.next();
         }
+        rest.next_if(|(name, _)| name == element);
+        placed.insert(element);
         out.push(match by_name.get(element) {
             Some(live) => merge(schemas, id, live, value),
             None => (*value).clone(),
         });
     }
-    out.extend(rest.filter(|(name, _)| !wanted.contains_key(name)).map(|(_, item)| (*item).clone()));
+    out.extend(rest.filter(|(name, _)| !wanted.contains(name)).map(|(_, item)| (*item).clone()));
     out
 }
 

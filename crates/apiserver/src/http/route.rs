@@ -150,22 +150,16 @@ fn found(document: Option<Value>) -> Result<Option<Response<Body>>> {
     }))
 }
 
-fn field_validation(query: &Query) -> Result<FieldValidation> {
-    let text = query.get("fieldValidation");
-    FieldValidation::parse(text).ok_or_else(|| {
-        Status::bad_request(format!(
-            "fieldValidation: Unsupported value: {text:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-        ))
-    })
+/// What is wrong with the options of a write.
+fn bad_option(options: &str, field: &str, given: &Value, allowed: &[&str]) -> Box<Status> {
+    Status::invalid(options_about(options), vec![crate::status::Cause::unsupported(field, given, allowed)])
 }
 
-fn dry_run(text: &str) -> Result<bool> {
+fn dry_run(text: &str, options: &str) -> Result<bool> {
     match text {
         "" => Ok(false),
         "All" => Ok(true),
-        other => Err(Status::bad_request(format!(
-            "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-        ))),
+        other => Err(bad_option(options, "dryRun", &json!([other]), &["All"])),
     }
 }
 
@@ -319,6 +313,12 @@ impl Call<'_> {
     }
 
     fn write_options(&self) -> Result<WriteOptions> {
+        let options = match self.method {
+            Method::POST => "CreateOptions",
+            Method::PUT => "UpdateOptions",
+            _ => "PatchOptions",
+        };
+        let validation = self.query.get("fieldValidation");
         let given = self.query.get("fieldManager");
         if given.len() > 128 || given.chars().any(char::is_control) {
             return Err(Status::bad_request(
@@ -333,9 +333,11 @@ impl Call<'_> {
             (given, _) => given.to_owned(),
         };
         Ok(WriteOptions {
-            dry_run: dry_run(self.query.get("dryRun"))?,
+            dry_run: dry_run(self.query.get("dryRun"), options)?,
             manager,
-            validation: field_validation(&self.query)?,
+            validation: FieldValidation::parse(validation).ok_or_else(|| {
+                bad_option(options, "fieldValidation", &json!(validation), &["", "Ignore", "Strict", "Warn"])
+            })?,
             force: self.query.flag("force"),
         })
     }
@@ -483,7 +485,7 @@ impl Call<'_> {
             body["dryRun"].as_array().and_then(|list| list.first()).and_then(Value::as_str).unwrap_or("");
         let text = |key: &str| body["preconditions"][key].as_str().map(str::to_owned);
         Ok(DeleteOptions {
-            dry_run: dry_run(self.query.get("dryRun"))? || dry_run(dry)?,
+            dry_run: dry_run(self.query.get("dryRun"), "DeleteOptions")? || dry_run(dry, "DeleteOptions")?,
             propagation,
             uid: text("uid"),
             resource_version: text("resourceVersion"),

@@ -110,9 +110,8 @@ fn field(
                 Some(name) => keyed(schemas, items, list, patch, name)?,
                 None => primitives(list, patch),
             }
-            if let Some(order) = order {
-                reorder(list, order, &strategy);
-            }
+            // Without an explicit order the patch's own counts.
+            reorder(list, order.unwrap_or(patch), &strategy);
         }
         other => {
             target.insert(key.to_owned(), other.clone());

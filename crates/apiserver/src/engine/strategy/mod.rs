@@ -43,7 +43,10 @@ pub(super) fn prepare_create(resource: &Resource, object: &mut Value) {
         Some(Core::Pod) => {
             workload::pod_status(object);
         }
-        Some(Core::Service) => object["status"] = json!({ "loadBalancer": {} }),
+        Some(Core::Service) => {
+            service::families(object);
+            object["status"] = json!({ "loadBalancer": {} });
+        }
         Some(Core::Deployment | Core::ReplicaSet | Core::Node) => object["status"] = json!({}),
         _ => {}
     }
@@ -59,6 +62,13 @@ pub(super) fn prepare_update(resource: &Resource, current: &Value, new: &mut Val
         }
         Some(Core::Service) => service::carry_over(current, new),
         _ => {}
+    }
+}
+
+/// What the real server settles only when it stores an update.
+pub(super) fn settle(resource: &Resource, object: &mut Value) {
+    if resource.core == Some(Core::Service) {
+        service::families(object);
     }
 }
 

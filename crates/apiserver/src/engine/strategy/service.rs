@@ -39,6 +39,17 @@ pub(super) fn defaults(object: &mut Value) {
     if kind == "LoadBalancer" {
         default_to(spec, "allocateLoadBalancerNodePorts", json!(true));
     }
+    if text(spec, "/sessionAffinity") == "ClientIP" && spec.get("sessionAffinityConfig").is_none() {
+        spec["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": 10800 } });
+    }
+}
+
+/// What the real server fills in only when it allocates, so that no manager owns it.
+pub(super) fn families(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if text(spec, "/type") == "ExternalName" {
+        return;
+    }
     let address = text(spec, "/clusterIP").to_owned();
     let list = spec.pointer("/clusterIPs/0").and_then(Value::as_str).unwrap_or("").to_owned();
     if address.is_empty() && !list.is_empty() {
@@ -46,13 +57,11 @@ pub(super) fn defaults(object: &mut Value) {
     } else if !address.is_empty() && list.is_empty() {
         spec["clusterIPs"] = json!([address]);
     }
-    if text(spec, "/sessionAffinity") == "ClientIP" && spec.get("sessionAffinityConfig").is_none() {
-        spec["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": 10800 } });
-    }
     let headless = text(spec, "/clusterIP") == "None";
     let selects = spec.get("selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
-    default_to(spec, "ipFamilies", json!(["IPv4"]));
-    let policy = if headless && !selects { "RequireDualStack" } else { "SingleStack" };
+    let any = headless && !selects;
+    default_to(spec, "ipFamilies", if any { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) });
+    let policy = if any { "RequireDualStack" } else { "SingleStack" };
     default_to(spec, "ipFamilyPolicy", json!(policy));
 }
 

@@ -36,6 +36,11 @@ pub(super) fn secret_defaults(object: &mut Value) {
 }
 
 pub(super) fn slice_defaults(object: &mut Value) {
+    for endpoint in object.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+        if endpoint.get("conditions").is_none() {
+            endpoint["conditions"] = json!({});
+        }
+    }
     for port in object.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         for (key, value) in [("name", json!("")), ("protocol", json!("TCP"))] {
             if port.get(key).is_none() {
