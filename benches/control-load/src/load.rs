@@ -23,7 +23,7 @@ const ROUNDS: usize = 5;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    server: server::Options,
+    server: server::Mesh,
     #[arg(long, default_value_t = 1000)]
     sidecars: usize,
     #[arg(long, default_value_t = 16)]
@@ -92,6 +92,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         print(change, &steps[ROUNDS / 2]);
     }
     let end = Cost::of(pid)?;
+    drop(told);
     println!(
         "  memory peak {:.0} MB, at the end {:.0} MB; idle before anybody came {:.0} MB",
         end.peak, end.resident, idle.resident
@@ -112,7 +113,7 @@ fn print(what: &str, step: &Step) {
 }
 
 impl Server {
-    fn start(options: &server::Options) -> Result<Self> {
+    fn start(options: &server::Mesh) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("serve")
             .args(["--services", &options.services.to_string()])
@@ -151,7 +152,11 @@ async fn connect(
         let http = connections[number % connections.len()].clone();
         let (tell, address, services) = (tell.clone(), address.to_owned(), options.server.services);
         tokio::spawn(async move {
-            if let Err(e) = sidecar::run(number, services, mode, address, http, tell).await {
+            let ended = sidecar::run(number, services, mode, address, http, tell.clone()).await;
+            // At the end nobody listens any more, and the server is stopped.
+            if let Err(e) = ended
+                && !tell.is_closed()
+            {
                 eprintln!("sidecar {number}: {e:#}");
             }
         });

@@ -23,7 +23,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The control plane; prints its port, then reads changes from its standard input
-    Serve(server::Options),
+    Serve(server::Mesh),
     /// The sidecars; starts the control plane and prints what was measured
     Run(load::Options),
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 const CLUSTER: &str = "Kubernetes";
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Options {
+pub(crate) struct Mesh {
     #[arg(long, default_value_t = 1000)]
     pub(crate) services: usize,
     #[arg(long, default_value_t = 10)]
@@ -24,7 +24,7 @@ pub(crate) struct Options {
     pub(crate) scoped: usize,
 }
 
-pub(crate) async fn run(options: &Options) -> Result<()> {
+pub(crate) async fn run(options: &Mesh) -> Result<()> {
     let (changes, receiver) = mpsc::channel(64);
     let (synced, synced_seen) = watch::channel(false);
     let handle = ControlPlane::start(Config {
