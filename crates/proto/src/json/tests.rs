@@ -208,7 +208,7 @@ fn random(message: Message, choices: &mut impl Iterator<Item = u64>, depth: u32)
         _ => {}
     }
     for field in message.fields() {
-        if draw(choices) % 3 != 0 && message.fields().count() > 2 {
+        if !draw(choices).is_multiple_of(3) && message.fields().count() > 2 {
             continue;
         }
         let raw = draw(choices);

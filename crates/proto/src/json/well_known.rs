@@ -297,8 +297,8 @@ fn duration_text(seconds: i64, nanos: i32) -> Result<String, Error> {
 fn fraction(nanos: u32) -> String {
     match nanos {
         0 => String::new(),
-        n if n % 1_000_000 == 0 => format!(".{:03}", n / 1_000_000),
-        n if n % 1_000 == 0 => format!(".{:06}", n / 1_000),
+        n if n.is_multiple_of(1_000_000) => format!(".{:03}", n / 1_000_000),
+        n if n.is_multiple_of(1_000) => format!(".{:06}", n / 1_000),
         n => format!(".{n:09}"),
     }
 }

@@ -5,7 +5,6 @@
 //! only then a response is acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{BuildHasher, Hash as _, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -313,9 +312,7 @@ impl Client {
     }
 
     fn resource(&self, name: Arc<str>, body: Bytes) -> Resource {
-        let mut hasher = self.hasher.build_hasher();
-        body.hash(&mut hasher);
-        Resource { name, version: hasher.finish(), body }
+        Resource { version: self.hasher.hash_one(&body), name, body }
     }
 
     /// Learns what the changed resources refer to.
