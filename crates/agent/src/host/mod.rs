@@ -21,7 +21,7 @@ mod workload;
 use std::{ffi::OsString, fmt, io, path::PathBuf};
 
 pub use hub::{GATEWAY, GATEWAY_6, Hub, NETWORK, NETWORK_6, networks};
-pub use process::{end_by, end_with_starter, entry};
+pub use process::{end_by, end_with_starter, entry, passed};
 pub use spaces::Privilege;
 pub use workload::{AppOptions, Event, ExitStatus, ProxyOptions, Streams, Target, Workload, WorkloadOptions};
 

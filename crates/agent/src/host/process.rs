@@ -89,6 +89,16 @@ pub fn end_with_starter(command: &mut Command, number: i32) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// Owns a descriptor whose number was told on the command line. Each is to be taken once; programs that are started do not
+/// get it.
+pub fn passed(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= libc::STDERR_FILENO || !std::path::Path::new(&format!("/proc/self/fd/{fd}")).exists() {
+        let why = format!("descriptor {fd} was not passed to this program");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    Ok(take(fd))
+}
+
 /// Owns a descriptor that the kernel has just returned.
 pub(super) fn adopt(fd: RawFd) -> OwnedFd {
     // SAFETY: the caller got the number from a call that makes a descriptor and keeps no other owner.

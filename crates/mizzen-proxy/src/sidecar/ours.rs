@@ -1,0 +1,74 @@
+//! Our own proxy, in the agent's process: certificates by shared sources, one stream to the control plane for both.
+
+use std::io;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use agent::sidecar::Agent;
+use agent::status::Action;
+use anyhow::{Context as _, bail};
+use tokio::sync::mpsc;
+
+use super::{SidecarArgs, tell_ready};
+
+/// Serves until it is told to end.
+pub(super) async fn run(
+    args: &SidecarArgs,
+    agent: &Agent,
+    mut actions: mpsc::Receiver<Action>,
+    mut end: Pin<&mut impl Future<Output = io::Result<()>>>,
+) -> anyhow::Result<ExitCode> {
+    let overrides = proxy::bootstrap::Overrides {
+        concurrency: args.concurrency,
+        stdout: args.access_log.clone(),
+        drain_time: Some(Duration::from_secs(args.drain_time)),
+        ..proxy::bootstrap::Overrides::default()
+    };
+    let mut settings = proxy::bootstrap::settings(agent.bootstrap(), &overrides)?;
+    let certificates = agent.certificates();
+    settings.secrets.provide_identity("default", certificates.identity.clone());
+    settings.secrets.provide_bundle("ROOTCA", certificates.bundle.clone());
+    settings.node.identity = Some(certificates.identity.clone());
+    let mut all = settings.ads.take().map(|ads| ads.all).unwrap_or_default();
+    all.extend(agent.wanted());
+    settings.ads = Some(agent.ads(all)?);
+    let (sender, mut others) = mpsc::channel(16);
+    settings.others = Some(sender);
+    let handle = proxy::start(settings).await?;
+
+    let mut told = args.ready_fd;
+    let mut listening = true;
+    loop {
+        tokio::select! {
+            delta = others.recv(), if listening => match delta {
+                Some(delta) => agent.take(&delta),
+                None => listening = false,
+            },
+            () = handle.ready(), if told.is_some() => {
+                if let Some(fd) = told.take() {
+                    tell_ready(fd).context("--ready-fd")?;
+                }
+            }
+            () = handle.stopped() => bail!("the proxy ended"),
+            ended = &mut end => {
+                ended?;
+                break;
+            }
+            Some(action) = actions.recv() => match action {
+                Action::Quit => break,
+                Action::Drain => {
+                    agent.set_draining();
+                    handle.drain().await;
+                }
+            },
+        }
+    }
+    agent.set_draining();
+    if !handle.drain().await {
+        tracing::warn!(seconds = args.drain_time, "requests were still open at the end of the drain time");
+    }
+    handle.flush_logs().await;
+    handle.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
