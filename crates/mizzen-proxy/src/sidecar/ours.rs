@@ -3,8 +3,10 @@
 use std::io;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use agent::egress::Egress;
 use agent::sidecar::Agent;
 use agent::status::Action;
 use anyhow::{Context as _, bail};
@@ -33,6 +35,7 @@ pub(super) async fn run(
     let mut all = settings.ads.take().map(|ads| ads.all).unwrap_or_default();
     all.extend(agent.wanted());
     settings.ads = Some(agent.ads(all)?);
+    settings.outside = args.egress_fd.map(|_| outside(&agent.options().egress));
     let (sender, mut others) = mpsc::channel(16);
     settings.others = Some(sender);
     let handle = proxy::start(settings).await?;
@@ -71,4 +74,17 @@ pub(super) async fn run(
     handle.flush_logs().await;
     handle.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Connections of the proxy by sockets that are exempt from capture and, beyond the mesh's networks, come from the host.
+fn outside(egress: &Egress) -> proxy::Outside {
+    let egress = egress.clone();
+    Arc::new(move |to| {
+        let egress = egress.clone();
+        Some(Box::pin(async move {
+            let stream = egress.connect(to).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        }))
+    })
 }
