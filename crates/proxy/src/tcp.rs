@@ -1,7 +1,6 @@
 //! Two connections joined: bytes both ways, each side's end passed on, idle ones closed.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -29,8 +28,8 @@ pub enum End {
     Closed,
     IdleTimeout,
     /// The first side broke.
-    FirstBroke(io::Error),
-    SecondBroke(io::Error),
+    FirstBroke,
+    SecondBroke,
 }
 
 /// Takes what is no payload off the front of a direction, such as peers' metadata.
@@ -50,8 +49,8 @@ struct Flow<'a> {
 }
 
 enum Fault {
-    Read(io::Error),
-    Write(io::Error),
+    Read,
+    Write,
 }
 
 impl<'a> Flow<'a> {
@@ -71,16 +70,16 @@ impl<'a> Flow<'a> {
                 }
             }
             while !self.buffer.is_empty() && (!held || self.ended) {
-                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer)).map_err(Fault::Write)?;
+                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer)).map_err(|_| Fault::Write)?;
                 if n == 0 {
-                    return Poll::Ready(Err(Fault::Write(io::ErrorKind::WriteZero.into())));
+                    return Poll::Ready(Err(Fault::Write));
                 }
                 self.carried += n as u64;
                 self.buffer.advance(n);
                 self.unflushed = true;
             }
             if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Fault::Write)?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
@@ -91,14 +90,14 @@ impl<'a> Flow<'a> {
             match pin!(from.read_buf(&mut self.buffer)).poll(cx) {
                 Poll::Ready(Ok(0)) => self.ended = true,
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Read(error))),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::Read)),
                 Poll::Pending => {
                     // A quiet connection gives its memory back.
                     if !held {
                         self.buffer = BytesMut::new();
                     }
                     if self.unflushed {
-                        ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Fault::Write)?;
+                        ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Fault::Write)?;
                         self.unflushed = false;
                     }
                     return Poll::Pending;
@@ -125,16 +124,16 @@ pub async fn join(
             && let Poll::Ready(Err(fault)) = forth.poll(cx, first, second)
         {
             return Poll::Ready(match fault {
-                Fault::Read(e) => End::FirstBroke(e),
-                Fault::Write(e) => End::SecondBroke(e),
+                Fault::Read => End::FirstBroke,
+                Fault::Write => End::SecondBroke,
             });
         }
         if !back.done
             && let Poll::Ready(Err(fault)) = back.poll(cx, second, first)
         {
             return Poll::Ready(match fault {
-                Fault::Read(e) => End::SecondBroke(e),
-                Fault::Write(e) => End::FirstBroke(e),
+                Fault::Read => End::SecondBroke,
+                Fault::Write => End::FirstBroke,
             });
         }
         if forth.done && back.done {

@@ -20,7 +20,8 @@ use crate::wire::{
 /// What holds the connection while its stream is in use.
 pub enum Held {
     H1(H1Lease),
-    H2(H2Lease),
+    /// Held, not used: its drop ends the count of streams.
+    H2(#[allow(dead_code)] H2Lease),
 }
 
 /// A try that got as far as a response.

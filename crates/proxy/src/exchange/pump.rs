@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use decide::Headers;
@@ -345,7 +345,6 @@ pub struct Passed {
     pub bytes: u64,
     pub trailers: Option<Headers>,
     pub messages: GrpcCounter,
-    pub first_byte: Option<Instant>,
 }
 
 /// Passes the response's body on while the rest of the request still flows. The response's head is written already.

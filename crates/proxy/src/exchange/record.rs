@@ -75,10 +75,6 @@ impl Record {
         }
     }
 
-    pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
     /// Counts, logs and reports the request.
     pub fn finish(
         self,

@@ -57,15 +57,6 @@ impl BodyDecoder {
         matches!(self.state, State::UntilClose)
     }
 
-    /// What is left to read, where the message said.
-    pub fn remaining(&self) -> Option<u64> {
-        match self.state {
-            State::Length(n) => Some(n),
-            State::Done => Some(0),
-            _ => None,
-        }
-    }
-
     /// The next piece that the buffer holds.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<BodyEvent, ParseError> {
         loop {

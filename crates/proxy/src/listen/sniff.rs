@@ -1,6 +1,5 @@
 //! What a connection's first bytes say: TLS with which name and protocols, HTTP of which version, or something else.
 
-use decide::TransportProtocol;
 use tls::{ClientHello, Peek, peek_client_hello};
 
 /// What the inspectors of a listener look for.
@@ -76,15 +75,6 @@ fn version_of(line: &[u8]) -> Sniffed {
         Sniffed::Http("http/1.0")
     } else {
         Sniffed::Other
-    }
-}
-
-impl Sniffed {
-    pub fn transport(&self) -> TransportProtocol {
-        match self {
-            Self::Tls(_) => TransportProtocol::Tls,
-            _ => TransportProtocol::RawBuffer,
-        }
     }
 }
 

@@ -203,7 +203,7 @@ pub async fn serve(
                     stats.idle_timeout.inc();
                     ResponseFlags::STREAM_IDLE_TIMEOUT
                 }
-                End::Closed | End::FirstBroke(_) | End::SecondBroke(_) => ResponseFlags::NONE,
+                End::Closed | End::FirstBroke | End::SecondBroke => ResponseFlags::NONE,
             };
             let failed = NotOpened { flags, cluster: None, host: None, reason: String::new() };
             log(worker, &arrived, proxy, started, Some(&opened), &failed, carried);

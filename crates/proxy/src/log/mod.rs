@@ -17,7 +17,6 @@ const BATCH: usize = 32 * 1024;
 
 enum Message {
     Lines(Arc<str>, Vec<u8>),
-    Reopen,
     Sync(SyncSender<()>),
 }
 
@@ -36,11 +35,6 @@ impl LogSink {
             .name("access-log".into())
             .spawn(move || write_all(&lines, stdout.as_deref()))?;
         Ok(Self { queue })
-    }
-
-    /// Opens every file anew, after rotation.
-    pub fn reopen(&self) {
-        let _ = self.queue.try_send(Message::Reopen);
     }
 
     /// Waits until what was handed over is written.
@@ -75,7 +69,6 @@ fn write_all(messages: &Receiver<Message>, stdout: Option<&Path>) {
                     tracing::warn!(%error, "access log cannot be written");
                 }
             }
-            Message::Reopen => files.clear(),
             Message::Sync(done) => _ = done.send(()),
         }
     }

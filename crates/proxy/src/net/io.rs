@@ -75,15 +75,6 @@ impl Io {
             Kind::Tcp(_) | Kind::Unix(_) | Kind::Taken => None,
         }
     }
-
-    /// What the peer proved in the handshake, leaf first.
-    pub fn peer_certificates(&self) -> Option<&[rustls::pki_types::CertificateDer<'static>]> {
-        match &self.kind {
-            Kind::Server(tls) => tls.get_ref().1.peer_certificates(),
-            Kind::Client(tls) => tls.get_ref().1.peer_certificates(),
-            Kind::Tcp(_) | Kind::Unix(_) | Kind::Taken => None,
-        }
-    }
 }
 
 impl AsyncRead for Io {

@@ -22,7 +22,6 @@ pub enum Reporter {
 pub enum RequestProtocol {
     Http,
     Grpc,
-    Tcp,
 }
 
 /// `connection_security_policy`.
@@ -326,7 +325,6 @@ impl RequestKey {
         let protocol = match self.protocol {
             RequestProtocol::Http => "http",
             RequestProtocol::Grpc => "grpc",
-            RequestProtocol::Tcp => "tcp",
         };
         labels.push(("request_protocol", protocol.into()));
         labels.push(("response_code", self.code.to_string()));

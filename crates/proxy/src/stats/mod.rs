@@ -10,12 +10,11 @@ mod render;
 mod snapshot;
 
 pub use cells::{ClusterStats, HttpStats, ListenerStats, TcpStats, WorkerStats};
-pub use histogram::Histogram;
 pub use istio::{
     IstioStats, Reporter, RequestKey, RequestProtocol, RequestSample, Security, Service, TcpKey, Workload,
 };
 pub use render::{prometheus, text};
-pub use snapshot::{Kind, Sample, Snapshot};
+pub use snapshot::Snapshot;
 
 #[cfg(test)]
 mod tests;

@@ -5,5 +5,5 @@
 mod context;
 mod span;
 
-pub use context::{Ids, Propagation, SpanContext};
+pub use context::{Propagation, SpanContext};
 pub use span::{Span, SpanKind, encode_spans};
