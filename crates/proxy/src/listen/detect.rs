@@ -33,6 +33,8 @@ pub enum Detected {
 
 /// How long a client may be silent before the server gets a chance to speak.
 const GRACE: Duration = Duration::from_millis(100);
+/// The same where the server is known to speak first: long enough for a client that speaks at once.
+const BRIEF: Duration = Duration::from_millis(5);
 /// First bytes beyond this are no start of any protocol that is looked for.
 const MAX_FIRST: usize = 64 * 1024;
 
@@ -50,7 +52,7 @@ pub async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, stats: &Listener
         return chosen(arrived, None);
     }
     let remembered = worker.server_first.borrow().contains(arrived.connection.local);
-    let mut patience = Some(Instant::now() + if remembered { Duration::ZERO } else { GRACE });
+    let mut patience = Some(Instant::now() + if remembered { BRIEF } else { GRACE });
     let limit = arrived.listener.filters_timeout.map(|d| Instant::now() + d);
     let mut opened: Option<(Arc<FilterChain>, Opened)> = None;
     let mut io = Io::new(std::mem::replace(&mut arrived.io, Kind::Taken));

@@ -1,0 +1,108 @@
+//! TCP through a whole proxy: both directions, half-close, servers that speak first.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{cluster, echo_upstream, get, listener, start, stat, status, upstream};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn tcp_proxy(cluster: &str) -> Value {
+    json!({"name": "envoy.filters.network.tcp_proxy", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "statPrefix": "t", "cluster": cluster}})
+}
+
+/// A listener that looks for HTTP and has a TCP chain for everything else.
+fn detecting(http: Value, tcp: Value) -> Value {
+    json!({
+        "name": "l",
+        "address": {"socketAddress": {"address": "127.0.0.1", "portValue": 0}},
+        "listenerFilters": [{"name": "envoy.filters.listener.http_inspector", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"}}],
+        "listenerFiltersTimeout": "0s",
+        "filterChains": [{
+            "filterChainMatch": {"transportProtocol": "raw_buffer", "applicationProtocols": ["http/1.1", "h2c"]},
+            "filters": [http]}],
+        "defaultFilterChain": {"filters": [tcp]},
+    })
+}
+
+async fn reads(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).await.unwrap()
+}
+
+#[tokio::test]
+async fn bytes_flow_both_ways_and_each_end_is_passed_on() {
+    let (up, seen) = upstream(|mut stream, seen| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        seen.push(String::from_utf8(all.clone()).unwrap());
+        // Still answers after the client has ended its side.
+        stream.write_all(&all).await.unwrap();
+    })
+    .await;
+    let handle = start(vec![listener("l", json!([tcp_proxy("up")]))], vec![cluster("up", &[up])], 1).await;
+    let mut stream = reads(handle.address("l").await.unwrap()).await;
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "hello");
+    assert_eq!(seen.all(), ["hello"]);
+    while stat(&handle, "tcp.t.downstream_cx_rx_bytes_total").await != 5 {
+        tokio::task::yield_now().await;
+    }
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_and_http_is_still_found() {
+    let (greeter, _) = upstream(|mut stream, _| async move {
+        stream.write_all(b"5.5.5-greeting").await.unwrap();
+        let mut byte = [0; 4];
+        while stream.read_exact(&mut byte).await.is_ok() {
+            stream.write_all(&byte).await.unwrap();
+        }
+    })
+    .await;
+    let (web, _) = echo_upstream().await;
+    let http = common::hcm(common::route(json!({"cluster": "web"})));
+    let handle = start(
+        vec![detecting(http, tcp_proxy("greeter"))],
+        vec![cluster("web", &[web]), cluster("greeter", &[greeter])],
+        1,
+    )
+    .await;
+    let address = handle.address("l").await.unwrap();
+    let mut stream = reads(address).await;
+    let mut greeting = [0; 14];
+    let heard = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut greeting)).await;
+    heard.expect("the greeting").unwrap();
+    assert_eq!(&greeting, b"5.5.5-greeting");
+    stream.write_all(b"ping").await.unwrap();
+    let mut pong = [0; 4];
+    stream.read_exact(&mut pong).await.unwrap();
+    assert_eq!(&pong, b"ping");
+    // A client that speaks is looked at, on the same port, at once and after a while.
+    assert_eq!(status(&get(address, "/x").await), "200");
+    let mut late = reads(address).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    late.write_all(b"GET /late HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"/late") && !answer.starts_with(b"5.5.5") {
+        assert!(late.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_at_the_other_end_closes_the_connection() {
+    let handle = start(vec![listener("l", json!([tcp_proxy("up")]))], vec![cluster("up", &[])], 1).await;
+    let mut stream = reads(handle.address("l").await.unwrap()).await;
+    assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    handle.stop().await;
+}
