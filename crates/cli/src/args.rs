@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::analyze::AnalyzeArgs;
 use crate::dashboard::DashboardArgs;
+use crate::explain::ExplainArgs;
 use crate::objects::{ApplyArgs, DeleteArgs, GetArgs};
 use crate::proxy_config::ProxyConfigArgs;
 use crate::proxy_status::ProxyStatusArgs;
@@ -60,6 +62,10 @@ pub enum Command {
     /// Show what a proxy was given: listeners, routes, clusters, endpoints, secrets
     #[command(visible_alias = "pc")]
     ProxyConfig(ProxyConfigArgs),
+    /// Say which route, policies, cluster and endpoints a request would meet, and why
+    Explain(ExplainArgs),
+    /// Find problems that only show when resources are seen beside each other
+    Analyze(AnalyzeArgs),
     /// Open the console
     Dashboard(DashboardArgs),
     /// Print the manifests of the custom resource definitions

@@ -3,17 +3,20 @@
 //! Commands return an exit code and print their results; errors are `anyhow` chains that end in what to do.
 //! `up` is assembled by the program itself, since the control plane stands on this crate's floor.
 
+mod analyze;
 mod args;
 mod check;
 mod client;
 mod control;
 mod dashboard;
 mod demo;
+mod explain;
 mod objects;
 mod output;
 mod proxy_config;
 mod proxy_status;
 mod run;
+mod snapshot;
 mod table;
 mod wait;
 mod workload;
@@ -38,6 +41,8 @@ pub fn execute(command: Command, global: &GlobalArgs) -> anyhow::Result<ExitCode
         Command::Wait(args) => block_on(wait::execute(&args, global)),
         Command::ProxyStatus(args) => block_on(proxy_status::execute(&args, global)),
         Command::ProxyConfig(args) => block_on(proxy_config::execute(&args, global)),
+        Command::Explain(args) => block_on(explain::execute(&args, global)),
+        Command::Analyze(args) => block_on(analyze::execute(&args, global)),
         Command::Dashboard(args) => dashboard::execute(&args, global),
         Command::Crds => crds(),
         Command::Version => version(),

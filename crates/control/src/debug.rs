@@ -55,6 +55,14 @@ pub(crate) fn monitoring(
         "/ready" => ready(context),
         "/debug/syncz" => json_of(&syncz(&status(context))),
         "/debug/endpointz" => json_of(&endpointz(context)),
+        "/debug/configz" => {
+            let part = |name| parameter(query, name).unwrap_or_default();
+            let name = base::NamespacedName::new(part("namespace"), part("name"));
+            match crate::configz::one(&context.publisher.snapshot(), &part("kind"), &name) {
+                Some(config) => json_of(&config),
+                None => text(StatusCode::NOT_FOUND, "no such resource; say kind=, namespace= and name=\n"),
+            }
+        }
         "/debug/connections" => {
             let ids: Vec<_> = context.connections.all().iter().map(|c| json!(c.status())).collect();
             json_of(&json!({"totalClients": ids.len(), "clients": ids}))
@@ -68,7 +76,7 @@ pub(crate) fn monitoring(
         },
         "/debug" => text(
             StatusCode::OK,
-            "/debug/syncz\n/debug/connections\n/debug/config_dump?proxyID=\n/debug/endpointz\n",
+            "/debug/syncz\n/debug/connections\n/debug/config_dump?proxyID=\n/debug/endpointz\n/debug/configz?kind=&namespace=&name=\n",
         ),
         _ => text(StatusCode::NOT_FOUND, "not found; see /debug, /metrics, /version, /ready\n"),
     }

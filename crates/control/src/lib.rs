@@ -7,6 +7,7 @@
 //! Registries are not started here: their changes come through a channel. Nothing is translated here: [`Translate`] is.
 
 pub mod ca_service;
+mod configz;
 mod connection;
 mod debug;
 mod metrics;

@@ -1,8 +1,13 @@
 //! Problems of users' resources that only show beside each other: said by `analyze` and in the resources' status.
 
+mod effects;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
+use self::effects::check_reachable;
 use crate::change::{Kind, ObjectRef};
 use crate::service::Resolution;
 use crate::{Config, Snapshot, resolve_host};
@@ -55,6 +60,8 @@ impl Snapshot {
             self.check_gateway(config, &mut found);
         }
         self.check_defaults(&mut found);
+        self.check_selectors(&mut found);
+        self.check_services(&mut found);
         found.sort_by(|a, b| (&a.about, &a.field, a.code).cmp(&(&b.about, &b.field, b.code)));
         found
     }
@@ -97,6 +104,7 @@ impl Snapshot {
                 check(format!("spec.tls[{i}].route[{j}].destination"), &to.destination);
             }
         }
+        check_reachable(config, found);
     }
 
     fn check_destination(
@@ -206,26 +214,29 @@ impl Snapshot {
             });
         }
         let Some(service) = services.first() else { return };
-        let outlier =
-            config.spec.traffic_policy.as_ref().and_then(|policy| policy.outlier_detection.as_ref());
-        let Some(outlier) = outlier else { return };
-        let endpoints = self.endpoints(&service.key).map_or(0, |endpoints| {
+        let of_first_port: Vec<_> = self.endpoints(&service.key).map_or_else(Vec::new, |endpoints| {
             let first = service.ports.first().map(|port| &port.name);
-            endpoints.all.iter().filter(|endpoint| Some(&endpoint.port_name) == first).count()
+            endpoints.all.iter().filter(|endpoint| Some(&endpoint.port_name) == first).collect()
         });
-        let percent = outlier.max_ejection_percent() as usize;
-        if service.resolution == Resolution::Endpoints && endpoints > 0 && endpoints * percent < 100 {
-            found.push(Finding {
-                about: about(Kind::DestinationRule, config),
-                severity: Severity::Warning,
-                code: "NothingEjected",
-                field: "spec.trafficPolicy.outlierDetection.maxEjectionPercent".into(),
-                message: format!(
-                    "{percent} % of {endpoints} endpoints is less than one: none is ever ejected"
-                ),
-                hint: "write maxEjectionPercent: 100, or a share that one endpoint fits into".into(),
-            });
+        for (field, labels, outlier) in outliers(&config.spec) {
+            let count =
+                of_first_port.iter().filter(|e| labels.iter().all(|(k, v)| e.labels.get(k) == Some(v)));
+            let count = count.count();
+            let percent = outlier.max_ejection_percent() as usize;
+            if service.resolution == Resolution::Endpoints && count > 0 && count * percent < 100 {
+                found.push(Finding {
+                    about: about(Kind::DestinationRule, config),
+                    severity: Severity::Warning,
+                    code: "NothingEjected",
+                    field: format!("{field}.outlierDetection.maxEjectionPercent"),
+                    message: format!(
+                        "{percent} % of {count} endpoints is less than one: none is ever ejected"
+                    ),
+                    hint: "write maxEjectionPercent: 100, or a share that one endpoint fits into".into(),
+                });
+            }
         }
+        self.check_client_tls(config, service, found);
     }
 
     fn check_gateway(&self, config: &Config<net::Gateway>, found: &mut Vec<Finding>) {
@@ -283,6 +294,28 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// The outlier detections of a rule: where each is written, and the labels of the endpoints that it is for.
+fn outliers(rule: &net::DestinationRule) -> Vec<(String, &BTreeMap<String, String>, &net::OutlierDetection)> {
+    static ALL: BTreeMap<String, String> = BTreeMap::new();
+    let of_rule = rule.traffic_policy.as_ref().map(|policy| ("spec.trafficPolicy".to_owned(), &ALL, policy));
+    let of_subsets = rule.subsets.iter().enumerate().filter_map(|(i, subset)| {
+        let policy = subset.traffic_policy.as_ref()?;
+        Some((format!("spec.subsets[{i}].trafficPolicy"), &subset.labels, policy))
+    });
+    let mut found = Vec::new();
+    for (field, labels, policy) in of_rule.into_iter().chain(of_subsets) {
+        if let Some(outlier) = &policy.outlier_detection {
+            found.push((field.clone(), labels, outlier));
+        }
+        for (i, port) in policy.port_level_settings.iter().enumerate() {
+            if let Some(outlier) = &port.outlier_detection {
+                found.push((format!("{field}.portLevelSettings[{i}]"), labels, outlier));
+            }
+        }
+    }
+    found
 }
 
 fn about<T>(kind: Kind, config: &Config<T>) -> ObjectRef {

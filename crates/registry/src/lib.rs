@@ -6,6 +6,7 @@
 
 mod istio;
 pub mod kubernetes;
+pub mod manifest;
 
 use std::fmt;
 

@@ -1,0 +1,99 @@
+//! The mesh as the control plane sees it: everything that the API server has, and files that are not applied yet.
+//!
+//! Read through the control plane's own registry into a world of its own; nothing is changed anywhere.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use model::{Change, Settings, Snapshot, World};
+use registry::Event;
+use registry::kubernetes::{Config, watch};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::GlobalArgs;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The world, and what of it could not be read.
+pub(crate) struct Seen {
+    world: World,
+    pub(crate) problems: Vec<registry::Problem>,
+}
+
+impl Seen {
+    /// Nothing yet: for files alone.
+    pub(crate) fn nothing() -> Self {
+        Self { world: World::new(Settings::default()), problems: Vec::new() }
+    }
+
+    /// All that the API server has at this moment.
+    pub(crate) async fn of(global: &GlobalArgs) -> anyhow::Result<Self> {
+        let client = global.client().await?;
+        client.apiserver_version().await.context(
+            "the API server does not answer: start `mizzen up`, or name another kubeconfig with --kubeconfig",
+        )?;
+        let settings = Settings::default();
+        let config =
+            Config { cluster: settings.home.clone(), root_namespace: settings.root_namespace.to_string() };
+        let mut seen = Self { world: World::new(settings), problems: Vec::new() };
+        let mut events = watch(&client, &config);
+        let read = async {
+            while let Some(event) = events.recv().await {
+                match event {
+                    Event::Changes(changes) => drop(seen.world.apply(changes)),
+                    Event::Problem(problem) => seen.problems.push(problem),
+                    Event::Synced => return true,
+                }
+            }
+            false
+        };
+        match timeout(PATIENCE, read).await {
+            Ok(true) => Ok(seen),
+            _ => bail!(
+                "the API server did not list everything within {PATIENCE:?}; whoever asks must be allowed to list all \
+                 kinds in all namespaces (kubectl auth can-i list secrets -A)"
+            ),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.world.snapshot()
+    }
+
+    /// Adds the objects of files, as if they were applied now.
+    pub(crate) fn add(&mut self, files: &[PathBuf], namespace: &str) -> anyhow::Result<()> {
+        for object in crate::objects::read_manifests(files)? {
+            self.add_object(object, namespace);
+        }
+        Ok(())
+    }
+
+    fn add_object(&mut self, mut object: Value, namespace: &str) {
+        let cluster_scoped = matches!(object["kind"].as_str(), Some("Namespace" | "Node"));
+        let metadata = &mut object["metadata"];
+        if !cluster_scoped && metadata["namespace"].is_null() {
+            metadata["namespace"] = json!(namespace);
+        }
+        // What is new is younger than all that is there.
+        if metadata["creationTimestamp"].is_null() {
+            metadata["creationTimestamp"] = json!(jiff::Timestamp::now().to_string());
+        }
+        match registry::manifest::object(&object) {
+            Ok(None) => {}
+            Ok(Some(read)) => {
+                let cluster = Settings::default().home;
+                self.world.apply(vec![Change::upsert(cluster, read)]);
+            }
+            Err(reasons) => {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let name = base::NamespacedName::new(
+                    text(&object["metadata"]["namespace"]),
+                    text(&object["metadata"]["name"]),
+                );
+                self.problems.push(registry::Problem { kind: text(&object["kind"]), name, reasons });
+            }
+        }
+    }
+}

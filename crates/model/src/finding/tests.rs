@@ -1,0 +1,104 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Change, Config, KubeService, Object, Settings, Workload, World};
+
+fn typed<T: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Config<T> {
+    Config::new(NamespacedName::new("default", name), 0, serde_json::from_value(spec).unwrap())
+}
+
+fn workload(name: &str, address: &str) -> Object {
+    let entry = json!({"address": address, "labels": {"app": "reviews", "version": "v1",
+        "security.istio.io/tlsMode": "istio"}});
+    let name = NamespacedName::new("default", name);
+    let entry: net::WorkloadEntry = serde_json::from_value(entry).unwrap();
+    Object::WorkloadEntry(Workload::from_entry(name, &entry, &BTreeMap::new()))
+}
+
+fn service(port_name: &str) -> Object {
+    let service = json!({"metadata": {"name": "reviews", "namespace": "default"},
+        "spec": {"selector": {"app": "reviews"}, "ports": [{"name": port_name, "port": 9080}]}});
+    Object::Service(KubeService::from_kube(&serde_json::from_value(service).unwrap()).unwrap())
+}
+
+/// The codes and fields of what is found, beside a service with three workloads.
+fn found(more: Vec<Object>) -> Vec<(&'static str, String)> {
+    let mut world = World::new(Settings::default());
+    let mut objects = vec![service("http")];
+    objects.extend([("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.3")].map(|(n, a)| workload(n, a)));
+    objects.extend(more);
+    let snapshot = world.apply(objects.into_iter().map(|o| Change::upsert("Kubernetes", o)).collect());
+    snapshot.findings().into_iter().map(|finding| (finding.code, finding.field)).collect()
+}
+
+fn rule(spec: Value) -> Object {
+    Object::DestinationRule(typed("reviews", spec))
+}
+
+#[test]
+fn a_mesh_in_order_has_no_findings() {
+    assert_eq!(found(vec![]), []);
+}
+
+#[test]
+fn the_default_percentage_ejects_none_of_three_wherever_it_is_written() {
+    let detection = json!({"outlierDetection": {"consecutive5xxErrors": 7}});
+    let all = json!({"outlierDetection": {"consecutive5xxErrors": 7, "maxEjectionPercent": 100}});
+    let of = |spec| found(vec![rule(spec)]);
+    let expected =
+        |field: &str| vec![("NothingEjected", format!("{field}.outlierDetection.maxEjectionPercent"))];
+    assert_eq!(of(json!({"host": "reviews", "trafficPolicy": detection})), expected("spec.trafficPolicy"));
+    assert_eq!(
+        of(json!({"host": "reviews", "subsets": [
+            {"name": "v1", "labels": {"version": "v1"}, "trafficPolicy": detection},
+            {"name": "v2", "labels": {"version": "v2"}, "trafficPolicy": detection}]})),
+        expected("spec.subsets[0].trafficPolicy")
+    );
+    assert_eq!(of(json!({"host": "reviews", "trafficPolicy": all})), []);
+}
+
+#[test]
+fn tls_modes_at_odds_are_found() {
+    let strict = Object::PeerAuthentication(typed("default", json!({"mtls": {"mode": "STRICT"}})));
+    let off = rule(json!({"host": "reviews", "trafficPolicy": {"tls": {"mode": "DISABLE"}}}));
+    let field = "spec.trafficPolicy.tls.mode".to_owned();
+    assert_eq!(found(vec![strict.clone(), off.clone()]), [("PlaintextToStrict", field.clone())]);
+    assert_eq!(found(vec![off]), []);
+    let mutual = rule(json!({"host": "reviews", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}));
+    assert_eq!(found(vec![strict, mutual.clone()]), []);
+    let entry: net::WorkloadEntry =
+        serde_json::from_value(json!({"address": "10.0.0.9", "labels": {"app": "reviews"}})).unwrap();
+    let bare = Workload::from_entry(NamespacedName::new("default", "d"), &entry, &BTreeMap::new());
+    assert_eq!(found(vec![mutual, Object::WorkloadEntry(bare)]), [("MutualTlsToPlaintext", field)]);
+}
+
+#[test]
+fn selectors_that_match_nothing_are_found() {
+    let policy = |app: &str| {
+        Object::AuthorizationPolicy(typed("p", json!({"selector": {"matchLabels": {"app": app}}})))
+    };
+    assert_eq!(found(vec![policy("reviews")]), []);
+    let expected = ("SelectorMatchesNothing", "spec.selector.matchLabels".to_owned());
+    assert_eq!(found(vec![policy("rewiews")]), [expected]);
+    let gateway = Object::Gateway(typed("g", json!({"selector": {"istio": "none"}, "servers": []})));
+    assert_eq!(found(vec![gateway]), [("SelectorMatchesNothing", "spec.selector".to_owned())]);
+}
+
+#[test]
+fn routes_after_one_for_everything_are_never_reached() {
+    let to = json!([{"destination": {"host": "reviews"}}]);
+    let service =
+        |routes: Value| Object::VirtualService(typed("r", json!({"hosts": ["reviews"], "http": routes})));
+    let matched = json!({"match": [{"uri": {"prefix": "/a"}}], "route": to});
+    assert_eq!(
+        found(vec![service(json!([{"route": to}, matched]))]),
+        [("UnreachableRoute", "spec.http[1]".to_owned())]
+    );
+    assert_eq!(found(vec![service(json!([matched, {"route": to}]))]), []);
+}
+
+#[test]
+fn ports_without_a_protocol_are_named() {
+    let named = found(vec![service("web")]);
+    assert_eq!(named, [("PortWithoutProtocol", "spec.ports[0].name".to_owned())]);
+}
