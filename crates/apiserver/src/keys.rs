@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// Who issues service accounts' tokens.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// A token of the administrator, or the pieces to check one of a service account.
+/// The server's keys. They can be neither printed nor logged.
 pub struct Keys {
     pub ca_pem: String,
     ca_key_pem: String,

@@ -1,4 +1,4 @@
-//! Every namespace has the service account `default`, and the server's root certificate is nobody's business here.
+//! Every namespace has the service account `default`; one that is deleted is made again.
 
 use super::{bootstrap::ensure, follow};
 use crate::engine::{Engine, Target, WatchEvent, name_of};

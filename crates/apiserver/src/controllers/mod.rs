@@ -28,8 +28,8 @@ impl Controllers {
     }
 }
 
-/// Everything of a resource, now and then as it changes. `act` is told `None` when a watch was lost and
-/// everything is shown again.
+/// Everything of a resource, now and then as it changes. When a watch was lost, everything is shown again as
+/// added; what was deleted meanwhile is not told.
 async fn follow<F, Fut>(engine: Arc<Engine>, resource: Arc<crate::kinds::Resource>, mut act: F)
 where
     F: FnMut(crate::engine::WatchEvent) -> Fut,

@@ -131,10 +131,8 @@ fn is_qualified(text: &str) -> bool {
 
 /// What is wrong with an object's metadata.
 pub(crate) fn validate(resource: &Resource, object: &Value, causes: &mut Vec<Cause>) {
-    let (name, generated) = (name_of(object), text(object, "/metadata/generateName"));
-    if name.is_empty() && generated.is_empty() {
-        causes.push(Cause::required("metadata.name", "name or generateName is required"));
-    } else if name.is_empty() {
+    let name = name_of(object);
+    if name.is_empty() {
         causes.push(Cause::required("metadata.name", "name or generateName is required"));
     } else {
         validate_name(resource, name, causes);

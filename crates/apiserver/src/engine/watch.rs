@@ -47,8 +47,6 @@ impl WatchOptions {
     fn validate(&self) -> Result<()> {
         let mut causes = Vec::new();
         if self.send_initial.is_some() && !self.not_older {
-            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-            let _ = why;
             causes.push(Cause::forbidden(
                 "resourceVersionMatch",
                 "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",

@@ -193,8 +193,7 @@ impl FieldSet {
     }
 
     fn collect(&self, prefix: &str, out: &mut Vec<String>) {
-        for (element, entry) in self.0.iter().filter(|(_, entry)| entry.member) {
-            let _ = entry;
+        for (element, _) in self.0.iter().filter(|(_, entry)| entry.member) {
             out.push(format!("{prefix}{element}"));
         }
         for (element, entry) in &self.0 {
