@@ -223,6 +223,8 @@ impl Operator {
             "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => |e| without_port(e.connection.local),
             "DOWNSTREAM_LOCAL_PORT" => |e| port(e.connection.local),
             "CONNECTION_ID" => |e| Owned::Number(e.connection.id),
+            // Empty is a body too.
+            "LOCAL_REPLY_BODY" => |e| Owned::Text(e.local_reply_body.to_owned()),
             "GRPC_STATUS_NUMBER" => {
                 |e| e.grpc_status().map_or(Owned::Missing, |s| Owned::Number(u64::from(s)))
             }
@@ -252,7 +254,6 @@ impl Operator {
             "FILTER_CHAIN_NAME" => |e| e.filter_chain,
             "LISTENER_NAME" => |e| e.listener,
             "HOSTNAME" => |e| e.hostname,
-            "LOCAL_REPLY_BODY" => |e| e.local_reply_body,
             "STREAM_ID" => |e| e.stream_id,
             "TRACE_ID" => |e| e.trace_id,
             _ => return None,
