@@ -234,8 +234,11 @@ pub(crate) fn destination(
 ) -> Destination {
     let host = model::resolve_host(&to.host, &rules.name.namespace, context.reader.domain());
     let service = context.services().get(&host).cloned();
-    let only =
-        service.as_ref().filter(|service| service.ports.len() == 1).map(|service| service.ports[0].number);
+    // A sidecar keeps the port that was called; a gateway's port says nothing about the service's.
+    let only = service
+        .as_ref()
+        .filter(|service| context.is_router() && service.ports.len() == 1)
+        .map(|service| service.ports[0].number);
     let port = to.port.as_ref().map(|port| port.number).or(only).unwrap_or(listener_port);
     Destination {
         cluster: cluster::name(port, &to.subset, &host),

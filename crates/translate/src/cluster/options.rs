@@ -286,7 +286,9 @@ pub(super) fn dns(context: &Context<'_>, cluster: &mut pb::Cluster) {
 /// What to offer by ALPN. A proxy with Istio's extensions sets it per request; any other offers what its port speaks.
 pub(super) fn alpn(context: &Context<'_>, protocol: Protocol) -> &'static [&'static str] {
     let extensions = context.extensions();
-    if extensions || !protocol.is_http() {
+    if extensions && protocol.is_http2() {
+        &["istio-peer-exchange", "istio", "h2"]
+    } else if extensions || !protocol.is_http() {
         mtls::istio_alpn(extensions)
     } else if protocol.is_http2() {
         &["istio-h2", "istio", "h2"]
