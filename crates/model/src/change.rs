@@ -20,6 +20,8 @@ pub struct Change {
     pub action: Action,
 }
 
+// Changes are made, taken and gone: boxing each would cost more than their size does.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum Action {
     /// The thing is there and looks like this.
@@ -28,6 +30,7 @@ pub enum Action {
     Delete(ObjectRef),
 }
 
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum Object {
     Service(KubeService),

@@ -8,7 +8,7 @@ use api::networking as net;
 use base::NamespacedName;
 
 use crate::config::{Config, Configs};
-use crate::facts::{Facts, selects};
+use crate::facts::Facts;
 use crate::service::{Endpoint, Health, Origin, Resolution, Service, ServiceKey, ServicePort};
 use crate::source::{
     ClusterId, KubePort, KubeService, Labels, Slice, SliceEndpoint, TargetPort, Workload, WorkloadKind,
@@ -146,15 +146,15 @@ impl Derive<'_> {
         let mut found = Vec::new();
         if let Some(clusters) = self.kube(&service.key) {
             for (cluster, kube) in clusters {
-                self.from_slices(service, cluster, kube, &mut found);
-                self.from_workload_entries(service, cluster, kube, &mut found);
+                self.add_slices(service, cluster, kube, &mut found);
+                self.add_workload_entries(service, cluster, kube, &mut found);
             }
             if let Some(name) = &service.external_name {
-                self.from_name(service, name, &service.name, &mut found);
+                self.add_name(service, name, &service.name, &mut found);
             }
         }
         for entry in self.entries_for(&service.key) {
-            self.from_entry(service, entry, &mut found);
+            self.add_entry(service, entry, &mut found);
         }
         found.sort_by(|a, b| {
             (&a.port_name, &a.address, a.port, &a.cluster).cmp(&(
@@ -170,7 +170,7 @@ impl Derive<'_> {
         found
     }
 
-    fn from_slices(
+    fn add_slices(
         &self,
         service: &Service,
         cluster: &ClusterId,
@@ -179,12 +179,12 @@ impl Derive<'_> {
     ) {
         for slice in self.facts.slices(cluster, &kube.name) {
             for endpoint in &slice.endpoints {
-                self.from_slice_endpoint(service, cluster, (kube, slice), endpoint, found);
+                self.add_slice_endpoint(service, cluster, (kube, slice), endpoint, found);
             }
         }
     }
 
-    fn from_slice_endpoint(
+    fn add_slice_endpoint(
         &self,
         service: &Service,
         cluster: &ClusterId,
@@ -235,18 +235,15 @@ impl Derive<'_> {
     }
 
     /// A Service's selector selects WorkloadEntries too.
-    fn from_workload_entries(
+    fn add_workload_entries(
         &self,
         service: &Service,
         cluster: &ClusterId,
         kube: &KubeService,
         found: &mut Vec<Endpoint>,
     ) {
-        for (home, workload) in self.facts.workloads_in(&service.key.namespace) {
-            if home != cluster
-                || workload.kind != WorkloadKind::WorkloadEntry
-                || !selects(&kube.selector, &workload.labels)
-            {
+        for (home, workload) in self.facts.workloads_selected(&service.key.namespace, &kube.selector) {
+            if home != cluster || workload.kind != WorkloadKind::WorkloadEntry {
                 continue;
             }
             for (port, declared) in service.ports.iter().zip(&kube.ports) {
@@ -262,13 +259,11 @@ impl Derive<'_> {
         }
     }
 
-    fn from_entry(&self, service: &Service, entry: &Config<net::ServiceEntry>, found: &mut Vec<Endpoint>) {
+    fn add_entry(&self, service: &Service, entry: &Config<net::ServiceEntry>, found: &mut Vec<Endpoint>) {
         let spec = &entry.spec;
         if let Some(selector) = &spec.workload_selector {
-            for (cluster, workload) in self.facts.workloads_in(&service.key.namespace) {
-                if !selects(&selector.labels, &workload.labels) {
-                    continue;
-                }
+            for (cluster, workload) in self.facts.workloads_selected(&service.key.namespace, &selector.labels)
+            {
                 for port in &service.ports {
                     let own = workload.ports.get(&*port.name).copied();
                     let number = own.unwrap_or(if port.target == 0 { port.number } else { port.target });
@@ -293,12 +288,12 @@ impl Derive<'_> {
         if spec.endpoints.is_empty()
             && matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
         {
-            self.from_name(service, &service.key.host, &entry.name.name, found);
+            self.add_name(service, &service.key.host, &entry.name.name, found);
         }
     }
 
     /// The DNS name itself is the endpoint.
-    fn from_name(&self, service: &Service, name: &Arc<str>, workload: &Arc<str>, found: &mut Vec<Endpoint>) {
+    fn add_name(&self, service: &Service, name: &Arc<str>, workload: &Arc<str>, found: &mut Vec<Endpoint>) {
         for port in &service.ports {
             let number = if port.target == 0 { port.number } else { port.target };
             let mut made = self.bare(self.home, service, port, number, name);

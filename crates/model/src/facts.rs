@@ -10,18 +10,22 @@ use crate::service::ServiceKey;
 use crate::source::{ClusterId, KubeService, Labels, Namespace, Node, Slice, Workload, WorkloadKind};
 
 type InCluster<T> = (ClusterId, T);
+type WorkloadId = (ClusterId, WorkloadKind, Arc<str>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     /// Kubernetes Services by name, then cluster.
     pub(crate) services: BTreeMap<NamespacedName, BTreeMap<ClusterId, KubeService>>,
-    service_names: AHashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Services of a namespace by the first pair of their selector.
+    by_selector: AHashMap<(Arc<str>, String), BTreeSet<Arc<str>>>,
     /// Slices by the Service they belong to.
     slices: AHashMap<InCluster<NamespacedName>, BTreeMap<Arc<str>, Slice>>,
     slice_owner: AHashMap<InCluster<NamespacedName>, Arc<str>>,
     /// Services whose slices name a Pod.
     pod_users: AHashMap<InCluster<NamespacedName>, BTreeSet<Arc<str>>>,
-    workloads: AHashMap<Arc<str>, BTreeMap<(ClusterId, WorkloadKind, Arc<str>), Arc<Workload>>>,
+    workloads: AHashMap<Arc<str>, BTreeMap<WorkloadId, Arc<Workload>>>,
+    /// Workloads of a namespace by each of their labels.
+    by_label: AHashMap<(Arc<str>, String), BTreeSet<WorkloadId>>,
     nodes: AHashMap<InCluster<Arc<str>>, Node>,
     pub(crate) namespaces: BTreeMap<Arc<str>, BTreeMap<ClusterId, Namespace>>,
 }
@@ -29,31 +33,52 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn put_service(&mut self, cluster: &ClusterId, service: KubeService) {
         let name = service.name.clone();
-        self.service_names.entry(Arc::clone(&name.namespace)).or_default().insert(Arc::clone(&name.name));
+        self.drop_service(cluster, &name);
+        if let Some(pair) = service.selector.iter().next() {
+            let at = (Arc::clone(&name.namespace), joined(pair));
+            self.by_selector.entry(at).or_default().insert(Arc::clone(&name.name));
+        }
         self.services.entry(name).or_default().insert(Arc::clone(cluster), service);
     }
 
     pub(crate) fn drop_service(&mut self, cluster: &ClusterId, name: &NamespacedName) {
         let Some(clusters) = self.services.get_mut(name) else { return };
-        clusters.remove(cluster);
+        let gone = clusters.remove(cluster);
+        let pair = gone.as_ref().and_then(|service| service.selector.iter().next()).map(joined);
+        let first = |service: &KubeService| service.selector.iter().next().map(joined);
+        let kept = clusters.values().any(|service| first(service) == pair);
         if clusters.is_empty() {
             self.services.remove(name);
-            if let Some(names) = self.service_names.get_mut(&name.namespace) {
-                names.remove(&name.name);
+        }
+        let Some(pair) = pair.filter(|_| !kept) else { return };
+        let at = (Arc::clone(&name.namespace), pair);
+        if let Some(names) = self.by_selector.get_mut(&at) {
+            names.remove(&name.name);
+            if names.is_empty() {
+                self.by_selector.remove(&at);
             }
         }
     }
 
-    pub(crate) fn services_in(&self, namespace: &str) -> impl Iterator<Item = &KubeService> {
-        let names = self.service_names.get(namespace);
-        names
-            .into_iter()
-            .flat_map(move |names| {
-                names.iter().filter_map(move |name| {
-                    self.services.get(&NamespacedName::new(namespace, Arc::clone(name)))
-                })
+    /// The Services whose selectors mean a workload with these labels.
+    pub(crate) fn services_selecting<'a>(
+        &'a self,
+        namespace: &Arc<str>,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a KubeService> {
+        let namespace = Arc::clone(namespace);
+        labels
+            .iter()
+            .filter_map(move |pair| {
+                let names = self.by_selector.get(&(Arc::clone(&namespace), joined(pair)))?;
+                Some((Arc::clone(&namespace), names))
             })
+            .flat_map(|(namespace, names)| {
+                names.iter().map(move |name| NamespacedName::new(Arc::clone(&namespace), Arc::clone(name)))
+            })
+            .filter_map(|name| self.services.get(&name))
             .flat_map(BTreeMap::values)
+            .filter(|service| selects(&service.selector, labels))
     }
 
     /// The Services that the slice belonged or belongs to.
@@ -100,22 +125,48 @@ impl Facts {
         cluster: &ClusterId,
         kind: WorkloadKind,
         name: &NamespacedName,
-        workload: Option<Arc<Workload>>,
+        workload: Option<&Arc<Workload>>,
     ) -> Option<Arc<Workload>> {
-        let all = self.workloads.entry(Arc::clone(&name.namespace)).or_default();
         let key = (Arc::clone(cluster), kind, Arc::clone(&name.name));
-        match workload {
-            Some(workload) => all.insert(key, workload),
+        let all = self.workloads.entry(Arc::clone(&name.namespace)).or_default();
+        let old = match workload {
+            Some(workload) => all.insert(key.clone(), Arc::clone(workload)),
             None => all.remove(&key),
+        };
+        for pair in old.iter().flat_map(|old| old.labels.iter()) {
+            let at = (Arc::clone(&name.namespace), joined(pair));
+            if let Some(labelled) = self.by_label.get_mut(&at) {
+                labelled.remove(&key);
+                if labelled.is_empty() {
+                    self.by_label.remove(&at);
+                }
+            }
         }
+        for pair in workload.iter().flat_map(|workload| workload.labels.iter()) {
+            let at = (Arc::clone(&name.namespace), joined(pair));
+            self.by_label.entry(at).or_default().insert(key.clone());
+        }
+        old
     }
 
-    pub(crate) fn workloads_in(&self, namespace: &str) -> impl Iterator<Item = (&ClusterId, &Arc<Workload>)> {
-        self.workloads
-            .get(namespace)
+    /// The workloads that a selector means; an empty selector means none.
+    pub(crate) fn workloads_selected<'a>(
+        &'a self,
+        namespace: &Arc<str>,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = (&'a ClusterId, &'a Arc<Workload>)> {
+        let all = self.workloads.get(namespace);
+        // The rarest label leaves the fewest to look at.
+        let candidates = selector
+            .iter()
+            .map(|pair| self.by_label.get(&(Arc::clone(namespace), joined(pair))))
+            .min_by_key(|labelled| labelled.map_or(0, BTreeSet::len))
+            .flatten();
+        candidates
             .into_iter()
             .flatten()
-            .map(|((cluster, _, _), workload)| (cluster, workload))
+            .filter_map(move |id| Some((&id.0, all?.get(id)?)))
+            .filter(|(_, workload)| selects(selector, &workload.labels))
     }
 
     pub(crate) fn workload(
@@ -183,6 +234,10 @@ impl Facts {
             .and_then(|namespace| namespace.labels.get("topology.istio.io/network"))
             .map_or_else(|| "".into(), |network| network.as_str().into())
     }
+}
+
+fn joined((key, value): (&String, &String)) -> String {
+    format!("{key}={value}")
 }
 
 /// Whether a workload with `labels` is one that a Service with `selector` means; an empty selector means none.

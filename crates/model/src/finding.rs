@@ -81,7 +81,7 @@ impl Snapshot {
             }
         }
         let mut check = |field: String, to: &net::Destination| {
-            self.check_destination(config, field, to, found);
+            self.check_destination(config, &field, to, found);
         };
         for (i, route) in config.spec.http.iter().enumerate() {
             for (j, to) in route.route.iter().enumerate() {
@@ -110,7 +110,7 @@ impl Snapshot {
     fn check_destination(
         &self,
         config: &Config<net::VirtualService>,
-        field: String,
+        field: &str,
         to: &net::Destination,
         found: &mut Vec<Finding>,
     ) {

@@ -233,7 +233,7 @@ fn what_dangles_is_found_and_named() {
     let snapshot = world.apply(vec![
         upsert("c", Object::Service(service("a", "10.0.0.1"))),
         upsert("c", Object::Slice(slice("a", &[("10.1.0.3", true)]))),
-        upsert("c", Object::VirtualService(config("first", 1, routes.clone()))),
+        upsert("c", Object::VirtualService(config("first", 1, routes))),
         upsert("c", Object::VirtualService(config("second", 2, serde_json::json!({"hosts": ["a"]})))),
         upsert("c", Object::DestinationRule(config("a", 1, outlier))),
     ]);

@@ -263,13 +263,13 @@ impl World {
 
     fn upsert_config(&mut self, cluster: &ClusterId, config: Object, dirty: &mut Dirty) {
         let at = config.reference();
-        let revision = self.next();
         if at.kind == Kind::ServiceEntry {
             self.entry_hosts(&at.name, dirty);
         }
-        if !self.configs.put(revision, cluster, config) {
+        if !self.configs.put(self.revision + 1, cluster, config) {
             return;
         }
+        self.next();
         if at.kind == Kind::ServiceEntry {
             self.entry_hosts(&at.name, dirty);
         }
@@ -304,11 +304,11 @@ impl World {
             }
             Kind::Mesh => dirty.mesh |= self.mesh.remove(cluster).is_some(),
             kind => {
-                let revision = self.next();
                 if kind == Kind::ServiceEntry {
                     self.entry_hosts(&at.name, dirty);
                 }
-                if self.configs.delete(revision, cluster, at) {
+                if self.configs.delete(self.revision + 1, cluster, at) {
+                    self.next();
                     dirty.kinds.insert(kind);
                 }
             }
@@ -343,7 +343,7 @@ impl World {
     ) {
         let Some(name) = workload.as_ref().map(|workload| &workload.name).or(gone).cloned() else { return };
         let new = workload.map(Arc::new);
-        let old = self.facts.set_workload(cluster, kind, &name, new.clone());
+        let old = self.facts.set_workload(cluster, kind, &name, new.as_ref());
         if old == new {
             return;
         }
@@ -363,12 +363,10 @@ impl World {
     }
 
     /// Marks the services whose selectors mean a workload with these labels.
-    fn selected_by(&self, kind: WorkloadKind, namespace: &str, labels: &Labels, dirty: &mut Dirty) {
+    fn selected_by(&self, kind: WorkloadKind, namespace: &Arc<str>, labels: &Labels, dirty: &mut Dirty) {
         if kind == WorkloadKind::WorkloadEntry {
-            for service in self.facts.services_in(namespace) {
-                if selects(&service.selector, labels) {
-                    dirty.endpoints.insert(kube_key(&service.name, &self.settings.domain));
-                }
+            for service in self.facts.services_selecting(namespace, labels) {
+                dirty.endpoints.insert(kube_key(&service.name, &self.settings.domain));
             }
         }
         for entry in self.inner.service_entries.in_namespace(namespace) {
@@ -405,9 +403,12 @@ impl World {
         if dirty.all_services {
             dirty.services.extend(self.inner.services.iter().map(|service| service.key.clone()));
         }
+        let services = self.inner.services.revision;
         self.derive_services(&mut dirty);
         self.derive_endpoints(&dirty);
-        self.derive_networks();
+        if self.inner.services.revision != services {
+            self.derive_networks();
+        }
     }
 
     fn derive_mesh(&mut self, dirty: &mut Dirty) {

@@ -51,23 +51,26 @@ impl<'a> Context<'a> {
     }
 }
 
-/// All resources of a type; none of a type that this control plane does not serve.
-pub(crate) fn resources(context: &Context<'_>, of: ResourceType) -> Vec<Resource> {
+/// The resources of a type that many scopes have in common.
+pub(crate) fn common(context: &Context<'_>, of: ResourceType) -> Vec<Resource> {
     match of {
-        ResourceType::Cluster => cluster::all(context),
+        ResourceType::Cluster => cluster::outbound_all(context),
         ResourceType::Endpoint => endpoint::all(context),
-        ResourceType::Listener if context.is_router() => gateway::listeners(context),
-        ResourceType::Listener => listener::all(context),
-        ResourceType::Route if context.is_router() => gateway::routes(context),
-        ResourceType::Route => route::all(context),
-        ResourceType::Secret => secret::all(context),
+        ResourceType::Listener if !context.is_router() => listener::outbound_all(context),
+        ResourceType::Route if !context.is_router() => route::all(context),
         ResourceType::NameTable => nds::all(context),
-        ResourceType::VirtualHost
-        | ResourceType::ScopedRoute
-        | ResourceType::ExtensionConfig
-        | ResourceType::ProxyConfig
-        | ResourceType::HealthInformation
-        | ResourceType::Address
-        | ResourceType::Authorization => Vec::new(),
+        _ => Vec::new(),
+    }
+}
+
+/// The other resources of a type; none of a type that this control plane does not serve.
+pub(crate) fn own(context: &Context<'_>, of: ResourceType) -> Vec<Resource> {
+    match of {
+        ResourceType::Cluster => cluster::inbound_all(context),
+        ResourceType::Listener if context.is_router() => gateway::listeners(context),
+        ResourceType::Listener => listener::inbound_all(context),
+        ResourceType::Route if context.is_router() => gateway::routes(context),
+        ResourceType::Secret => secret::all(context),
+        _ => Vec::new(),
     }
 }

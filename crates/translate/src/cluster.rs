@@ -101,7 +101,8 @@ pub(crate) fn targets(context: &Context<'_>) -> Vec<Target> {
     targets
 }
 
-pub(crate) fn all(context: &Context<'_>) -> Vec<Resource> {
+/// The clusters that do not depend on the own workload.
+pub(crate) fn outbound_all(context: &Context<'_>) -> Vec<Resource> {
     let mut clusters: Vec<Resource> = targets(context)
         .iter()
         .filter_map(|target| {
@@ -119,9 +120,13 @@ pub(crate) fn all(context: &Context<'_>) -> Vec<Resource> {
         clusters.push(resource(PASSTHROUGH, &inbound::passthrough(context, PASSTHROUGH, false)));
         clusters
             .push(resource(INBOUND_PASSTHROUGH, &inbound::passthrough(context, INBOUND_PASSTHROUGH, true)));
-        clusters.extend(inbound::all(context));
     }
     clusters
+}
+
+/// The clusters towards the own workload.
+pub(crate) fn inbound_all(context: &Context<'_>) -> Vec<Resource> {
+    if context.is_router() { Vec::new() } else { inbound::all(context) }
 }
 
 fn base(name: &str) -> pb::Cluster {

@@ -16,11 +16,17 @@ use crate::scope::{Facet, IpMode};
 use crate::telemetry::{Side, Telemetry};
 use crate::translator::resource;
 
-pub(crate) fn all(context: &Context<'_>) -> Vec<Resource> {
+/// The listeners that take the workload's own calls.
+pub(crate) fn outbound_all(context: &Context<'_>) -> Vec<Resource> {
     let mut listeners: Vec<pb::Listener> = outbound::all(context);
     listeners.push(virtual_outbound(context));
-    listeners.push(inbound::listener(context));
     listeners.iter().map(|listener| resource(listener.name.as_str(), listener)).collect()
+}
+
+/// The listener that takes calls to the workload.
+pub(crate) fn inbound_all(context: &Context<'_>) -> Vec<Resource> {
+    let listener = inbound::listener(context);
+    vec![resource(listener.name.as_str(), &listener)]
 }
 
 /// The address that stands for every address.

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ahash::{AHashMap, AHashSet};
@@ -13,27 +14,35 @@ use model::{Key, Snapshot};
 
 use crate::scope::{Facet, Facets, Mask, Scope};
 
-/// Reads of one build; shared, since a result that is made of parts was read by reading them.
-pub(crate) type Reads = Arc<[(Key, u64)]>;
-
 #[derive(Debug, Default)]
 struct Trace {
     mask: Mask,
     own: Vec<(Key, u64)>,
     seen: AHashSet<Key>,
-    parts: Vec<Reads>,
+    parts: Vec<Arc<Read>>,
 }
 
-/// What a finished build had read.
-#[derive(Debug, Clone)]
+/// What a finished build had read: itself, and by what it is made of.
+#[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) mask: Mask,
-    reads: Vec<Reads>,
+    own: Box<[(Key, u64)]>,
+    parts: Vec<Arc<Read>>,
+    /// The snapshot for which it was last found to hold.
+    verified: AtomicU64,
 }
 
 impl Read {
     pub(crate) fn holds(&self, snapshot: &Snapshot) -> bool {
-        self.reads.iter().all(|part| part.iter().all(|(key, revision)| snapshot.revision(key) == *revision))
+        if self.verified.load(Ordering::Relaxed) == snapshot.id() {
+            return true;
+        }
+        let holds = self.own.iter().all(|(key, revision)| snapshot.revision(key) == *revision)
+            && self.parts.iter().all(|part| part.holds(snapshot));
+        if holds {
+            self.verified.store(snapshot.id(), Ordering::Relaxed);
+        }
+        holds
     }
 }
 
@@ -73,15 +82,18 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn finish(self) -> Read {
         let trace = self.trace.into_inner();
-        let mut reads = trace.parts;
-        reads.push(trace.own.into());
-        Read { mask: trace.mask, reads }
+        Read {
+            mask: trace.mask,
+            own: trace.own.into(),
+            parts: trace.parts,
+            verified: AtomicU64::new(self.snapshot.id()),
+        }
     }
 
-    fn absorb(&self, read: &Read) {
+    fn absorb(&self, read: &Arc<Read>) {
         let mut trace = self.trace.borrow_mut();
         trace.mask |= read.mask;
-        trace.parts.extend(read.reads.iter().cloned());
+        trace.parts.push(Arc::clone(read));
     }
 }
 

@@ -103,7 +103,7 @@ fn mesh_context(
     }
 }
 
-pub(crate) fn socket(context: &(impl prost::Message + prost::Name)) -> core::TransportSocket {
+pub(crate) fn socket(context: &impl prost::Name) -> core::TransportSocket {
     core::TransportSocket {
         name: TLS.into(),
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(any(context))),

@@ -1,15 +1,29 @@
 //! All resources of a type that a scope is to have, and what differs between two such sets.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use proto::Resource;
 
-/// Ordered by name; each name once. Shared by everybody whose set it is.
-#[derive(Debug, PartialEq, Eq)]
+/// Resources ordered by name; each name once.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Layer(Arc<[Resource]>);
+
+/// All resources of a type for a scope, in layers: what scopes have in common is one layer that all of them hold.
+#[derive(Debug, Default)]
 pub struct ResourceSet {
-    resources: Arc<[Resource]>,
-    names: Arc<[Arc<str>]>,
+    layers: Vec<Arc<Layer>>,
+    /// All layers as one list, and its names; made when somebody asks.
+    all: OnceLock<Arc<[Resource]>>,
+    names: OnceLock<Arc<[Arc<str>]>>,
 }
+
+impl PartialEq for ResourceSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.layers == other.layers
+    }
+}
+
+impl Eq for ResourceSet {}
 
 /// What must be sent to get from one set to another.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,71 +33,83 @@ pub struct SetChanges {
     pub removed: Vec<Arc<str>>,
 }
 
-impl Default for ResourceSet {
-    fn default() -> Self {
-        Self::new(Vec::new())
+impl Layer {
+    pub(crate) fn new(mut resources: Vec<Resource>) -> Self {
+        resources.sort_by(|a, b| a.name.cmp(&b.name));
+        resources.dedup_by(|a, b| a.name == b.name);
+        Self(resources.into())
+    }
+
+    fn get(&self, name: &str) -> Option<&Resource> {
+        let at = self.0.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
+        self.0.get(at)
     }
 }
 
 impl ResourceSet {
-    pub fn new(mut resources: Vec<Resource>) -> Self {
-        resources.sort_by(|a, b| a.name.cmp(&b.name));
-        resources.dedup_by(|a, b| a.name == b.name);
-        let names = resources.iter().map(|resource| Arc::clone(&resource.name)).collect();
-        Self { resources: resources.into(), names }
+    pub fn new(resources: Vec<Resource>) -> Self {
+        Self::layered(vec![Arc::new(Layer::new(resources))])
+    }
+
+    /// Layers must not share a name.
+    pub(crate) fn layered(layers: Vec<Arc<Layer>>) -> Self {
+        let layers = layers.into_iter().filter(|layer| !layer.0.is_empty()).collect();
+        Self { layers, ..Self::default() }
+    }
+
+    /// All of them, ordered by name.
+    pub fn resources(&self) -> &Arc<[Resource]> {
+        match self.layers.as_slice() {
+            [only] => &only.0,
+            _ => self.all.get_or_init(|| {
+                let mut all: Vec<_> = self.iter().cloned().collect();
+                all.sort_by(|a, b| a.name.cmp(&b.name));
+                all.into()
+            }),
+        }
     }
 
     pub fn get(&self, name: &str) -> Option<&Resource> {
-        let at = self.resources.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
-        self.resources.get(at)
+        self.layers.iter().find_map(|layer| layer.get(name))
     }
 
-    /// All of them, in order.
-    pub fn resources(&self) -> &Arc<[Resource]> {
-        &self.resources
-    }
-
+    /// Ordered by name within each layer.
     pub fn iter(&self) -> impl Iterator<Item = &Resource> {
-        self.resources.iter()
+        self.layers.iter().flat_map(|layer| layer.0.iter())
     }
 
     pub fn names(&self) -> &Arc<[Arc<str>]> {
-        &self.names
+        self.names
+            .get_or_init(|| self.resources().iter().map(|resource| Arc::clone(&resource.name)).collect())
     }
 
     pub fn len(&self) -> usize {
-        self.resources.len()
+        self.layers.iter().map(|layer| layer.0.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
+        self.len() == 0
     }
 
-    /// What a holder of this set lacks of the newer one.
+    /// What a holder of this set lacks of the newer one. Layers that both hold cost nothing.
     pub fn changes_to(&self, newer: &Self) -> SetChanges {
+        let held = |layer: &&Arc<Layer>, by: &Self| by.layers.iter().any(|other| Arc::ptr_eq(other, layer));
         let mut changes = SetChanges::default();
-        let (mut old, mut new) = (self.resources.iter().peekable(), newer.resources.iter().peekable());
-        loop {
-            match (old.peek(), new.peek()) {
-                (None, None) => return changes,
-                (Some(gone), other) if other.is_none_or(|other| gone.name < other.name) => {
-                    changes.removed.push(Arc::clone(&gone.name));
-                    old.next();
-                }
-                (other, Some(came)) if other.is_none_or(|other| other.name > came.name) => {
-                    changes.changed.push((*came).clone());
-                    new.next();
-                }
-                (Some(before), Some(after)) => {
-                    if before.version != after.version {
-                        changes.changed.push((*after).clone());
-                    }
-                    old.next();
-                    new.next();
-                }
-                (Some(_), None) | (None, Some(_)) => return changes,
+        for resource in
+            newer.layers.iter().filter(|layer| !held(layer, self)).flat_map(|layer| layer.0.iter())
+        {
+            if self.get(&resource.name).is_none_or(|before| before.version != resource.version) {
+                changes.changed.push(resource.clone());
             }
         }
+        for resource in
+            self.layers.iter().filter(|layer| !held(layer, newer)).flat_map(|layer| layer.0.iter())
+        {
+            if newer.get(&resource.name).is_none() {
+                changes.removed.push(Arc::clone(&resource.name));
+            }
+        }
+        changes
     }
 }
 

@@ -9,7 +9,7 @@ use proto::{Resource, ResourceType};
 
 use crate::memo::{Reader, Slots, lock};
 use crate::scope::{Mask, Scope};
-use crate::set::{ResourceSet, SetChanges};
+use crate::set::{Layer, ResourceSet, SetChanges};
 use crate::view::{Services, VirtualServices};
 use crate::{build, encode};
 
@@ -27,6 +27,7 @@ pub(crate) struct Memo {
     pub(crate) services: Slots<(), Arc<Services>>,
     pub(crate) virtual_services: Slots<(), Arc<VirtualServices>>,
     pub(crate) parts: Slots<Part, Option<Resource>>,
+    layers: Slots<ResourceType, Arc<Layer>>,
     interned: Mutex<AHashMap<u64, Bytes>>,
 }
 
@@ -106,8 +107,13 @@ impl Translator {
             return known;
         }
         let reader = Reader::new(snapshot, scope);
-        let resources = build::resources(&build::Context { reader: &reader, memo: &self.memo }, of);
-        let set = Arc::new(ResourceSet::new(self.memo.intern(resources)));
+        let context = build::Context { reader: &reader, memo: &self.memo };
+        let common = self.memo.layers.get(&reader, &of, |reader| {
+            let resources = build::common(&build::Context { reader, memo: &self.memo }, of);
+            Arc::new(Layer::new(self.memo.intern(resources)))
+        });
+        let own = Arc::new(Layer::new(self.memo.intern(build::own(&context, of))));
+        let set = Arc::new(ResourceSet::layered(vec![common, own]));
         self.remember(snapshot, scope, of, reader, set)
     }
 
@@ -155,6 +161,7 @@ impl Translator {
         self.memo.services.forget_before(id);
         self.memo.virtual_services.forget_before(id);
         self.memo.parts.forget_before(id);
+        self.memo.layers.forget_before(id);
         lock(&self.memo.interned).retain(|_, body| !body.is_unique());
     }
 
@@ -239,6 +246,6 @@ impl Memo {
     }
 }
 
-pub(crate) fn resource(name: impl Into<Arc<str>>, message: &(impl prost::Message + prost::Name)) -> Resource {
+pub(crate) fn resource(name: impl Into<Arc<str>>, message: &impl prost::Name) -> Resource {
     encode::resource(name.into(), encode::stable(message).into())
 }

@@ -14,8 +14,8 @@ use proto::pb::envoy::config::listener::v3::Listener;
 use serde_json::{Value, json};
 use translate::{Facets, Scope};
 
-fn decode<M: Message + prost::Name + Default>(json: Value) -> M {
-    proto::json::decode(&json).unwrap_or_else(|error| panic!("{error:?}: {json:#}"))
+fn decode<M: Message + prost::Name + Default>(json: &Value) -> M {
+    proto::json::decode(json).unwrap_or_else(|error| panic!("{error:?}: {json:#}"))
 }
 
 /// Everything as a static bootstrap. Routes, which are fetched by name, stand in listeners of their own.
@@ -24,7 +24,7 @@ fn bootstrap(mesh: &Mesh, scope: &Scope) -> Bootstrap {
     let mut clusters: Vec<Cluster> =
         bodies(ResourceType::Cluster).iter().map(|body| Cluster::decode(&**body).unwrap()).collect();
     for name in ["sds-grpc", "xds-grpc"] {
-        clusters.push(decode(json!({
+        clusters.push(decode(&json!({
             "name": name, "type": "STATIC", "connectTimeout": "1s",
             "typedExtensionProtocolOptions": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -36,7 +36,7 @@ fn bootstrap(mesh: &Mesh, scope: &Scope) -> Bootstrap {
     let mut listeners: Vec<Listener> =
         bodies(ResourceType::Listener).iter().map(|body| Listener::decode(&**body).unwrap()).collect();
     for (at, (name, config)) in mesh.json(scope, ResourceType::Route).into_iter().enumerate() {
-        listeners.push(decode(json!({
+        listeners.push(decode(&json!({
             "name": format!("routes of {name}"),
             "address": {"socketAddress": {"address": "127.0.0.1", "portValue": 40000 + at}},
             "filterChains": [{"filters": [{"name": "http", "typedConfig": {
@@ -49,7 +49,7 @@ fn bootstrap(mesh: &Mesh, scope: &Scope) -> Bootstrap {
     let ads = json!({"apiType": "GRPC", "transportApiVersion": "V3",
         "grpcServices": [{"envoyGrpc": {"clusterName": "xds-grpc"}}]});
     let mut made: Bootstrap =
-        decode(json!({"node": {"id": "a", "cluster": "b"}, "dynamicResources": {"adsConfig": ads}}));
+        decode(&json!({"node": {"id": "a", "cluster": "b"}, "dynamicResources": {"adsConfig": ads}}));
     made.static_resources = Some(bootstrap::StaticResources { listeners, clusters, ..Default::default() });
     made
 }

@@ -94,9 +94,9 @@ fn endpoints(of: &Value) -> Value {
         .collect()
 }
 
-fn compare(node: &str, what: &str, ours: Value, istiod: &Value) {
+fn compare(node: &str, what: &str, ours: &Value, istiod: &Value) {
     let names = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
-    let (mut mine, mut theirs) = (names(&ours).unwrap_or_default(), names(istiod).unwrap_or_default());
+    let (mut mine, mut theirs) = (names(ours).unwrap_or_default(), names(istiod).unwrap_or_default());
     mine.sort();
     theirs.sort();
     assert_eq!(mine, theirs, "{node}: names of {what}");
@@ -123,9 +123,9 @@ fn bookinfo_is_translated_as_istiod_does() {
             mesh.json(scope, of).iter().map(|(name, value)| (name.clone(), summary(value))).collect()
         };
         let expected = &istiod[*node];
-        compare(node, "clusters", all(ResourceType::Cluster, cluster), &expected["clusters"]);
-        compare(node, "listeners", all(ResourceType::Listener, listener), &expected["listeners"]);
-        compare(node, "routes", all(ResourceType::Route, route), &expected["routes"]);
-        compare(node, "endpoints", all(ResourceType::Endpoint, endpoints), &expected["endpoints"]);
+        compare(node, "clusters", &all(ResourceType::Cluster, cluster), &expected["clusters"]);
+        compare(node, "listeners", &all(ResourceType::Listener, listener), &expected["listeners"]);
+        compare(node, "routes", &all(ResourceType::Route, route), &expected["routes"]);
+        compare(node, "endpoints", &all(ResourceType::Endpoint, endpoints), &expected["endpoints"]);
     }
 }

@@ -128,7 +128,7 @@ pub(crate) fn chains(
             chains.push(Chain {
                 server_names: own,
                 subnets: Vec::new(),
-                filter: weighted(context, telemetry, vec![(lone, 1)]),
+                filter: weighted(context, telemetry, &[(lone, 1)]),
             });
         }
     }
@@ -243,21 +243,21 @@ fn routed(
     to: &[(&net::RouteDestination, u32)],
     place: &Place<'_>,
 ) -> pb::Filter {
-    let to = to
+    let to: Vec<_> = to
         .iter()
         .map(|(to, weight)| (destination(context, rules, &to.destination, place.port), *weight))
         .collect();
-    weighted(context, telemetry, to)
+    weighted(context, telemetry, &to)
 }
 
-fn weighted(context: &Context<'_>, telemetry: &Telemetry, to: Vec<(Destination, u32)>) -> pb::Filter {
+fn weighted(context: &Context<'_>, telemetry: &Telemetry, to: &[(Destination, u32)]) -> pb::Filter {
     use proxy_pb::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
     let mut proxy = proxy_pb::TcpProxy { access_log: telemetry.tcp_logs(), ..Default::default() };
     if let Some((first, _)) = to.first() {
         proxy.stat_prefix.clone_from(&first.cluster);
         limits(context, &mut proxy, first);
     }
-    proxy.cluster_specifier = Some(match to.as_slice() {
+    proxy.cluster_specifier = Some(match to {
         [(only, _)] => ClusterSpecifier::Cluster(only.cluster.clone()),
         [] => ClusterSpecifier::Cluster(BLACK_HOLE.into()),
         several => ClusterSpecifier::WeightedClusters(WeightedCluster {

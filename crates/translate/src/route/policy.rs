@@ -62,7 +62,6 @@ pub(super) fn fault(fault: &net::HttpFaultInjection) -> Option<fault_pb::HttpFau
         Some(fault_common::FaultDelay {
             percentage: Some(millionths(delay.share())),
             fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay.fixed_delay?.as_std()))),
-            ..Default::default()
         })
     });
     let abort = fault.abort.as_ref().and_then(|abort| {

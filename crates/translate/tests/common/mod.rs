@@ -71,7 +71,7 @@ pub fn pod(namespace: &str, pod: &str, address: &str, app: &str, version: &str, 
         network: None,
         weight: None,
         ports: BTreeMap::new(),
-        workload_name: pod.trim_end_matches(|c: char| c == 'b').trim_end_matches('.').into(),
+        workload_name: pod.trim_end_matches('b').trim_end_matches('.').into(),
         ready: true,
         host_network: false,
     }

@@ -1,0 +1,409 @@
+//! One table per feature: what is written, what a proxy is told.
+
+mod common;
+
+use std::sync::Arc;
+
+use base::Locality;
+use common::{Mesh, facets, ingress, name, service, sidecar, stock, upsert};
+use model::{Object, Sensitive, TlsSecret};
+use proto::ResourceType;
+use serde_json::{Value, json};
+use translate::{Facets, Scope};
+
+/// Every name of a filter anywhere in a listener.
+fn filters(listener: &Value) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = vec![listener];
+    while let Some(value) = rest.pop() {
+        match value {
+            Value::Object(map) => {
+                if map.contains_key("typedConfig") {
+                    names.extend(map.get("name").and_then(Value::as_str).map(str::to_owned));
+                }
+                rest.extend(map.values());
+            }
+            Value::Array(list) => rest.extend(list),
+            _ => {}
+        }
+    }
+    names
+}
+
+#[test]
+fn a_stock_proxy_is_sent_nothing_of_istio_s_own() {
+    let mesh = Mesh::bookinfo(common::RESOURCES);
+    let router = Scope::new(Facets { extensions: false, ..ingress().facets().clone() });
+    for scope in [stock("reviews"), stock("mysqldb"), router] {
+        for of in [ResourceType::Cluster, ResourceType::Listener] {
+            for (name, value) in mesh.json(&scope, of) {
+                let own: Vec<_> =
+                    filters(&value).into_iter().filter(|name| name.starts_with("istio")).collect();
+                assert!(own.is_empty(), "{name}: {own:?}");
+                assert!(
+                    !value.to_string().contains("istio-peer-exchange\",\"istio"),
+                    "{name} offers a preamble"
+                );
+            }
+        }
+    }
+    let known = filters(&mesh.listener(&sidecar("reviews"), "virtualInbound"));
+    for wanted in ["istio.metadata_exchange", "istio.stats"] {
+        assert!(known.iter().any(|name| name == wanted), "{wanted}");
+    }
+}
+
+#[test]
+fn routes_say_what_virtual_services_say() {
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: details, namespace: default}
+spec:
+  hosts: [details]
+  http:
+";
+    let default_route = "    route: [{destination: {host: details}}]\n";
+    let cases: &[(&str, &str, Value)] = &[
+        ("  - timeout: 3s\n", "/route/timeout", json!("3s")),
+        ("  - timeout: 3s\n", "/route/maxGrpcTimeout", json!("3s")),
+        ("  - retries: {attempts: 0}\n", "/route/retryPolicy", Value::Null),
+        (
+            "  - retries: {attempts: 1, retryOn: \"503\"}\n",
+            "/route/retryPolicy/retriableStatusCodes/0",
+            json!(503),
+        ),
+        ("  - retries: {attempts: 1, perTryTimeout: 2s}\n", "/route/retryPolicy/perTryTimeout", json!("2s")),
+        ("  - rewrite: {uri: /x}\n", "/route/prefixRewrite", json!("/x")),
+        ("  - rewrite: {authority: other}\n", "/route/hostRewriteLiteral", json!("other")),
+        ("  - match: [{uri: {exact: /x}, ignoreUriCase: true}]\n", "/match/caseSensitive", json!(false)),
+        ("  - match: [{withoutHeaders: {a: {}}}]\n", "/match/headers/0/invertMatch", json!(true)),
+        ("  - match: [{method: {exact: PUT}}]\n", "/match/headers/0/name", json!(":method")),
+        ("  - match: [{sourceLabels: {app: reviews}, uri: {prefix: /r}}]\n", "/match/prefix", json!("/r")),
+        ("  - match: [{sourceLabels: {app: other}}]\n", "/name", json!("default")),
+        ("  - match: [{gateways: [some]}]\n", "/name", json!("default")),
+        ("  - match: [{port: 81}]\n", "/name", json!("default")),
+        ("  - headers: {request: {set: {a: b}}}\n", "/requestHeadersToAdd/0/header/key", json!("a")),
+        (
+            "  - fault: {abort: {httpStatus: 500, percentage: {value: 1}}}\n",
+            "/typedPerFilterConfig/envoy.filters.http.fault/abort/httpStatus",
+            json!(500),
+        ),
+        (
+            "  - mirror: {host: reviews}\n",
+            "/route/requestMirrorPolicies/0/cluster",
+            json!("outbound|9080||reviews.default.svc.cluster.local"),
+        ),
+    ];
+    for (text, pointer, expected) in cases {
+        let mesh = Mesh::bookinfo(&format!("{rule}{text}{default_route}"));
+        let routes = mesh.routes(&sidecar("reviews"), "9080", "details.default.svc.cluster.local:9080");
+        assert_eq!(
+            routes[0].pointer(pointer).cloned().unwrap_or_default(),
+            *expected,
+            "{text} in {:#}",
+            routes[0]
+        );
+    }
+    let redirect = "  - redirect: {uri: /x, authority: y, redirectCode: 302}\n";
+    let mesh = Mesh::bookinfo(&format!("{rule}{redirect}"));
+    let routes = mesh.routes(&sidecar("reviews"), "9080", "details.default.svc.cluster.local:9080");
+    assert_eq!(
+        routes[0]["redirect"],
+        json!({"pathRedirect": "/x", "hostRedirect": "y", "responseCode": "FOUND"})
+    );
+}
+
+#[test]
+fn all_traffic_to_one_of_two_is_a_route_to_that_one() {
+    let mesh = Mesh::bookinfo(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: default}
+spec:
+  hosts: [reviews]
+  http: [{route: [{destination: {host: reviews, subset: v2}, weight: 0}, {destination: {host: reviews, subset: v3}, weight: 100}]}]
+",
+    );
+    let routes = mesh.routes(&sidecar("productpage"), "9080", "reviews.default.svc.cluster.local:9080");
+    assert_eq!(routes[0]["route"]["cluster"], "outbound|9080|v3|reviews.default.svc.cluster.local");
+}
+
+#[test]
+fn clusters_say_what_destination_rules_say() {
+    let cases: &[(&str, &str, Value)] = &[
+        ("loadBalancer: {simple: RANDOM}", "/lbPolicy", json!("RANDOM")),
+        ("loadBalancer: {consistentHash: {useSourceIp: true}}", "/lbPolicy", json!("RING_HASH")),
+        ("loadBalancer: {simple: PASSTHROUGH}", "/type", json!("ORIGINAL_DST")),
+        (
+            "connectionPool: {tcp: {maxConnections: 1}}",
+            "/circuitBreakers/thresholds/0/maxConnections",
+            json!(1),
+        ),
+        (
+            "connectionPool: {tcp: {maxConnections: 1}}",
+            "/circuitBreakers/thresholds/0/maxRetries",
+            json!(u32::MAX),
+        ),
+        ("connectionPool: {tcp: {connectTimeout: 1s}}", "/connectTimeout", json!("1s")),
+        (
+            "outlierDetection: {consecutive5xxErrors: 0}",
+            "/outlierDetection/enforcingConsecutive5xx",
+            json!(0),
+        ),
+        (
+            "outlierDetection: {minHealthPercent: 50}",
+            "/commonLbConfig/healthyPanicThreshold/value",
+            json!(50),
+        ),
+        ("outlierDetection: {}", "/commonLbConfig/healthyPanicThreshold", json!({})),
+        ("tls: {mode: DISABLE}", "/transportSocketMatches", Value::Null),
+        ("tls: {mode: ISTIO_MUTUAL}", "/transportSocket/name", json!("envoy.transport_sockets.tls")),
+        (
+            "loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 9s}}",
+            "/roundRobinLbConfig/slowStartConfig/slowStartWindow",
+            json!("9s"),
+        ),
+    ];
+    for (policy, pointer, expected) in cases {
+        let mesh = Mesh::bookinfo(&format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: mesh, namespace: istio-system}}
+spec: {{host: '*.local', trafficPolicy: {{{policy}}}}}
+"
+        ));
+        let cluster = mesh.cluster(&sidecar("reviews"), "outbound|9080||details.default.svc.cluster.local");
+        let mut found = cluster.pointer(pointer).cloned().unwrap_or_default();
+        if let Some(number) = found.as_f64().filter(|number| number.fract() == 0.0) {
+            found = json!(number as u64);
+        }
+        assert_eq!(found, *expected, "{policy} in {cluster:#}");
+    }
+}
+
+#[test]
+fn callers_pin_the_accounts_of_the_service() {
+    let mesh = Mesh::bookinfo("");
+    let cluster = mesh.cluster(&sidecar("reviews"), "outbound|9080||ratings.default.svc.cluster.local");
+    let context = &cluster["transportSocketMatches"][0]["transportSocket"]["typedConfig"]["commonTlsContext"];
+    let sans = &context["combinedValidationContext"]["defaultValidationContext"]["matchSubjectAltNames"];
+    assert_eq!(*sans, json!([{"exact": "spiffe://cluster.local/ns/default/sa/bookinfo-ratings"}]));
+}
+
+/// For each chain of a port: the transport, whether mutual TLS ends there, and its last filter.
+fn chains(listener: &Value, port: u64) -> Vec<String> {
+    let chains = listener["filterChains"].as_array().cloned().unwrap_or_default();
+    chains
+        .iter()
+        .filter(|chain| chain["filterChainMatch"]["destinationPort"] == json!(port))
+        .map(|chain| {
+            let transport =
+                chain["filterChainMatch"]["transportProtocol"].as_str().unwrap_or("any").to_owned();
+            let ends = if chain.get("transportSocket").is_some() { " mtls" } else { "" };
+            let last =
+                chain["filters"].as_array().and_then(|filters| filters.last()).cloned().unwrap_or_default();
+            let last =
+                last["name"].as_str().unwrap_or_default().rsplit('.').next().unwrap_or_default().to_owned();
+            format!("{transport}{ends} {last}")
+        })
+        .collect()
+}
+
+#[test]
+fn peer_authentication_decides_what_a_port_takes() {
+    let policy = |namespace: &str, selector: &str, mode: &str, ports: &str| {
+        format!(
+            "
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: p{}, namespace: {namespace}}}
+spec: {{mtls: {{mode: {mode}}}{selector}{ports}}}
+",
+            selector.len()
+        )
+    };
+    let own = ", selector: {matchLabels: {app: reviews}}";
+    let (http, manager) = (9080, "http_connection_manager");
+    let permissive = vec![format!("tls mtls {manager}"), format!("raw_buffer {manager}")];
+    let strict = vec![format!("tls mtls {manager}")];
+    let plain = vec![format!("any {manager}")];
+    let cases = [
+        (String::new(), &permissive),
+        (policy("istio-system", "", "STRICT", ""), &strict),
+        (policy("istio-system", "", "STRICT", "") + &policy("default", "", "PERMISSIVE", ""), &permissive),
+        (policy("default", "", "STRICT", "") + &policy("default", own, "DISABLE", ""), &plain),
+        (policy("default", own, "STRICT", ", portLevelMtls: {9080: {mode: PERMISSIVE}}"), &permissive),
+        (policy("default", ", selector: {matchLabels: {app: other}}", "STRICT", ""), &permissive),
+    ];
+    for (text, expected) in cases {
+        let mesh = Mesh::bookinfo(&text);
+        assert_eq!(chains(&mesh.listener(&sidecar("reviews"), "virtualInbound"), http), *expected, "{text}");
+    }
+}
+
+#[test]
+fn a_policy_that_cannot_be_judged_on_tcp_refuses_there() {
+    let policy = |action: &str| {
+        Mesh::bookinfo(&format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: db, namespace: default}}
+spec: {{selector: {{matchLabels: {{app: mysqldb}}}}, action: {action}, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]}}
+"
+        ))
+    };
+    let rules = |mesh: &Mesh| {
+        let listener = mesh.listener(&stock("mysqldb"), "virtualInbound");
+        let chains = listener["filterChains"].as_array().cloned().unwrap_or_default();
+        let chain = chains.iter().find(|chain| chain["filterChainMatch"]["destinationPort"] == 3306).cloned();
+        chain.unwrap_or_default()["filters"][0]["typedConfig"]["rules"].clone()
+    };
+    assert_eq!(rules(&policy("ALLOW")), json!({}), "no rule that could allow: everything is refused");
+    let denied = rules(&policy("DENY"));
+    let rule = &denied["policies"]["ns[default]-policy[db]-rule[0]"];
+    assert_eq!(rule["permissions"], json!([{"andRules": {"rules": [{"any": true}]}}]));
+}
+
+#[test]
+fn names_in_policies_are_taken_literally() {
+    let mesh = Mesh::bookinfo(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: x, namespace: default}
+spec: {rules: [{from: [{source: {namespaces: [a.b]}}, {source: {principals: ['*/sa/x.y']}}]}]}
+",
+    );
+    let listener = mesh.listener(&stock("reviews"), "virtualInbound").to_string();
+    assert!(
+        listener.contains(r#".*/ns/a\\.b/.*"#) && listener.contains(r#"spiffe://.*/sa/x\\.y"#),
+        "{listener}"
+    );
+}
+
+#[test]
+fn a_gateway_s_secret_stays_in_its_namespace() {
+    let gateway = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: g, namespace: default}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.example.com], tls: {mode: SIMPLE, credentialName: cert}}
+  - {port: {number: 444, name: other, protocol: HTTPS}, hosts: [b.example.com], tls: {mode: SIMPLE, credentialName: default/cert}}
+";
+    let mut mesh = Mesh::bookinfo(gateway);
+    let secret = |namespace: &str| TlsSecret {
+        name: name(namespace, "cert"),
+        certificate: Some(Arc::from(*b"CERT")),
+        private_key: Some(Sensitive::new(*b"KEY")),
+        roots: None,
+        revoked: None,
+    };
+    mesh.world.apply(vec![upsert(Object::Secret(secret("default")))]);
+    assert!(mesh.set(&ingress(), ResourceType::Secret).is_empty(), "the gateway runs in istio-system");
+    mesh.world.apply(vec![upsert(Object::Secret(secret("istio-system")))]);
+    let names = Arc::clone(mesh.set(&ingress(), ResourceType::Secret).names());
+    assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["kubernetes://cert"]);
+    assert!(mesh.set(&sidecar("reviews"), ResourceType::Secret).is_empty(), "sidecars get none");
+}
+
+#[test]
+fn locality_decides_priorities_where_a_rule_asks() {
+    let rule = |policy: &str| {
+        Mesh::bookinfo(&format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: reviews, namespace: default}}
+spec: {{host: reviews, trafficPolicy: {{{policy}}}}}
+"
+        ))
+    };
+    let at =
+        |place: &str| Scope::new(Facets { locality: Locality::parse(place), ..facets("productpage", "v1") });
+    let of = |mesh: &Mesh, scope: &Scope| -> Vec<(String, u64)> {
+        let assignment = mesh.endpoints(scope, "outbound|9080||reviews.default.svc.cluster.local");
+        let groups = assignment["endpoints"].as_array().cloned().unwrap_or_default();
+        let one = |group: &Value| {
+            let region = group["locality"]["region"].as_str().unwrap_or_default().to_owned();
+            (region, group["priority"].as_u64().unwrap_or(0))
+        };
+        groups.iter().map(one).collect()
+    };
+    let pairs =
+        |list: [(&str, u64); 2]| list.map(|(region, priority)| (region.to_owned(), priority)).to_vec();
+    let nobody = rule("connectionPool: {}");
+    assert_eq!(of(&nobody, &at("r2/z2")), pairs([("r1", 0), ("r2", 0)]));
+    let outlier = rule("outlierDetection: {}");
+    assert_eq!(of(&outlier, &at("r2/z2")), pairs([("r1", 1), ("r2", 0)]));
+    assert_eq!(of(&outlier, &at("r1/z1")), pairs([("r1", 0), ("r2", 1)]));
+    let failover = rule("loadBalancer: {localityLbSetting: {failover: [{from: r1, to: r2}]}}");
+    assert_eq!(of(&failover, &at("r1/z1")), pairs([("r1", 0), ("r2", 1)]));
+    let shares =
+        rule("loadBalancer: {localityLbSetting: {distribute: [{from: r1/*, to: {r1/*: 80, r2/*: 20}}]}}");
+    let assignment = shares.endpoints(&at("r1/z1"), "outbound|9080||reviews.default.svc.cluster.local");
+    let weights: Vec<_> =
+        (0..2).map(|at| assignment["endpoints"][at]["loadBalancingWeight"].clone()).collect();
+    assert_eq!(weights, [json!(8000), json!(2000)]);
+}
+
+#[test]
+fn hosts_outside_are_reached_as_declared() {
+    let mesh = Mesh::bookinfo(include_str!("bookinfo/more.yaml"));
+    let scope = Scope::new(Facets { dns_capture: true, ..facets("reviews", "v1") });
+    let origin = mesh.cluster(&scope, "outbound|80||origin.example.com");
+    assert_eq!(origin["type"], "LOGICAL_DNS");
+    assert_eq!(origin["transportSocket"]["typedConfig"]["sni"], "origin.example.com");
+    let address = &origin["loadAssignment"]["endpoints"][0]["lbEndpoints"][0]["endpoint"]["address"];
+    assert_eq!(address["socketAddress"], json!({"address": "origin.example.com", "portValue": 443}));
+    let wild = mesh.cluster(&scope, "outbound|443||*.wild.example.com");
+    assert_eq!((&wild["type"], wild.get("transportSocketMatches")), (&json!("ORIGINAL_DST"), None));
+    let names = mesh.json(&scope, ResourceType::NameTable);
+    let table = &names["NameTable"]["table"];
+    assert_eq!(table["details.default.svc.cluster.local"]["ips"], json!(["10.96.130.117"]));
+    assert!(table["origin.example.com"]["ips"][0].as_str().is_some_and(|ip| ip.starts_with("240.")));
+}
+
+#[test]
+fn the_detected_protocol_of_an_address_has_routes_of_its_own() {
+    let mut mesh = Mesh::bookinfo("");
+    mesh.world.apply(vec![upsert(Object::Service(service(
+        "default",
+        "any",
+        "10.96.7.7",
+        &[("main", 8080, 8080)],
+    )))]);
+    let listener = mesh.listener(&sidecar("reviews"), "10.96.7.7_8080");
+    assert!(filters(&listener).iter().any(|name| name == "envoy.filters.listener.http_inspector"));
+    let routes = mesh.one(&sidecar("reviews"), ResourceType::Route, "any.default.svc.cluster.local:8080");
+    assert_eq!(routes["virtualHosts"][0]["domains"], json!(["*"]));
+}
+
+#[test]
+fn logs_follow_telemetry() {
+    let telemetry = |text: &str| {
+        Mesh::bookinfo(&format!(
+            "
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {{name: t, namespace: default}}
+spec: {{accessLogging: [{text}]}}
+"
+        ))
+    };
+    let logs = |mesh: &Mesh| {
+        let text = mesh.listener(&sidecar("reviews"), "virtualInbound").to_string();
+        text.contains("envoy.access_loggers.file")
+    };
+    assert!(logs(&Mesh::bookinfo("")));
+    assert!(!logs(&telemetry("{disabled: true}")));
+    assert!(logs(&telemetry("{match: {mode: CLIENT}, disabled: true}")));
+    assert!(!logs(&telemetry("{match: {mode: SERVER}, disabled: true}")));
+}
