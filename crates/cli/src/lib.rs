@@ -10,6 +10,8 @@ mod client;
 mod control;
 mod dashboard;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod explain;
 mod objects;
 mod output;
