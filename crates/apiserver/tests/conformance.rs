@@ -175,7 +175,7 @@ fn services() -> Vec<Step> {
         post(Value::Null).raw("garbage").typed("application/vnd.kubernetes.protobuf").verdict(),
         post(Value::Null).raw("x").typed("text/plain").verdict(),
         step("POST", "/api/v1/namespaces/nope/services", &service("x", &json!({ "ports": port }))),
-        step("PUT", all.clone(), &json!({})),
+        step("PUT", all, &json!({})),
         get(one("a")),
         get(one("nope")),
         step("PATCH", one("a"), &json!({ "metadata": { "labels": { "x": "y" } } })),
@@ -255,7 +255,7 @@ fn others() -> Vec<Step> {
         "selector": { "matchLabels": { "a": "b" } },
         "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [
             { "name": "c", "image": "x:1", "ports": [{ "containerPort": 80 }] }] } } } });
-    let mut wrong = deployment.clone();
+    let mut wrong = deployment;
     wrong["spec"]["template"]["metadata"]["labels"] = json!({ "a": "c" });
     wrong["spec"]["template"]["spec"]["containers"] = json!([]);
     let slice = json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": { "name": "e" },

@@ -40,9 +40,10 @@ fn section(command: &mut clap::Command, path: &str, text: &mut String) {
 fn the_page_of_commands_is_what_help_says() {
     let mut command = crate::Cli::command().term_width(100);
     command.build();
-    let mut text = "# The command line\n\nMade from the commands' own help by a test of crate `cli`; do not edit. \
+    let mut text =
+        "# The command line\n\nMade from the commands' own help by a test of crate `cli`; do not edit. \
         `mizzen completion SHELL` prints a completion script.\n"
-        .to_owned();
+            .to_owned();
     section(&mut command, "mizzen", &mut text);
     current("cli.md", &text);
 }

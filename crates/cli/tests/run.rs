@@ -146,7 +146,6 @@ impl Mesh {
             api_version: "networking.istio.io/v1".into(),
             kind: "WorkloadEntry".into(),
             plural: "workloadentries".into(),
-            ..ApiResource::erase::<Service>(&())
         };
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), "default", &kind);
         let list = api.list(&ListParams::default()).await.unwrap();

@@ -159,10 +159,10 @@ impl Deciding {
             RouteSource::Inline(table) => Some(Arc::clone(table)),
             RouteSource::Rds { id, .. } => cx.plan.route_table(*id).cloned(),
         };
-        if let RouteSource::Rds { name, .. } = &cx.hcm.routes {
-            if state.table.is_none() {
-                recorder.note(|| Note::new("route table", &**name, "has not arrived"));
-            }
+        if let RouteSource::Rds { name, .. } = &cx.hcm.routes
+            && state.table.is_none()
+        {
+            recorder.note(|| Note::new("route table", &**name, "has not arrived"));
         }
         let chosen = state.choose_route(cx, request, rng, recorder);
         let of_route = state.matched.as_ref().and_then(|m| m.route().tracing);
@@ -238,13 +238,13 @@ impl Deciding {
         if !fault.applies(request, cluster.as_deref()) {
             return Passed::Next;
         }
-        if !self.delayed {
-            if let Some(delay) = fault.draw_delay(request, rng) {
-                self.delayed = true;
-                self.state.flags.insert(ResponseFlags::DELAY_INJECTED);
-                recorder.note(|| Note::new("fault", "delay", format!("{delay:?}")));
-                return Passed::Ask(Ask::Delay(delay));
-            }
+        if !self.delayed
+            && let Some(delay) = fault.draw_delay(request, rng)
+        {
+            self.delayed = true;
+            self.state.flags.insert(ResponseFlags::DELAY_INJECTED);
+            recorder.note(|| Note::new("fault", "delay", format!("{delay:?}")));
+            return Passed::Ask(Ask::Delay(delay));
         }
         let Some(abort) = fault.draw_abort(request, rng) else { return Passed::Next };
         recorder.note(|| Note::new("fault", "abort", format!("{abort:?}")));
@@ -322,15 +322,15 @@ impl State {
             ignore_path_parameters: table.ignore_path_parameters,
         };
         let Some(index) = host.route(&mut subject, recorder) else { return Ok(()) };
-        if let Action::Forward(action) = &host.routes[index].action {
-            if let Destination::Weighted { clusters, total, by } = &action.destination {
-                let draw = by
-                    .as_ref()
-                    .and_then(|name| request.value(name))
-                    .and_then(|v| std::str::from_utf8(&v).ok().and_then(|t| t.parse::<u64>().ok()))
-                    .map_or_else(|| rng.below(*total), |n| n % total);
-                self.weighted = Some(by_weight(clusters.iter().map(|c| c.weight), draw));
-            }
+        if let Action::Forward(action) = &host.routes[index].action
+            && let Destination::Weighted { clusters, total, by } = &action.destination
+        {
+            let draw = by
+                .as_ref()
+                .and_then(|name| request.value(name))
+                .and_then(|v| std::str::from_utf8(&v).ok().and_then(|t| t.parse::<u64>().ok()))
+                .map_or_else(|| rng.below(*total), |n| n % total);
+            self.weighted = Some(by_weight(clusters.iter().map(|c| c.weight), draw));
         }
         self.operation = host.routes[index].operation.clone();
         self.matched = Some(Matched { table, virtual_host: host, index });

@@ -260,10 +260,8 @@ impl Plan {
                 }
             }
             ResourceType::Endpoint => self.assignments.set(name, None),
-            ResourceType::Listener => {
-                if self.listeners.contains_key(name) {
-                    Arc::make_mut(&mut self.listeners).remove(name);
-                }
+            ResourceType::Listener if self.listeners.contains_key(name) => {
+                Arc::make_mut(&mut self.listeners).remove(name);
             }
             _ => {}
         }

@@ -102,7 +102,7 @@ pub(crate) fn label_rule() -> &'static str {
 }
 
 fn is_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(|part| is_label_of_any_length(part))
+    text.len() <= 253 && text.split('.').all(is_label_of_any_length)
 }
 
 fn is_label_of_any_length(text: &str) -> bool {

@@ -25,14 +25,14 @@ fn messages() -> &'static HashMap<&'static str, Message> {
     TABLE.get_or_init(|| {
         let lines = include_str!("protobuf.txt").lines().filter(|line| !line.starts_with('#'));
         lines
-            .filter_map(|line| {
+            .map(|line| {
                 let (name, fields) = line.split_once(' ').unwrap_or((line, ""));
                 let field = |word: &'static str| {
                     let mut parts = word.splitn(3, ':');
                     let number = parts.next()?.parse().ok()?;
                     Some((number, Field { name: parts.next()?, typ: parts.next()? }))
                 };
-                Some((name, fields.split(' ').filter_map(field).collect()))
+                (name, fields.split(' ').filter_map(field).collect())
             })
             .collect()
     })

@@ -132,7 +132,6 @@ impl Objects {
             api_version: "networking.istio.io/v1".into(),
             kind: "WorkloadEntry".into(),
             plural: "workloadentries".into(),
-            ..ApiResource::erase::<Service>(&())
         };
         Api::namespaced_with(self.client.clone(), &self.namespace, &kind)
     }

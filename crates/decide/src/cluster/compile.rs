@@ -230,13 +230,13 @@ fn ring_hash(message: &pb::Cluster, config: &Option<pb::cluster::LbConfig>) -> T
 
 fn maglev(message: &pb::Cluster, config: &Option<pb::cluster::LbConfig>) -> Taken<MaglevConfig> {
     let mut maglev = MaglevConfig { key: hash_key(message), ..MaglevConfig::default() };
-    if let Some(pb::cluster::LbConfig::MaglevLbConfig(c)) = config {
-        if let Some(size) = &c.table_size {
-            let prime = u32::try_from(size.value).ok().filter(|n| *n <= 5_000_011 && is_prime(*n));
-            maglev.table_size = prime.ok_or_else(|| {
-                Refusal::new("must be a prime of at most 5000011").under("tableSize").under("maglevLbConfig")
-            })?;
-        }
+    if let Some(pb::cluster::LbConfig::MaglevLbConfig(c)) = config
+        && let Some(size) = &c.table_size
+    {
+        let prime = u32::try_from(size.value).ok().filter(|n| *n <= 5_000_011 && is_prime(*n));
+        maglev.table_size = prime.ok_or_else(|| {
+            Refusal::new("must be a prime of at most 5000011").under("tableSize").under("maglevLbConfig")
+        })?;
     }
     Ok(maglev)
 }

@@ -100,10 +100,10 @@ impl CorsPolicy {
 
     /// The policy as routes carried it before filters had their own.
     pub(crate) fn compile_old(c: &old::CorsPolicy) -> Taken<Self> {
-        let filter_enabled = match &c.enabled_specifier {
-            Some(old::cors_policy::EnabledSpecifier::FilterEnabled(f)) => Some(f.clone()),
-            None => None,
-        };
+        let filter_enabled = c
+            .enabled_specifier
+            .as_ref()
+            .map(|old::cors_policy::EnabledSpecifier::FilterEnabled(f)| f.clone());
         Self::compile(&pb::CorsPolicy {
             allow_origin_string_match: c.allow_origin_string_match.clone(),
             allow_methods: c.allow_methods.clone(),

@@ -46,15 +46,15 @@ impl PathPolicy {
         }
         let mut path = Cow::Borrowed(path);
         let mut redirect = false;
-        if self.escaped_slashes != EscapedSlashes::Keep {
-            if let Some(plain) = unescape_slashes(&path) {
-                match self.escaped_slashes {
-                    EscapedSlashes::Reject => return Canonical::Reject,
-                    EscapedSlashes::UnescapeAndRedirect => redirect = true,
-                    EscapedSlashes::Keep | EscapedSlashes::UnescapeAndForward => {}
-                }
-                path = Cow::Owned(plain);
+        if self.escaped_slashes != EscapedSlashes::Keep
+            && let Some(plain) = unescape_slashes(&path)
+        {
+            match self.escaped_slashes {
+                EscapedSlashes::Reject => return Canonical::Reject,
+                EscapedSlashes::UnescapeAndRedirect => redirect = true,
+                EscapedSlashes::Keep | EscapedSlashes::UnescapeAndForward => {}
             }
+            path = Cow::Owned(plain);
         }
         if self.normalize && needs_normalizing(&path) {
             match normalize(&path) {

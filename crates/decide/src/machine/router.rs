@@ -221,10 +221,10 @@ impl Matched {
     pub(crate) fn levels(&self, weighted: Option<usize>) -> MutationLevels<'_> {
         let route = self.route();
         let mut levels: SmallVec<[&HeaderMutations; 4]> = SmallVec::new();
-        if let (Action::Forward(action), Some(i)) = (&route.action, weighted) {
-            if let Destination::Weighted { clusters, .. } = &action.destination {
-                levels.extend(clusters.get(i).map(|c| &c.mutations));
-            }
+        if let (Action::Forward(action), Some(i)) = (&route.action, weighted)
+            && let Destination::Weighted { clusters, .. } = &action.destination
+        {
+            levels.extend(clusters.get(i).map(|c| &c.mutations));
         }
         levels.extend([&route.mutations, &self.virtual_host.mutations, &self.table.mutations]);
         if self.table.most_specific_wins {
@@ -261,10 +261,10 @@ impl Timeouts {
             _ => action.timeout,
         };
         let mut per_try = action.retry.as_ref().and_then(|r| r.policy.per_try_timeout);
-        if cx.hcm.router.respect_expected_timeout {
-            if let Some(expected) = millis(request, Known::XEnvoyExpectedRqTimeoutMs) {
-                total = expected;
-            }
+        if cx.hcm.router.respect_expected_timeout
+            && let Some(expected) = millis(request, Known::XEnvoyExpectedRqTimeoutMs)
+        {
+            total = expected;
         }
         if let Some(own) = millis(request, Known::XEnvoyUpstreamRqTimeoutMs) {
             total = own;

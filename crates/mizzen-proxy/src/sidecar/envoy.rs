@@ -55,7 +55,7 @@ pub(super) async fn run(
                 if action == Action::Quit {
                     break;
                 }
-                agent.tell_proxy("/drain_listeners?graceful").await?;
+                agent.tell_proxy("/drain_listeners?inboundonly&graceful").await?;
             }
         }
     }

@@ -62,7 +62,7 @@ pub(super) async fn run(
                 Action::Quit => break,
                 Action::Drain => {
                     agent.set_draining();
-                    handle.drain().await;
+                    handle.drain_inbound().await;
                 }
             },
         }

@@ -58,7 +58,9 @@ pub(super) fn start(
 }
 
 /// Splits what the registry says: facts for the world, and whether it has said everything.
-fn listen_to(mut events: mpsc::Receiver<Event>) -> (mpsc::Receiver<Vec<model::Change>>, watch::Receiver<bool>) {
+fn listen_to(
+    mut events: mpsc::Receiver<Event>,
+) -> (mpsc::Receiver<Vec<model::Change>>, watch::Receiver<bool>) {
     let (facts, changes) = mpsc::channel(64);
     let (done, synced) = watch::channel(false);
     tokio::spawn(async move {

@@ -63,7 +63,14 @@ pub(super) async fn handle(handle: &Handle, scope: Scope, method: &str, target: 
         })),
         "/drain_listeners" => {
             let draining = handle.clone();
-            tokio::task::spawn_local(async move { draining.drain().await });
+            let inbound_only = query.split('&').any(|word| word == "inboundonly");
+            tokio::task::spawn_local(async move {
+                if inbound_only {
+                    draining.drain_inbound().await;
+                } else {
+                    draining.drain().await;
+                }
+            });
             Answer::text(200, "OK\n")
         }
         "/quitquitquit" => {

@@ -142,15 +142,16 @@ impl Cluster {
             http2: want.http2,
             tls: want.tls.clone(),
         };
-        if want.http2 || want.by_alpn {
-            if let Some(lease) = self.shared_h2(&key, &target).await {
-                return Ok(Lease::H2(lease));
-            }
+        if (want.http2 || want.by_alpn)
+            && let Some(lease) = self.shared_h2(&key, &target).await
+        {
+            return Ok(Lease::H2(lease));
         }
-        if !want.http2 && !want.fresh {
-            if let Some(lease) = self.idle_h1(&key, want.careful).await {
-                return Ok(Lease::H1(lease));
-            }
+        if !want.http2
+            && !want.fresh
+            && let Some(lease) = self.idle_h1(&key, want.careful).await
+        {
+            return Ok(Lease::H1(lease));
         }
         let Some(pending) = self.state().breakers.acquire(Resource::Pending, want.priority) else {
             self.stats().pending_overflow.inc();

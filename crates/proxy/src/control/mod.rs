@@ -91,6 +91,7 @@ pub(crate) enum Command {
     Plan(oneshot::Sender<Arc<Plan>>),
     FlushLogs(oneshot::Sender<()>),
     Drain(Duration, oneshot::Sender<bool>),
+    DrainInbound(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -256,6 +257,12 @@ impl Handle {
     /// Where the admin port listens.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         *self.admin.borrow()
+    }
+
+    /// Sends callers elsewhere: their connections end with the request that is under way. New ones are still accepted,
+    /// and the application beside may go on calling out.
+    pub async fn drain_inbound(&self) {
+        let _ = self.ask(Command::DrainInbound).await;
     }
 
     /// Stops accepting and lets requests end; true when all ended within the drain time.

@@ -197,6 +197,12 @@ impl Control {
                 let _ = reply.send(());
             }
             Command::Drain(limit, reply) => self.drain(limit, reply).await,
+            Command::DrainInbound(reply) => {
+                for worker in &self.workers {
+                    let _ = worker.messages.send(Message::DrainInbound).await;
+                }
+                let _ = reply.send(());
+            }
             Command::Stop(_) => {}
         }
     }

@@ -89,9 +89,7 @@ impl TryError {
                 }
                 Reset::Remote => reset(503, F::UPSTREAM_REMOTE_RESET, "remote reset", None),
                 Reset::Refused => reset(503, F::UPSTREAM_REMOTE_RESET, "remote refused stream reset", None),
-                Reset::Protocol(_) | Reset::TooLarge => {
-                    reset(502, F::UPSTREAM_PROTOCOL_ERROR, "protocol error", None)
-                }
+                Reset::Protocol(_) => reset(502, F::UPSTREAM_PROTOCOL_ERROR, "protocol error", None),
             },
             Self::Interrupt(Interrupt::RequestTimeout) => Some(
                 LocalReply::new(504, "upstream request timeout", "response_timeout")

@@ -101,7 +101,9 @@ impl Exchange<'_, '_> {
         }
         self.record.code = message.response.status;
         // What the client still sends of its request is not read: an HTTP/1 connection cannot go on.
-        let close = self.close || self.connection.worker.is_draining() || !self.down.body_is_done();
+        let close = self.close
+            || self.connection.worker.is_draining(self.connection.direction)
+            || !self.down.body_is_done();
         if self.down.send_head(&message, None, close).is_err() {
             return;
         }
@@ -289,6 +291,7 @@ impl Exchange<'_, '_> {
     }
 
     /// After a failed try: goes on, or ends with the reply to give.
+    #[expect(clippy::too_many_arguments, reason = "what a try consists of, each borrowed from another owner")]
     async fn after_failure(
         &mut self,
         forward: &Forward,
@@ -443,13 +446,15 @@ impl Exchange<'_, '_> {
         let upgrade = tunnel.then(|| head.request.upgrade.as_deref().unwrap_or_default().as_bytes().to_vec());
         self.settle_tunnel(head, &mut answer, tunnel);
         let upgrade_header = upgrade.as_deref().filter(|u| !u.is_empty() && answer.response.status == 101);
-        let close = self.close || self.connection.worker.is_draining() || (!body.complete && !tunnel);
+        let close = self.close
+            || self.connection.worker.is_draining(self.connection.direction)
+            || (!body.complete && !tunnel);
         self.down.send_head(&answer, upgrade_header, close).map_err(|_| Interrupt::DownstreamGone)?;
         self.record.response_headers = Some(answer.response.headers);
         if tunnel {
             timers.disarm();
-            self.down.into_tunnel();
-            upstream.into_tunnel();
+            self.down.become_tunnel();
+            upstream.become_tunnel();
             body.reopen();
             self.connection.stats.cx_upgrades_total.inc();
             self.connection.stats.cx_upgrades_active.inc();

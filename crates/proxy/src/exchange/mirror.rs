@@ -97,20 +97,21 @@ async fn send(
             (Upstream::H2(H2ClientStream::new(response, stream, end)), None)
         }
     };
-    while !end {
-        match pieces.recv().await {
-            Some(MirrorPiece::Data(data)) => upstream.send_data(data),
-            Some(MirrorPiece::End(trailers)) => {
-                upstream.send_end(trailers.as_ref());
-                break;
-            }
-            // The original was cut off, or was too fast for us.
-            None => return None,
-        }
-        poll_fn(|cx| upstream.poll_ready(cx)).await.ok()?;
-    }
     if end {
         upstream.send_end(None);
+    } else {
+        loop {
+            match pieces.recv().await {
+                Some(MirrorPiece::Data(data)) => upstream.send_data(data),
+                Some(MirrorPiece::End(trailers)) => {
+                    upstream.send_end(trailers.as_ref());
+                    break;
+                }
+                // The original was cut off, or was too fast for us.
+                None => return None,
+            }
+            poll_fn(|cx| upstream.poll_ready(cx)).await.ok()?;
+        }
     }
     let answer = loop {
         let head = poll_fn(|cx| {

@@ -170,8 +170,9 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
                     None => false,
                 };
                 let spent = hcm.limits.max_requests_per_connection.is_some_and(|max| requests >= max);
-                let close = worker.is_draining() || spent || expired;
-                if close && worker.is_draining() {
+                let draining = worker.is_draining(connection.direction);
+                let close = draining || spent || expired;
+                if draining {
                     connection.stats.cx_drain_close.inc();
                 }
                 let Some((plan, hcm)) = connection.current() else { return };
@@ -193,10 +194,10 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
 /// Waits for the next request; false when the connection is to end.
 async fn idle_wait(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server) -> bool {
     let worker = &connection.worker;
-    if worker.is_draining() && server.conn().buffer().is_empty() {
+    if worker.is_draining(connection.direction) && server.conn().buffer().is_empty() {
         return false;
     }
-    let mut drain = pin!(worker.drain.notified());
+    let mut drain = pin!(worker.drain(connection.direction).notified());
     let mut wait = pin!(within(hcm.timeouts.idle, server.wait()));
     poll_fn(|cx| {
         if let Poll::Ready(came) = wait.as_mut().poll(cx) {
@@ -275,13 +276,13 @@ async fn serve_h2(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io) {
     };
     let worker = connection.worker.clone();
     let mut idle = hcm.timeouts.idle.map(|d| (d, Box::pin(tokio::time::sleep(d))));
-    let mut draining = worker.is_draining();
+    let mut draining = worker.is_draining(connection.direction);
     if draining {
         h2.graceful_shutdown();
     }
     let live = Rc::new(std::cell::Cell::new(0usize));
     loop {
-        let mut drain = pin!(worker.drain.notified());
+        let mut drain = pin!(worker.drain(connection.direction).notified());
         let event = poll_fn(|cx| {
             if let Poll::Ready(accepted) = h2.poll_accept(cx) {
                 return Poll::Ready(Event::Stream(accepted));
@@ -333,6 +334,7 @@ async fn serve_h2(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io) {
 
 type Accepted = (http::Request<h2::RecvStream>, h2::server::SendResponse<bytes::Bytes>);
 
+#[expect(clippy::large_enum_variant, reason = "matched where it is made, never stored")]
 enum Event {
     Stream(Option<Result<Accepted, h2::Error>>),
     Drain,

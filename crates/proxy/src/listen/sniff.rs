@@ -63,7 +63,7 @@ fn http(bytes: &[u8]) -> Sniffed {
     match memchr::memchr(b'\n', bytes) {
         Some(end) => version_of(bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end])),
         None if bytes.len() > MAX_REQUEST_LINE => Sniffed::Other,
-        None if bytes.iter().any(|b| *b == 0) => Sniffed::Other,
+        None if bytes.contains(&0) => Sniffed::Other,
         None => Sniffed::NeedMore,
     }
 }

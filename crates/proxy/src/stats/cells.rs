@@ -70,6 +70,7 @@ macro_rules! stats {
             }
 
             /// Counts an answer by its status.
+            #[allow(dead_code, reason = "not every owner answers")]
             pub fn code(&self, status: u16) {
                 let mut codes = self.codes.borrow_mut();
                 if let Some((_, n)) = codes.iter_mut().find(|(c, _)| *c == status) {
@@ -81,6 +82,7 @@ macro_rules! stats {
             }
 
             /// Counts a time in milliseconds.
+            #[allow(dead_code, reason = "not every owner takes time")]
             pub fn observe(&self, millis: f64) {
                 self.time.borrow_mut().get_or_insert_default().record(millis);
             }

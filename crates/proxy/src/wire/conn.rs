@@ -64,10 +64,6 @@ impl Conn {
         self.ended
     }
 
-    pub fn bytes_received(&self) -> u64 {
-        self.received
-    }
-
     pub fn bytes_sent(&self) -> u64 {
         self.sent
     }
@@ -173,11 +169,6 @@ impl Conn {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    /// Gives the stream back with what was read ahead, for a tunnel.
-    pub fn into_io(self) -> (Io, Bytes) {
-        (self.io, self.read.freeze())
     }
 
     /// Gives idle memory back.

@@ -53,7 +53,7 @@ impl H1Client {
     }
 
     /// From here on the connection carries raw bytes; the end of either direction is passed on.
-    pub fn into_tunnel(&mut self) {
+    pub fn become_tunnel(&mut self) {
         self.tunnel = true;
         self.keep_alive = false;
         self.decoder = BodyDecoder::new(Framing::UntilClose, self.limits);
@@ -66,10 +66,6 @@ impl H1Client {
 
     pub fn conn_ref(&self) -> &Conn {
         &self.conn
-    }
-
-    pub fn into_conn(self) -> Conn {
-        self.conn
     }
 
     /// Requests sent on this connection, the current one included.
@@ -233,10 +229,6 @@ impl H1Client {
             && !self.conn.ended()
             && !self.upgrading
             && !self.to_connect
-    }
-
-    pub fn response_is_done(&self) -> bool {
-        self.decoder.is_done()
     }
 
     /// While idle: whether the peer has closed, or sent what nobody asked for. Costs no system call when neither.

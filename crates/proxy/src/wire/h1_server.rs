@@ -66,7 +66,7 @@ impl H1Server {
     }
 
     /// From here on the connection carries raw bytes; the end of either direction is passed on.
-    pub fn into_tunnel(&mut self) {
+    pub fn become_tunnel(&mut self) {
         self.tunnel = true;
         self.keep_alive = false;
         self.decoder = BodyDecoder::new(Framing::UntilClose, self.limits);
@@ -75,14 +75,6 @@ impl H1Server {
 
     pub fn conn(&mut self) -> &mut Conn {
         &mut self.conn
-    }
-
-    pub fn conn_ref(&self) -> &Conn {
-        &self.conn
-    }
-
-    pub fn into_conn(self) -> Conn {
-        self.conn
     }
 
     /// Waits for the first byte of the next request; false when the client has gone.
@@ -289,11 +281,6 @@ impl H1Server {
     /// Whether another request may follow on this connection.
     pub fn reusable(&self) -> bool {
         self.keep_alive && self.response_ended && self.decoder.is_done()
-    }
-
-    /// Whether the client was told that the connection stays.
-    pub fn keeps_alive(&self) -> bool {
-        self.keep_alive
     }
 
     pub fn close_after(&mut self) {

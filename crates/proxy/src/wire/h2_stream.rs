@@ -229,10 +229,6 @@ impl H2ClientStream {
             None => Poll::Ready(Err(Reset::Remote)),
         }
     }
-
-    pub fn reset(&mut self) {
-        self.outgoing.stream.send_reset(Reason::CANCEL);
-    }
 }
 
 impl Drop for H2ClientStream {

@@ -46,8 +46,6 @@ pub enum Reset {
     Refused,
     /// The peer broke the protocol.
     Protocol(&'static str),
-    /// More body than allowed, or headers that were too large.
-    TooLarge,
 }
 
 impl ResponseHead {

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::message::{BodyLength, Frame, Headers, RequestHead, Reset, ResponseHead};
+use super::message::{BodyLength, Frame, Headers, Reset, ResponseHead};
 use super::{H1Client, H1Server, H2ClientStream, H2ServerStream};
 
 /// Where a request came from.
@@ -97,9 +97,9 @@ impl Downstream<'_> {
     }
 
     /// Raw bytes both ways from here on; an HTTP/2 stream carries them as it is.
-    pub fn into_tunnel(&mut self) {
+    pub fn become_tunnel(&mut self) {
         if let Self::H1(s) = self {
-            s.into_tunnel();
+            s.become_tunnel();
         }
     }
 
@@ -113,13 +113,6 @@ impl Downstream<'_> {
 }
 
 impl Upstream {
-    /// Sends the head where the codec does so itself; an HTTP/2 stream was opened with it.
-    pub fn send_head(&mut self, head: &RequestHead) {
-        if let Self::H1(s) = self {
-            s.send_head(head);
-        }
-    }
-
     pub fn send_data(&mut self, data: Bytes) {
         match self {
             Self::H1(s) => s.send_data(data),
@@ -162,9 +155,9 @@ impl Upstream {
         }
     }
 
-    pub fn into_tunnel(&mut self) {
+    pub fn become_tunnel(&mut self) {
         if let Self::H1(s) = self {
-            s.into_tunnel();
+            s.become_tunnel();
         }
     }
 

@@ -56,5 +56,6 @@ pub enum Message {
     FlushLogs(oneshot::Sender<()>),
     /// Stop accepting and end connections as they fall idle; answer when none is left.
     Drain(oneshot::Sender<()>),
+    DrainInbound,
     Stop,
 }

@@ -103,6 +103,7 @@ async fn run(worker: Rc<Worker>, mut inbox: Receiver<Message>) {
                     let _ = done.send(());
                 });
             }
+            Message::DrainInbound => worker.start_inbound_drain(),
             Message::Stop => break,
         }
     }

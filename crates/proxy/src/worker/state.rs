@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ahash::AHashMap;
 use base::{Random, SeededRandom};
-use decide::{NodeFacts, PeerMetadata};
+use decide::{Direction, NodeFacts, PeerMetadata};
 use tokio::sync::Notify;
 
 use super::message::{ClusterUpdate, Config};
@@ -33,6 +33,14 @@ pub struct Node {
 /// Spans waiting to be sent, at most.
 pub const MAX_SPANS: usize = 2048;
 
+/// Which connections are to end with the request that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    No,
+    Inbound,
+    All,
+}
+
 pub struct Worker {
     pub index: usize,
     pub node: Arc<Node>,
@@ -53,10 +61,10 @@ pub struct Worker {
     pub server_first: RefCell<lru::Recent>,
     next_connection: Cell<u64>,
     live: Cell<usize>,
-    draining: Cell<bool>,
-    pub drain: Notify,
+    draining: Cell<Draining>,
+    drain: Notify,
+    drain_inbound: Notify,
     emptied: Notify,
-    pub started: Instant,
 }
 
 pub mod lru {
@@ -132,10 +140,10 @@ impl Worker {
             server_first: RefCell::default(),
             next_connection: Cell::new(0),
             live: Cell::new(0),
-            draining: Cell::new(false),
+            draining: Cell::new(Draining::No),
             drain: Notify::new(),
+            drain_inbound: Notify::new(),
             emptied: Notify::new(),
-            started: Instant::now(),
         })
     }
 
@@ -210,12 +218,31 @@ impl Worker {
         Live(Rc::clone(self))
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.draining.get()
+    /// Whether connections of this direction are to end with the request that is under way.
+    pub fn is_draining(&self, direction: Direction) -> bool {
+        match self.draining.get() {
+            Draining::No => false,
+            Draining::Inbound => direction != Direction::Outbound,
+            Draining::All => true,
+        }
+    }
+
+    /// Told when connections of this direction are to end.
+    pub fn drain(&self, direction: Direction) -> &Notify {
+        if direction == Direction::Outbound { &self.drain } else { &self.drain_inbound }
+    }
+
+    /// Callers are sent elsewhere, while the application beside may still call out.
+    pub fn start_inbound_drain(&self) {
+        if self.draining.get() == Draining::No {
+            self.draining.set(Draining::Inbound);
+            self.drain_inbound.notify_waiters();
+        }
     }
 
     pub fn start_drain(&self) {
-        self.draining.set(true);
+        self.draining.set(Draining::All);
+        self.drain_inbound.notify_waiters();
         self.drain.notify_waiters();
     }
 

@@ -27,7 +27,7 @@ impl Loads {
     pub(super) fn new(counts: impl Iterator<Item = Counts>, set: &EndpointSet) -> Self {
         let counts: Vec<_> = counts.collect();
         let share = |n: usize, all: usize| {
-            if all == 0 { 0 } else { (set.overprovisioning as usize * n / all).min(100) as u32 }
+            (set.overprovisioning as usize * n).checked_div(all).map_or(0, |percent| percent.min(100) as u32)
         };
         let healthy: Vec<_> = counts.iter().map(|c| share(c.healthy, c.all)).collect();
         let degraded: Vec<_> = counts.iter().map(|c| share(c.degraded, c.all)).collect();
