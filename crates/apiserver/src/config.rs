@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -61,6 +62,9 @@ pub enum StartError {
 
 /// How many bytes of events are kept for watches, whatever their number.
 const HISTORY_BYTES: usize = 32 << 20;
+
+/// How long the last streams may take to end when the server is shut down.
+const LAST_STREAMS: Duration = Duration::from_secs(2);
 
 /// Starts servers.
 #[derive(Debug)]
@@ -210,6 +214,11 @@ impl Handle {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
         while self.listeners.join_next().await.is_some() {}
+        // Streams of HTTP/2 are tasks of their own; they end with their connections, a moment later.
+        let deadline = tokio::time::Instant::now() + LAST_STREAMS;
+        while Arc::strong_count(&self.api) > 1 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 

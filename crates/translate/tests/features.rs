@@ -30,6 +30,23 @@ fn filters(listener: &Value) -> Vec<String> {
     names
 }
 
+/// Every protocol that a TLS context offers or selects; what filter chains match on is another matter.
+fn alpn_offered(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| match value.as_array() {
+                Some(list) if key == "alpnProtocols" => {
+                    list.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+                }
+                _ => alpn_offered(value),
+            })
+            .collect(),
+        Value::Array(list) => list.iter().flat_map(alpn_offered).collect(),
+        _ => Vec::new(),
+    }
+}
+
 #[test]
 fn a_stock_proxy_is_sent_nothing_of_istio_s_own() {
     let mesh = Mesh::bookinfo(common::RESOURCES);
@@ -40,10 +57,8 @@ fn a_stock_proxy_is_sent_nothing_of_istio_s_own() {
                 let own: Vec<_> =
                     filters(&value).into_iter().filter(|name| name.starts_with("istio")).collect();
                 assert!(own.is_empty(), "{name}: {own:?}");
-                assert!(
-                    !value.to_string().contains("istio-peer-exchange\",\"istio"),
-                    "{name} offers a preamble"
-                );
+                let offers = alpn_offered(&value);
+                assert!(!offers.iter().any(|name| name == "istio-peer-exchange"), "{name} offers {offers:?}");
             }
         }
     }

@@ -55,6 +55,7 @@ impl Mesh {
             .args(["up", "--data-dir"])
             .arg(self.folder.path().join("data"))
             .env("MIZZEN_LOG", "info")
+            .env_remove("CARGO")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

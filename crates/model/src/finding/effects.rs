@@ -144,7 +144,11 @@ impl Snapshot {
             let name = NamespacedName::new(Arc::clone(&service.key.namespace), Arc::clone(&service.name));
             let selector = &service.selector;
             let mut workloads = self.workloads().filter(|w| w.name.namespace == service.key.namespace);
-            if !selector.is_empty() && !workloads.any(|workload| matches(selector, &workload.labels)) {
+            // Slices may come without the Pods that they name.
+            let has_endpoints =
+                self.endpoints(&service.key).is_some_and(|endpoints| !endpoints.all.is_empty());
+            let selects = has_endpoints || workloads.any(|workload| matches(selector, &workload.labels));
+            if !selector.is_empty() && !selects {
                 let place = format!("namespace {}", service.key.namespace);
                 found.push(selects_nothing(Kind::Service, &name, "spec.selector", &place));
             }
