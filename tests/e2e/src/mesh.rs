@@ -97,12 +97,22 @@ impl Mesh {
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
+    /// The ends of all logs, each under its name.
+    fn all_logs(&self) -> String {
+        let entries = std::fs::read_dir(self.folder.path()).into_iter().flatten().flatten();
+        let names =
+            entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".log")?.to_owned()));
+        names.map(|name| format!("== {name}\n{}\n", self.logs(&name))).collect()
+    }
+
     /// `mizzen` with arguments, against this mesh.
     pub fn mizzen<I: IntoIterator<Item: Into<OsString>>>(&self, arguments: I) -> Command {
         let mut command = Command::new(program("mizzen"));
         command
             .args(arguments.into_iter().map(Into::into))
             .env("KUBECONFIG", self.kubeconfig())
+            // Under cargo it would build the other programs first; they are built by now.
+            .env_remove("CARGO")
             .stdin(Stdio::null());
         command
     }
@@ -164,7 +174,7 @@ impl Mesh {
     pub fn until_answers(&self, url: &str) -> anyhow::Result<()> {
         let ask =
             || self.load(&["--url", url, "--count", "1", "--connections", "1"]).ok().filter(|r| r.ok() == 1);
-        until(&format!("{url} answers"), START, ask).with_context(|| self.logs("client")).map(drop)
+        until(&format!("{url} answers"), START, ask).with_context(|| self.all_logs()).map(drop)
     }
 }
 

@@ -24,7 +24,9 @@ pub fn run(scenarios: &'static [Scenario]) -> ExitCode {
         };
     }
     let trials = scenarios.iter().map(|(name, _)| Trial::test(*name, move || start(name)));
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    // A scenario is a dozen processes: two at once would compete for the cores of a small machine.
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
 fn start(name: &str) -> Result<(), Failed> {
