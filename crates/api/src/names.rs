@@ -3,6 +3,27 @@
 /// What Kubernetes services' names end with, unless the cluster says otherwise.
 pub const DEFAULT_DOMAIN: &str = "cluster.local";
 
+/// gRPC's status codes by their numbers.
+pub const GRPC_STATUS: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
 /// The host that a resource of `namespace` means: a name without a dot is a service of that namespace, everything
 /// else is complete. `reviews` in `default` is `reviews.default.svc.cluster.local`.
 pub fn resolve_host(host: &str, namespace: &str) -> String {

@@ -8,6 +8,7 @@ use super::virtual_service::{destination, gateways, weights};
 use crate::common::{StringMap, StringMatch};
 use crate::duration::Duration;
 use crate::error::{FieldError, Path, Validation};
+use crate::names::GRPC_STATUS;
 use crate::networking::{
     CorsPolicy, FaultAbort, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection,
     HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
@@ -34,26 +35,6 @@ const RETRY_ON: [&str; 16] = [
 
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"];
-
-const GRPC_STATUS: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 const PSEUDO_HEADERS: [&str; 4] = [":method", ":scheme", ":authority", ":path"];
 

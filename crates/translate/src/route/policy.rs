@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::names::GRPC_STATUS;
 use api::networking as net;
 use model::Service;
 use proto::pb::envoy::config::core::v3 as core;
@@ -80,30 +81,10 @@ pub(super) fn fault(fault: &net::HttpFaultInjection) -> Option<fault_pb::HttpFau
     (delay.is_some() || abort.is_some()).then(|| fault_pb::HttpFault { delay, abort, ..Default::default() })
 }
 
-/// gRPC's codes in their order.
-const GRPC: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 fn grpc_status(name: &str) -> Option<u32> {
     let number = name.parse().ok().filter(|code| (0..=16).contains(code));
-    number.or_else(|| GRPC.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|at| at as u32))
+    number
+        .or_else(|| GRPC_STATUS.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|at| at as u32))
 }
 
 pub(super) fn cors(policy: &net::CorsPolicy) -> cors_pb::CorsPolicy {
