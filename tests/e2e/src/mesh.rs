@@ -21,6 +21,8 @@ const START: Duration = Duration::from_secs(30);
 /// A control plane, its store, and what was started on it. All ends with it.
 pub struct Mesh {
     folder: TempDir,
+    /// More arguments of `mizzen up`.
+    options: Vec<String>,
     up: Option<Child>,
 }
 
@@ -43,7 +45,13 @@ pub fn program(name: &str) -> PathBuf {
 impl Mesh {
     /// Starts the control plane and waits until it is ready.
     pub fn start() -> anyhow::Result<Self> {
-        let mut mesh = Self { folder: tempfile::tempdir()?, up: None };
+        Self::start_with(&[])
+    }
+
+    /// The same with more arguments of `mizzen up`.
+    pub fn start_with(options: &[&str]) -> anyhow::Result<Self> {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let mut mesh = Self { folder: tempfile::tempdir()?, options, up: None };
         mesh.restart()?;
         Ok(mesh)
     }
@@ -54,6 +62,7 @@ impl Mesh {
         let child = Command::new(program("mizzen"))
             .args(["up", "--data-dir"])
             .arg(self.folder.path().join("data"))
+            .args(&self.options)
             .env("MIZZEN_LOG", "info")
             .env_remove("CARGO")
             .stdin(Stdio::null())

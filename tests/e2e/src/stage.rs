@@ -12,10 +12,11 @@ pub type Scenario = (&'static str, fn() -> anyhow::Result<()>);
 const CHILD: &str = "MIZZEN_SCENARIO";
 
 /// The `main` of a test program: lists, filters and runs scenarios, or plays the one that the environment names.
-pub fn run(scenarios: &'static [Scenario]) -> ExitCode {
+pub fn run(tables: &[&'static [Scenario]]) -> ExitCode {
+    let scenarios = || tables.iter().flat_map(|table| table.iter());
     if let Some(name) = std::env::var_os(CHILD) {
         let name = name.to_string_lossy().into_owned();
-        return match play(scenarios, &name) {
+        return match play(scenarios(), &name) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error:?}");
@@ -23,7 +24,7 @@ pub fn run(scenarios: &'static [Scenario]) -> ExitCode {
             }
         };
     }
-    let trials = scenarios.iter().map(|(name, _)| Trial::test(*name, move || start(name)));
+    let trials = scenarios().map(|(name, _)| Trial::test(*name, move || start(name)));
     // A scenario is a dozen processes: two at once would compete for the cores of a small machine.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
@@ -39,8 +40,8 @@ fn start(name: &str) -> Result<(), Failed> {
     if output.status.success() { Ok(()) } else { Err(text.into()) }
 }
 
-fn play(scenarios: &[Scenario], name: &str) -> anyhow::Result<()> {
-    let Some((_, scenario)) = scenarios.iter().find(|(known, _)| *known == name) else {
+fn play<'a>(mut scenarios: impl Iterator<Item = &'a Scenario>, name: &str) -> anyhow::Result<()> {
+    let Some((_, scenario)) = scenarios.find(|(known, _)| *known == name) else {
         bail!("no scenario is called {name}");
     };
     // As root a network namespace is enough; others need a user namespace, in which they are root.

@@ -3,13 +3,22 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use e2e::stage::Scenario;
 use e2e::{Mesh, until};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("retries_cost_no_request_by_default", default_retries),
+    ("retries_as_configured", retries_as_configured),
+    ("timeout_answers_504", timeout),
+    ("circuit_breaker_bounds_the_queue", circuit_breaker),
+    ("outlier_detection_ejects_the_sick_replica", outlier_detection),
+];
 
 const URL: &str = "http://ratings:9080/ratings/0";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// With no rule at all a refused connection costs no request.
-pub(crate) fn default_retries() -> anyhow::Result<()> {
+fn default_retries() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _stays = mesh.serve("ratings", "v1", "stays")?;
     let dies = mesh.serve("ratings", "v1", "dies")?;
@@ -27,7 +36,7 @@ pub(crate) fn default_retries() -> anyhow::Result<()> {
 }
 
 /// `attempts: 3` makes at most three retries, on another host first; a POST that was read is not repeated by default.
-pub(crate) fn retries_as_configured() -> anyhow::Result<()> {
+fn retries_as_configured() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let sick = mesh.serve("ratings", "v1", "sick")?;
     mesh.until_answers(URL)?;
@@ -53,7 +62,7 @@ pub(crate) fn retries_as_configured() -> anyhow::Result<()> {
 }
 
 /// A timeout answers 504 with Envoy's body.
-pub(crate) fn timeout() -> anyhow::Result<()> {
+fn timeout() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let slow = mesh.serve("ratings", "v1", "slow")?;
     mesh.until_answers(URL)?;
@@ -66,7 +75,7 @@ pub(crate) fn timeout() -> anyhow::Result<()> {
 }
 
 /// One connection and one that waits: the rest is told at once, and nothing queues without bound.
-pub(crate) fn circuit_breaker() -> anyhow::Result<()> {
+fn circuit_breaker() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let slow = mesh.serve("ratings", "v1", "slow")?;
     mesh.until_answers(URL)?;
@@ -94,7 +103,7 @@ spec:
 }
 
 /// The sick replica is ejected at its seventh error in a row, gets no request while it is out, and comes back.
-pub(crate) fn outlier_detection() -> anyhow::Result<()> {
+fn outlier_detection() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let sick = mesh.serve("ratings", "v1", "sick")?;
     let _a = mesh.serve("ratings", "v1", "a")?;

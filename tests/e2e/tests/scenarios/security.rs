@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use e2e::stage::Scenario;
 use e2e::{Mesh, until};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("identity_is_proven_with_no_configuration", identity),
+    ("authorization_by_method_and_path", authorization),
+];
 
 const URL: &str = "http://reviews:9080/reviews/0";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every call is mutual TLS with no configuration at all, and the callee learns who called; no key is in any file.
-pub(crate) fn identity() -> anyhow::Result<()> {
+fn identity() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;
@@ -49,7 +55,7 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 /// A rule on method and path answers 403 with Envoy's body, and a changed policy acts on open connections.
-pub(crate) fn authorization() -> anyhow::Result<()> {
+fn authorization() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use e2e::stage::Scenario;
 use e2e::{Mesh, until};
+
+pub(crate) const SCENARIOS: &[Scenario] =
+    &[("discovery_by_name_with_no_configuration", discovery), ("traffic_shift_by_weight", shift)];
 
 const REVIEWS: &str = "http://reviews:9080/reviews/0";
 
 /// A service is reached by its name with no configuration; replicas come and go and no request is lost.
-pub(crate) fn discovery() -> anyhow::Result<()> {
+fn discovery() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _one = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(REVIEWS)?;
@@ -31,7 +35,7 @@ pub(crate) fn discovery() -> anyhow::Result<()> {
 }
 
 /// A VirtualService splits by weight within two points over 10,000 requests, and moving all of it loses none.
-pub(crate) fn shift() -> anyhow::Result<()> {
+fn shift() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _v2 = mesh.serve("reviews", "v2", "v2")?;
     let _v3 = mesh.serve("reviews", "v3", "v3")?;

@@ -1,0 +1,5 @@
+//! Load balancing, locality and failover.
+
+use e2e::stage::Scenario;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[];

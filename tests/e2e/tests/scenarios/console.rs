@@ -1,0 +1,5 @@
+//! The console in a browser.
+
+use e2e::stage::Scenario;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[];

@@ -1,0 +1,5 @@
+//! Workloads on other hosts.
+
+use e2e::stage::Scenario;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[];
