@@ -5,12 +5,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use base::Locality;
 use serde_json::{Map, Value, json};
 
 /// Where our own SDS socket is, unless told otherwise; Istio's path.
 pub const SDS_SOCKET: &str = "./var/run/secrets/workload-spiffe-uds/socket";
+
+/// The cluster of the control plane for streams, and the one for polls: so the control plane calls the latter too, where
+/// resources refer to others.
+const STREAMED: &str = "xds-grpc";
+const POLLED: &str = "xds-rest";
 
 /// Who the proxy is, as its control plane sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +94,41 @@ fn text<'a>(metadata: &'a Map<String, Value>, field: &'static str) -> Result<Opt
     }
 }
 
+/// How a proxy asks its control plane for configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Discovery {
+    /// One stream, on which only what changed is said.
+    #[default]
+    Delta,
+    /// One stream, state of the world.
+    Sotw,
+    /// Polling over HTTP/1.1: a stock Envoy only.
+    Rest,
+}
+
+impl FromStr for Discovery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "delta" => Ok(Self::Delta),
+            "sotw" => Ok(Self::Sotw),
+            "rest" => Ok(Self::Rest),
+            _ => Err(format!("{text:?} is none of delta, sotw and rest")),
+        }
+    }
+}
+
+impl std::fmt::Display for Discovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Delta => "delta",
+            Self::Sotw => "sotw",
+            Self::Rest => "rest",
+        })
+    }
+}
+
 /// Everything else that a bootstrap says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BootstrapOptions {
@@ -102,8 +143,7 @@ pub struct BootstrapOptions {
     pub status: SocketAddr,
     pub health_port: u16,
     pub metrics_port: u16,
-    /// Delta or state-of-the-world.
-    pub delta: bool,
+    pub discovery: Discovery,
     /// The packet mark that exempts from capture what the proxy sends; needed where it has no user id of its own.
     pub mark: Option<u32>,
 }
@@ -119,16 +159,7 @@ pub fn bootstrap(options: &BootstrapOptions) -> Value {
             "locality": { "region": locality.region, "zone": locality.zone, "subZone": locality.subzone },
         },
         "admin": { "address": socket_address("127.0.0.1", options.admin_port) },
-        "dynamicResources": {
-            "ldsConfig": { "ads": {}, "initialFetchTimeout": "0s", "resourceApiVersion": "V3" },
-            "cdsConfig": { "ads": {}, "initialFetchTimeout": "0s", "resourceApiVersion": "V3" },
-            "adsConfig": {
-                "apiType": if options.delta { "DELTA_GRPC" } else { "GRPC" },
-                "setNodeOnFirstMessageOnly": true,
-                "transportApiVersion": "V3",
-                "grpcServices": [{ "envoyGrpc": { "clusterName": "xds-grpc" } }],
-            },
-        },
+        "dynamicResources": dynamic_resources(options.discovery),
         "staticResources": {
             "clusters": [
                 control_plane_cluster(options),
@@ -149,6 +180,37 @@ pub fn bootstrap(options: &BootstrapOptions) -> Value {
         }});
     }
     bootstrap
+}
+
+fn dynamic_resources(discovery: Discovery) -> Value {
+    let api_type = match discovery {
+        Discovery::Delta => "DELTA_GRPC",
+        Discovery::Sotw => "GRPC",
+        Discovery::Rest => {
+            let polled = json!({
+                "apiConfigSource": {
+                    "apiType": "REST",
+                    "transportApiVersion": "V3",
+                    "clusterNames": [POLLED],
+                    "refreshDelay": "0.500s",
+                },
+                "initialFetchTimeout": "0s",
+                "resourceApiVersion": "V3",
+            });
+            return json!({ "ldsConfig": polled, "cdsConfig": polled });
+        }
+    };
+    let ads = json!({ "ads": {}, "initialFetchTimeout": "0s", "resourceApiVersion": "V3" });
+    json!({
+        "ldsConfig": ads,
+        "cdsConfig": ads,
+        "adsConfig": {
+            "apiType": api_type,
+            "setNodeOnFirstMessageOnly": true,
+            "transportApiVersion": "V3",
+            "grpcServices": [{ "envoyGrpc": { "clusterName": STREAMED } }],
+        },
+    })
 }
 
 fn socket_address(address: &str, port: u16) -> Value {
@@ -184,12 +246,16 @@ fn control_plane_cluster(options: &BootstrapOptions) -> Value {
         "resourceApiVersion": "V3",
     });
     let is_address = host.parse::<IpAddr>().is_ok();
+    let (name, protocol, alpn) = match options.discovery {
+        Discovery::Rest => (POLLED, json!({}), json!([])),
+        Discovery::Delta | Discovery::Sotw => (STREAMED, http2(), json!(["h2"])),
+    };
     json!({
-        "name": "xds-grpc",
+        "name": name,
         "type": if is_address { "STATIC" } else { "STRICT_DNS" },
         "connectTimeout": "5s",
-        "loadAssignment": endpoints("xds-grpc", &socket_address(host, *port)),
-        "typedExtensionProtocolOptions": http2(),
+        "loadAssignment": endpoints(name, &socket_address(host, *port)),
+        "typedExtensionProtocolOptions": protocol,
         "upstreamConnectionOptions": { "tcpKeepalive": { "keepaliveTime": 60 } },
         "transportSocket": {
             "name": "envoy.transport_sockets.tls",
@@ -197,7 +263,7 @@ fn control_plane_cluster(options: &BootstrapOptions) -> Value {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
                 "sni": options.server_names.first(),
                 "commonTlsContext": {
-                    "alpnProtocols": ["h2"],
+                    "alpnProtocols": alpn,
                     "tlsCertificateSdsSecretConfigs": [{ "name": "default", "sdsConfig": sds }],
                     "combinedValidationContext": {
                         "defaultValidationContext": { "matchTypedSubjectAltNames": names },
@@ -300,9 +366,11 @@ mod tests {
         let node =
             Node::new(ID, metadata(&json!({ "LABELS": { "app": "reviews" } })), Locality::parse("r/z"))
                 .unwrap();
-        for (delta, mark, host) in
-            [(true, Some(0x539), "10.44.0.1"), (false, None, "istiod.istio-system.svc")]
-        {
+        for (discovery, mark, host) in [
+            (Discovery::Delta, Some(0x539), "10.44.0.1"),
+            (Discovery::Sotw, None, "istiod.istio-system.svc"),
+            (Discovery::Rest, Some(0x539), "10.44.0.1"),
+        ] {
             let options = BootstrapOptions {
                 node: node.clone(),
                 control_plane: (host.into(), 15012),
@@ -312,7 +380,7 @@ mod tests {
                 status: "127.0.0.1:15020".parse().unwrap(),
                 health_port: 15021,
                 metrics_port: 15090,
-                delta,
+                discovery,
                 mark,
             };
             let text = bootstrap(&options).to_string();

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::authority::{AuthorityClient, Token};
-use crate::bootstrap::{BootstrapOptions, Node, bootstrap};
+use crate::bootstrap::{BootstrapOptions, Discovery, Node, bootstrap};
 use crate::certificates::{CertificateError, Certificates, Renewer};
 use crate::dns::server::Listening;
 use crate::dns::{Dns, DnsConfig, Names, NamesConfig, ResolvConf, Resolvers};
@@ -237,7 +237,11 @@ impl Agent {
             authority: names.first().cloned().unwrap_or_else(|| format!("{host}:{port}")),
             tls: Some((tls.config(), tls.server_name().clone())),
             token: None,
-            mode: if self.options.bootstrap.delta { xds::Mode::Delta } else { xds::Mode::Sotw },
+            // Who polls is a stock Envoy; our own clients beside it need not.
+            mode: match self.options.bootstrap.discovery {
+                Discovery::Sotw => xds::Mode::Sotw,
+                Discovery::Delta | Discovery::Rest => xds::Mode::Delta,
+            },
             node: self.wire_node()?,
             all,
             names: Vec::new(),

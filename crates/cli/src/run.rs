@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::ExitCode};
 
-use agent::host::{ExitStatus, Launcher};
+use agent::{
+    bootstrap::Discovery,
+    host::{ExitStatus, Launcher},
+};
 use anyhow::{Context, bail};
 use nix::libc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,6 +56,9 @@ pub struct RunArgs {
     /// Start this stock Envoy in the place of Mizzen's proxy
     #[arg(long, value_name = "FILE")]
     envoy: Option<PathBuf>,
+    /// How the proxy asks the control plane: delta, sotw (state of the world) or, by a stock Envoy, rest
+    #[arg(long, value_name = "WAY", default_value_t)]
+    xds: Discovery,
     /// Control plane, as seen from the workload
     #[arg(long, value_name = "HOST:PORT", default_value_t = default_control_plane())]
     control_plane: String,
@@ -74,6 +80,9 @@ pub(crate) fn hub(args: &HubArgs) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
     runtime::logging::init(runtime::logging::Format::Text, "warn");
+    if args.xds == Discovery::Rest && args.envoy.is_none() {
+        bail!("--xds rest: Mizzen's proxy does not poll; leave it out, or name a stock Envoy with --envoy");
+    }
     let spec = spec(args, global);
     let status = crate::block_on(run(spec, global))?;
     match status {
@@ -96,6 +105,7 @@ fn spec(args: &RunArgs, global: &GlobalArgs) -> Spec {
     spec.control_plane.clone_from(&args.control_plane);
     spec.command.clone_from(&args.command);
     spec.envoy.clone_from(&args.envoy);
+    spec.xds = args.xds;
     if let Some(namespace) = &global.namespace {
         spec.namespace.clone_from(namespace);
     }

@@ -34,3 +34,13 @@ pub fn need(program: &str) -> Option<PathBuf> {
     }
     found
 }
+
+/// Envoy's own program: what the Python package has on its path is a script, which only its owner may be able to run.
+pub fn envoy() -> Option<PathBuf> {
+    let script = need("envoy")?;
+    let packages = std::fs::read_dir(folder().join("venv/lib")).into_iter().flatten().flatten();
+    packages
+        .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
+        .find(|file| file.is_file())
+        .or(Some(script))
+}

@@ -6,10 +6,12 @@
 
 pub mod load;
 pub mod mesh;
+pub mod proxies;
 pub mod serve;
 pub mod stage;
 
 pub use mesh::{Mesh, Workload};
+pub use proxies::Proxies;
 
 use std::time::{Duration, Instant};
 

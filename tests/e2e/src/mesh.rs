@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::load::Report;
-use crate::until;
+use crate::{Proxies, until};
 
 const START: Duration = Duration::from_secs(30);
 
@@ -153,9 +153,9 @@ impl Mesh {
     pub fn serve(&self, service: &str, version: &str, name: &str) -> anyhow::Result<Workload> {
         let script = self.folder.path().join(format!("{name}.script"));
         std::fs::write(&script, "")?;
-        let port = "http=9080";
-        let options = ["run", "--service", service, "--version", version, "--port", port, "--"];
-        let mut command = self.mizzen(options);
+        let mut command = self.mizzen(["run"]);
+        command.args(Proxies::of_next_callee()?);
+        command.args(["--service", service, "--version", version, "--port", "http=9080", "--"]);
         command.arg(program("mizzen-e2e")).args(["serve", "--name", name, "--script"]).arg(&script);
         self.spawn(command, name, script)
     }
@@ -173,7 +173,8 @@ impl Mesh {
     }
 
     pub fn start_load(&self, arguments: &[&str]) -> anyhow::Result<Load> {
-        let mut command = self.mizzen(["run", "--service", "client", "--"]);
+        let mut command = self.mizzen(["run"]);
+        command.args(Proxies::of_caller()?).args(["--service", "client", "--"]);
         command.arg(program("mizzen-e2e")).arg("load").args(arguments);
         let child = command.stdout(Stdio::piped()).stderr(self.log("client")?).spawn().context("load")?;
         Ok(Load { child, log: self.folder.path().join("client.log") })

@@ -20,6 +20,7 @@ use std::{
 };
 
 use agent::{
+    bootstrap::Discovery,
     capture,
     host::{
         AppOptions, Event, ExitStatus, GATEWAY, Launcher, Privilege, Streams, Target, Workload,
@@ -112,6 +113,7 @@ pub(crate) struct Spec {
     pub(crate) proxy_log: PathBuf,
     /// A stock Envoy to start in the place of our own proxy.
     pub(crate) envoy: Option<PathBuf>,
+    pub(crate) xds: Discovery,
 }
 
 impl Spec {
@@ -135,6 +137,7 @@ impl Spec {
             output: None,
             proxy_log: "/dev/null".into(),
             envoy: None,
+            xds: Discovery::default(),
         }
     }
 

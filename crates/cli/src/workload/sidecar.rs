@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom, Write},
     net::IpAddr,
     os::fd::OwnedFd,
     path::Path,
@@ -110,7 +110,7 @@ pub(super) fn options(
     let broker = agent::egress::serve().context("serve the proxy's sockets to the outside")?;
     // The workload's own file names the agent as its resolver.
     let resolvers = MemoryFile::new("resolv.conf", &agent::dns::ResolvConf::of_machine())?;
-    let fds = vec![files.token.fd()?, files.root.fd()?, files.metadata.fd()?, broker, resolvers.fd()?];
+    let mut fds = vec![files.token.fd()?, files.root.fd()?, files.metadata.fd()?, broker, resolvers.fd()?];
     let spec = identity.spec;
     let mut arguments: Vec<String> = vec![
         match spec.kind {
@@ -142,15 +142,29 @@ pub(super) fn options(
     }
     if let Some((envoy, folder)) = identity.envoy {
         let socket = folder.join("sds");
-        arguments.extend(["--envoy".into(), envoy.display().to_string()]);
+        arguments.extend(["--envoy".into(), program_of(envoy, &mut fds)?]);
         arguments.extend(["--sds-socket".into(), socket.display().to_string()]);
     }
+    arguments.extend(["--xds".into(), spec.xds.to_string()]);
     Ok(ProxyOptions { program, arguments, fds, log })
+}
+
+/// Where the proxy finds Envoy. A program is passed opened, so that the proxy's user needs no way to it; a script is
+/// started by its interpreter, which must find it by its name.
+fn program_of(envoy: &Path, fds: &mut Vec<OwnedFd>) -> anyhow::Result<String> {
+    let mut file = File::open(envoy).with_context(|| format!("--envoy {}", envoy.display()))?;
+    let mut magic = [0; 4];
+    file.read_exact(&mut magic).with_context(|| format!("--envoy {}", envoy.display()))?;
+    if magic != *b"\x7fELF" {
+        let whole = envoy.canonicalize().with_context(|| format!("--envoy {}", envoy.display()))?;
+        return Ok(whole.display().to_string());
+    }
+    fds.push(file.into());
+    Ok(format!("/proc/self/fd/{{{}}}", fds.len() - 1))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
 
     use super::*;
 

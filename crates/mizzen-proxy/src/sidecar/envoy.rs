@@ -28,12 +28,16 @@ pub(super) async fn run(
     command
         .args(["--config-yaml", &agent.bootstrap().to_string()])
         .args(["--drain-time-s", &args.drain_time.to_string()])
-        .args(["--log-level", "warning", "--use-dynamic-base-id"])
+        // What is asked to end says so in every answer from the first moment on.
+        .args(["--drain-strategy", "immediate"])
+        .args(["--log-level", "warning", "--disable-hot-restart"])
         .args(["--concurrency", &args.concurrency.unwrap_or(1).to_string()])
         .kill_on_drop(true);
     // Even if we are killed, nothing stays behind.
     end_with_starter(command.as_std_mut(), SIGKILL);
-    let mut envoy = command.spawn().with_context(|| format!("start {}", program.display()))?;
+    let mut envoy = command.spawn().with_context(|| {
+        format!("start {}, as the proxy's own user, who must be allowed to run it", program.display())
+    })?;
     let mut told = args.ready_fd;
     loop {
         tokio::select! {
@@ -55,7 +59,9 @@ pub(super) async fn run(
                 if action == Action::Quit {
                     break;
                 }
-                agent.tell_proxy("/drain_listeners?inboundonly&graceful").await?;
+                if let Err(error) = agent.tell_proxy("/drain_listeners?inboundonly&graceful").await {
+                    tracing::warn!(%error, "Envoy cannot be asked to drain its callers");
+                }
             }
         }
     }

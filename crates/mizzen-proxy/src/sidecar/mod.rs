@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agent::authority::Token;
-use agent::bootstrap::{BootstrapOptions, Node};
+use agent::bootstrap::{BootstrapOptions, Discovery, Node};
 use agent::capture::{Cidr, MARK};
 use agent::dns::ResolvConf;
 use agent::egress::Egress;
@@ -67,9 +67,9 @@ pub(crate) struct SidecarArgs {
     health_port: u16,
     #[arg(long, default_value_t = 15090)]
     metrics_port: u16,
-    /// Speak state-of-the-world xDS instead of delta
-    #[arg(long)]
-    sotw: bool,
+    /// How the control plane is asked: delta, sotw (state of the world) or, by a stock Envoy, rest
+    #[arg(long, value_name = "WAY", default_value_t)]
+    xds: Discovery,
     /// A port for DNS; 0 for none. By default on if the metadata's DNS_CAPTURE is true
     #[arg(long, value_name = "PORT")]
     dns_port: Option<u16>,
@@ -141,6 +141,9 @@ async fn serve(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn agent_options(args: &SidecarArgs) -> anyhow::Result<AgentOptions> {
+    if args.xds == Discovery::Rest && args.envoy.is_none() {
+        bail!("--xds rest: our own proxy does not poll; leave it out, or name a stock Envoy with --envoy");
+    }
     let node = node(args)?;
     let (host, port) = host_and_port(&args.control_plane)?;
     let root = std::fs::read(&args.root_cert)
@@ -171,7 +174,7 @@ fn agent_options(args: &SidecarArgs) -> anyhow::Result<AgentOptions> {
             status: args.status,
             health_port: args.health_port,
             metrics_port: args.metrics_port,
-            delta: !args.sotw,
+            discovery: args.xds,
             mark: args.egress_fd.map(|_| MARK),
         },
     })

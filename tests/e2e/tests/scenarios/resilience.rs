@@ -18,7 +18,7 @@ const URL: &str = "http://ratings:9080/ratings/0";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// With no rule at all a refused connection costs no request.
-fn default_retries() -> anyhow::Result<()> {
+pub(crate) fn default_retries() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _stays = mesh.serve("ratings", "v1", "stays")?;
     let dies = mesh.serve("ratings", "v1", "dies")?;
@@ -36,7 +36,7 @@ fn default_retries() -> anyhow::Result<()> {
 }
 
 /// `attempts: 3` makes at most three retries, on another host first; a POST that was read is not repeated by default.
-fn retries_as_configured() -> anyhow::Result<()> {
+pub(crate) fn retries_as_configured() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let sick = mesh.serve("ratings", "v1", "sick")?;
     mesh.until_answers(URL)?;
@@ -62,7 +62,7 @@ fn retries_as_configured() -> anyhow::Result<()> {
 }
 
 /// A timeout answers 504 with Envoy's body.
-fn timeout() -> anyhow::Result<()> {
+pub(crate) fn timeout() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let slow = mesh.serve("ratings", "v1", "slow")?;
     mesh.until_answers(URL)?;
@@ -75,7 +75,7 @@ fn timeout() -> anyhow::Result<()> {
 }
 
 /// One connection and one that waits: the rest is told at once, and nothing queues without bound.
-fn circuit_breaker() -> anyhow::Result<()> {
+pub(crate) fn circuit_breaker() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let slow = mesh.serve("ratings", "v1", "slow")?;
     mesh.until_answers(URL)?;
@@ -103,7 +103,7 @@ spec:
 }
 
 /// The sick replica is ejected at its seventh error in a row, gets no request while it is out, and comes back.
-fn outlier_detection() -> anyhow::Result<()> {
+pub(crate) fn outlier_detection() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let sick = mesh.serve("ratings", "v1", "sick")?;
     let _a = mesh.serve("ratings", "v1", "a")?;

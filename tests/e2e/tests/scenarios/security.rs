@@ -15,7 +15,7 @@ const URL: &str = "http://reviews:9080/reviews/0";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every call is mutual TLS with no configuration at all, and the callee learns who called; no key is in any file.
-fn identity() -> anyhow::Result<()> {
+pub(crate) fn identity() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;
@@ -55,7 +55,7 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 /// A rule on method and path answers 403 with Envoy's body, and a changed policy acts on open connections.
-fn authorization() -> anyhow::Result<()> {
+pub(crate) fn authorization() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;

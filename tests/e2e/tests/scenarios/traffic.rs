@@ -12,7 +12,7 @@ pub(crate) const SCENARIOS: &[Scenario] =
 const REVIEWS: &str = "http://reviews:9080/reviews/0";
 
 /// A service is reached by its name with no configuration; replicas come and go and no request is lost.
-fn discovery() -> anyhow::Result<()> {
+pub(crate) fn discovery() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _one = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(REVIEWS)?;
@@ -35,7 +35,7 @@ fn discovery() -> anyhow::Result<()> {
 }
 
 /// A VirtualService splits by weight within two points over 10,000 requests, and moving all of it loses none.
-fn shift() -> anyhow::Result<()> {
+pub(crate) fn shift() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _v2 = mesh.serve("reviews", "v2", "v2")?;
     let _v3 = mesh.serve("reviews", "v3", "v3")?;
