@@ -17,6 +17,8 @@ use crate::source::{
 
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Which of a deployment's replicas an entry is: telemetry names the whole.
+const WORKLOAD_NAME: &str = "service.istio.io/workload-name";
 const LOCALITY: &str = "istio-locality";
 
 /// The namespace and name of an object; `None` for one without a name, which no API server serves.
@@ -164,7 +166,9 @@ impl Workload {
         let locality = (!entry.locality.is_empty()).then(|| Locality::parse(&entry.locality));
         Self {
             kind: WorkloadKind::WorkloadEntry,
-            workload_name: Arc::clone(&name.name),
+            workload_name: labels
+                .get(WORKLOAD_NAME)
+                .map_or_else(|| Arc::clone(&name.name), |label| label.as_str().into()),
             name,
             addresses: vec![entry.address.as_str().into()],
             locality: locality.or_else(|| topology(&labels)),

@@ -107,8 +107,8 @@ impl<'a> Flow<'a> {
     }
 }
 
-/// Joins two connections, each with what was read of it ahead, until both ended, one broke, or nothing moved for the idle time. `progress` is told what was
-/// carried so far, from time to time.
+/// Joins two connections, each with what was read of it ahead, until both ended, one broke, or nothing moved for the
+/// idle time. `progress` is told what was carried so far whenever it grew, and when all was peeled off.
 pub async fn join(
     (first, read_ahead, peel_first): (&mut Io, BytesMut, Option<&mut dyn Peel>),
     (second, ahead, peel_second): (&mut Io, BytesMut, Option<&mut dyn Peel>),
@@ -118,7 +118,7 @@ pub async fn join(
     let mut forth = Flow::new(read_ahead, peel_first);
     let mut back = Flow::new(ahead, peel_second);
     let mut idle_timer = idle.map(|d| Box::pin(tokio::time::sleep(d)));
-    let mut last = Carried::default();
+    let mut last = (Carried::default(), true);
     let end = poll_fn(|cx| {
         if !forth.done
             && let Poll::Ready(Err(fault)) = forth.poll(cx, first, second)
@@ -139,10 +139,11 @@ pub async fn join(
         if forth.done && back.done {
             return Poll::Ready(End::Closed);
         }
-        let now = Carried { forth: forth.carried, back: back.carried };
+        let so_far = Carried { forth: forth.carried, back: back.carried };
+        let now = (so_far, forth.peel.is_some() || back.peel.is_some());
         if now != last {
             last = now;
-            progress(now);
+            progress(so_far);
             if let (Some(timer), Some(idle)) = (&mut idle_timer, idle) {
                 timer.as_mut().reset(tokio::time::Instant::now() + idle);
             }

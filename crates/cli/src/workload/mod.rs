@@ -155,11 +155,13 @@ impl Spec {
 
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
         let version = self.version.as_deref();
+        let workload = self.workload();
         let own = [
             ("app", Some(self.service.as_str())),
             ("version", version),
             ("service.istio.io/canonical-name", Some(self.service.as_str())),
             ("service.istio.io/canonical-revision", Some(version.unwrap_or("latest"))),
+            ("service.istio.io/workload-name", Some(workload.as_str())),
             ("security.istio.io/tlsMode", Some("istio")),
         ];
         let own = own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned())));

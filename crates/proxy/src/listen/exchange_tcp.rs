@@ -3,6 +3,8 @@
 //! The magic 0x3D230467, a big-endian length, and an `Any` of a `Struct` with `x-envoy-peer-metadata` and
 //! `x-envoy-peer-metadata-id`. Neither side waits for the other: servers may speak first.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -37,31 +39,38 @@ pub fn exchange_peers(node: &PeerMetadata) -> Bytes {
     out.freeze()
 }
 
+/// Who the peer says it is, from the moment that it has spoken; nobody if it began otherwise.
+pub type Said = Rc<OnceCell<Option<Arc<PeerMetadata>>>>;
+
 /// Takes the peer's metadata off the front of what it sends.
 #[derive(Debug, Default)]
 pub struct PeerExchange {
-    pub peer: Option<Arc<PeerMetadata>>,
+    pub said: Said,
 }
 
 impl Peel for PeerExchange {
     fn peel(&mut self, buffer: &mut BytesMut) -> bool {
-        let magic = MAGIC.to_be_bytes();
-        let shared = buffer.len().min(4);
-        if buffer[..shared] != magic[..shared] {
-            return true;
-        }
-        let Some(header) = buffer.first_chunk::<8>() else { return false };
-        let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        if length > MAX {
-            return true;
-        }
-        if buffer.len() < 8 + length {
-            return false;
-        }
-        self.peer = read(&buffer[8..8 + length]).map(Arc::new);
-        buffer.advance(8 + length);
+        let Some(peer) = take(buffer) else { return false };
+        self.said.get_or_init(|| peer.map(Arc::new));
         true
     }
+}
+
+/// The metadata at the front, if it is some; nothing while more is needed to tell.
+fn take(buffer: &mut BytesMut) -> Option<Option<PeerMetadata>> {
+    let magic = MAGIC.to_be_bytes();
+    let shared = buffer.len().min(4);
+    if buffer[..shared] != magic[..shared] {
+        return Some(None);
+    }
+    let header = buffer.first_chunk::<8>()?;
+    let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
+    if length > MAX {
+        return Some(None);
+    }
+    let peer = read(buffer.get(8..8 + length)?);
+    buffer.advance(8 + length);
+    Some(peer)
 }
 
 fn read(bytes: &[u8]) -> Option<PeerMetadata> {
@@ -104,9 +113,11 @@ mod tests {
             }
         }
         assert_eq!(&buffer[..], b"payload");
-        assert_eq!(exchange.peer.as_deref(), Some(&node));
+        assert_eq!(exchange.said.get().and_then(Option::as_deref), Some(&node));
         let mut other = BytesMut::from(&b"\x3D\x23\x04other"[..]);
-        assert!(PeerExchange::default().peel(&mut other));
+        let mut silent = PeerExchange::default();
+        assert!(silent.peel(&mut other));
+        assert_eq!(silent.said.get(), Some(&None));
         assert_eq!(other.len(), 8);
     }
 }

@@ -13,8 +13,8 @@ use tokio::io::AsyncWriteExt;
 use upstream::{ActiveRequest, Address, Endpoint, Host, LbKind, Outcome, Permit, Pick, Priority, Resource};
 
 use super::accept::Arrived;
-use super::exchange_tcp::{ALPN, PeerExchange, exchange_peers};
-use crate::cluster::{Cluster, DialError, dial};
+use super::exchange_tcp::{ALPN, PeerExchange, Said, exchange_peers};
+use crate::cluster::{Cluster, DialError, Target, dial};
 use crate::net::Io;
 use crate::tcp::{Carried, End, Peel, join};
 use crate::telemetry::Call;
@@ -176,10 +176,13 @@ pub async fn serve(
                 stats.cx_active.dec();
                 return;
             }
-            let direction = arrived.listener.direction;
-            let mut counted = Counted::new(worker, direction, &arrived, &opened);
-            let ahead = std::mem::take(&mut opened.ahead);
             let exchanges = opened.exchanges;
+            let awaited = match arrived.listener.direction {
+                Direction::Inbound => exchanges_with_client.then(|| from_client.said.clone()),
+                _ => exchanges.then(|| from_server.said.clone()),
+            };
+            let mut counted = Counted::new(worker, &arrived, &opened, awaited);
+            let ahead = std::mem::take(&mut opened.ahead);
             let (carried, end) = {
                 let peel_client: Option<&mut dyn Peel> =
                     if exchanges_with_client { Some(&mut from_client) } else { None };
@@ -236,10 +239,16 @@ pub async fn serve(
     stats.cx_active.dec();
 }
 
-/// Istio's TCP metrics of one connection, kept up while it lives.
+/// Istio's TCP metrics of one connection, kept up while it lives. Its labels are known once the peer has said who it is.
 struct Counted<'a> {
     worker: &'a Worker,
-    key: Option<crate::stats::TcpKey>,
+    arrived: &'a Arrived,
+    target: Arc<Target>,
+    endpoint: Arc<str>,
+    upstream_tls: Option<Arc<TlsInfo>>,
+    /// Where the peer's word will be, if it is to say who it is.
+    awaited: Option<Said>,
+    key: Option<Option<crate::stats::TcpKey>>,
     reported: Carried,
     since: Instant,
 }
@@ -248,44 +257,76 @@ struct Counted<'a> {
 const REPORT_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl<'a> Counted<'a> {
-    fn new(worker: &'a Worker, direction: Direction, arrived: &Arrived, opened: &Opened) -> Self {
-        let target = opened.cluster.target();
-        let key = worker.telemetry.tcp(&Call {
-            direction,
-            connection: &arrived.connection,
-            cluster: Some(&target.config),
-            authority: &arrived.connection.server_name,
-            downstream_peer: None,
-            upstream_peer: None,
-            endpoint: Some(&opened.host.endpoint.workload),
-            upstream_tls: opened.tls.as_deref(),
-            flags: ResponseFlags::NONE,
-        });
-        if let Some(key) = &key {
-            worker.istio.borrow_mut().tcp(key.clone()).opened += 1;
+    fn new(worker: &'a Worker, arrived: &'a Arrived, opened: &Opened, awaited: Option<Said>) -> Self {
+        let mut counted = Self {
+            worker,
+            arrived,
+            target: opened.cluster.target(),
+            endpoint: opened.host.endpoint.workload.clone(),
+            upstream_tls: opened.tls.clone(),
+            awaited,
+            key: None,
+            reported: Carried::default(),
+            since: Instant::now(),
+        };
+        if counted.is_introduced() {
+            counted.key();
         }
-        Self { worker, key, reported: Carried::default(), since: Instant::now() }
+        counted
+    }
+
+    fn is_introduced(&self) -> bool {
+        self.awaited.as_ref().is_none_or(|said| said.get().is_some())
+    }
+
+    /// The series, chosen by what is known of the peer when it is first asked for.
+    fn key(&mut self) -> Option<&crate::stats::TcpKey> {
+        let Self { worker, arrived, target, endpoint, upstream_tls, awaited, key, .. } = self;
+        let choose = || {
+            let peer = awaited.as_ref().and_then(|said| said.get()?.as_ref());
+            let direction = arrived.listener.direction;
+            let (downstream_peer, upstream_peer) =
+                if direction == Direction::Inbound { (peer, None) } else { (None, peer) };
+            let key = worker.telemetry.tcp(&Call {
+                direction,
+                connection: &arrived.connection,
+                cluster: Some(&target.config),
+                authority: &arrived.connection.server_name,
+                downstream_peer,
+                upstream_peer,
+                endpoint: Some(endpoint),
+                upstream_tls: upstream_tls.as_deref(),
+                flags: ResponseFlags::NONE,
+            })?;
+            worker.istio.borrow_mut().tcp(key.clone()).opened += 1;
+            Some(key)
+        };
+        key.get_or_insert_with(choose).as_ref()
     }
 
     fn progress(&mut self, so_far: Carried) {
-        if self.since.elapsed() >= REPORT_EVERY {
+        let is_due = self.since.elapsed() >= REPORT_EVERY;
+        if is_due {
             self.since = Instant::now();
             self.add(so_far);
+        } else if self.key.is_none() && self.is_introduced() {
+            self.key();
         }
     }
 
     fn add(&mut self, so_far: Carried) {
-        let Some(key) = &self.key else { return };
-        let mut istio = self.worker.istio.borrow_mut();
+        let (worker, reported) = (self.worker, self.reported);
+        let Some(key) = self.key() else { return };
+        let mut istio = worker.istio.borrow_mut();
         let series = istio.tcp(key.clone());
-        series.received += so_far.forth - self.reported.forth;
-        series.sent += so_far.back - self.reported.back;
+        series.received += so_far.forth - reported.forth;
+        series.sent += so_far.back - reported.back;
         self.reported = so_far;
     }
 
     fn close(&mut self, carried: Carried) {
         self.add(carried);
-        if let Some(key) = &self.key {
+        if let Some(Some(key)) = &self.key {
             self.worker.istio.borrow_mut().tcp(key.clone()).closed += 1;
         }
     }
