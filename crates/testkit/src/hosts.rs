@@ -119,31 +119,9 @@ impl Host {
         checked(self.command(program).args(arguments))
     }
 
-    /// No packet comes or goes by the wire until [`Host::heal`].
-    pub fn cut(&self) -> anyhow::Result<()> {
-        self.disturb("drop")
-    }
-
-    /// So many of a hundred packets are lost in each direction.
-    pub fn lose(&self, percent: u8) -> anyhow::Result<()> {
-        match percent {
-            100.. => self.cut(),
-            _ => self.disturb(&format!("numgen random mod 100 < {percent} drop")),
-        }
-    }
-
-    pub fn heal(&self) -> anyhow::Result<()> {
-        disturbance_gone(self.command("nft"))
-    }
-
-    fn disturb(&self, rule: &str) -> anyhow::Result<()> {
-        self.heal()?;
-        let table = "table inet testkit";
-        let script = format!(
-            "{table} {{\nchain arriving {{\ntype filter hook input priority 0\niifname eth0 {rule}\n}}\n\
-             chain leaving {{\ntype filter hook output priority 0\noifname eth0 {rule}\n}}\n}}\n"
-        );
-        self.run("nft", &[&script])
+    /// What comes and goes by this host's wire.
+    pub fn wire(&self) -> Wire {
+        Wire { pid: self.pid(), port: None }
     }
 
     /// Listens to everything that passes this host's interface.
@@ -160,9 +138,73 @@ impl Drop for Host {
     }
 }
 
-fn disturbance_gone(mut nft: Command) -> anyhow::Result<()> {
-    // Adding first makes the deletion of what is not there no error.
-    checked(nft.arg("add table inet testkit; delete table inet testkit"))
+/// What passes the interface `eth0` of a network namespace. What was done to it ends with the namespace.
+pub struct Wire {
+    pid: String,
+    port: Option<u16>,
+}
+
+impl Wire {
+    /// The wire of the process's namespace, which may be an application that `mizzen run` started; of what passes, only
+    /// the traffic to that port of it.
+    pub fn of(pid: &str, port: u16) -> Self {
+        Self { pid: pid.to_owned(), port: Some(port) }
+    }
+
+    /// No packet comes or goes until [`Wire::heal`].
+    pub fn cut(&self) -> anyhow::Result<()> {
+        self.disturb("counter drop")
+    }
+
+    /// So many of a hundred packets are lost in each direction.
+    pub fn lose(&self, percent: u8) -> anyhow::Result<()> {
+        match percent {
+            100.. => self.cut(),
+            _ => self.disturb(&format!("numgen random mod 100 < {percent} counter drop")),
+        }
+    }
+
+    /// Connections are refused, those that stand are reset.
+    pub fn refuse(&self) -> anyhow::Result<()> {
+        self.disturb("meta l4proto tcp counter reject with tcp reset")
+    }
+
+    /// How many packets were dropped or refused since the last change.
+    pub fn dropped(&self) -> anyhow::Result<u64> {
+        let mut nft = self.command();
+        let output = nft.args(["--json", "list table inet testkit"]).output()?;
+        let rules: serde_json::Value = serde_json::from_slice(&output.stdout).context("nft --json")?;
+        let rules = rules["nftables"].as_array().into_iter().flatten();
+        let expressions = rules.flat_map(|rule| rule["rule"]["expr"].as_array().into_iter().flatten());
+        Ok(expressions.filter_map(|expression| expression["counter"]["packets"].as_u64()).sum())
+    }
+
+    pub fn heal(&self) -> anyhow::Result<()> {
+        // Adding first makes the deletion of what is not there no error.
+        self.nft("add table inet testkit; delete table inet testkit")
+    }
+
+    fn disturb(&self, rule: &str) -> anyhow::Result<()> {
+        self.heal()?;
+        let port = |end: &str| self.port.map_or_else(String::new, |port| format!("tcp {end} {port} "));
+        // Arriving before capture gives a packet another port, leaving after it has its own again.
+        let (to, from) = (port("dport"), port("sport"));
+        let leaving = if rule.contains("reject") { "" } else { rule };
+        self.nft(&format!(
+            "table inet testkit {{\nchain arriving {{\ntype filter hook prerouting priority -150\niifname eth0 {to}{rule}\n}}\n\
+             chain leaving {{\ntype filter hook postrouting priority 300\noifname eth0 {from}{leaving}\n}}\n}}\n"
+        ))
+    }
+
+    fn nft(&self, script: &str) -> anyhow::Result<()> {
+        checked(self.command().arg(script))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.pid, "--net", "--", "nft"]);
+        command
+    }
 }
 
 /// Hears every packet of a network namespace, loopback included.
@@ -257,12 +299,12 @@ mod tests {
         }
         let heard = ear.heard();
         assert!(contain(&heard, b"plain words") && !contain(&heard, b"other words"));
-        two.cut().unwrap();
+        two.wire().cut().unwrap();
         assert!(!reaches(one, two));
-        two.heal().unwrap();
+        two.wire().heal().unwrap();
         assert!(reaches(one, two));
-        two.lose(100).unwrap();
+        two.wire().lose(100).unwrap();
         assert!(!reaches(one, two));
-        two.lose(5).unwrap();
+        two.wire().lose(5).unwrap();
     }
 }

@@ -2,3 +2,4 @@
 
 pub mod hosts;
 pub mod peers;
+pub mod relay;

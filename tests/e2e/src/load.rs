@@ -24,6 +24,8 @@ pub struct Plan {
     /// `name: value`
     #[arg(long = "header")]
     pub headers: Vec<String>,
+    #[arg(long, default_value = "")]
+    pub body: String,
     #[arg(long, default_value_t = 4)]
     pub connections: usize,
     /// Requests in all; without it the load goes on until SIGTERM
@@ -54,6 +56,8 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// The last body that came with anything but 200.
     pub last_failure: String,
+    /// The last that came with 200.
+    pub last_body: String,
     /// The longest wait for an answer.
     pub slowest_ms: u64,
 }
@@ -143,6 +147,7 @@ impl Report {
             self.last_failure = String::from_utf8_lossy(body).into_owned();
             return;
         }
+        self.last_body = String::from_utf8_lossy(body).into_owned();
         let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         if let Some(name) = value["name"].as_str().or_else(|| value["podname"].as_str()) {
             *self.names.entry(name.to_owned()).or_default() += 1;
@@ -159,7 +164,7 @@ async fn once(client: &Connection, plan: &Plan) -> Result<(u16, Bytes), String> 
         let value = HeaderValue::from_str(value.trim()).map_err(|e| e.to_string())?;
         request = request.header(name, value);
     }
-    let request = request.body(Full::default()).map_err(|e| e.to_string())?;
+    let request = request.body(Full::from(plan.body.clone())).map_err(|e| e.to_string())?;
     let response = client.request(request).await.map_err(|e| chain(&e))?;
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.map_err(|e| chain(&e))?.to_bytes();

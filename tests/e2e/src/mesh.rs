@@ -12,8 +12,10 @@ use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use testkit::hosts::Wire;
 
 use crate::load::Report;
+use crate::serve::{Event, What};
 use crate::{Proxies, until};
 
 const START: Duration = Duration::from_secs(30);
@@ -30,8 +32,27 @@ pub struct Mesh {
 pub struct Workload {
     child: Child,
     name: String,
-    /// Where its script is; see [`crate::serve`].
+    /// Where its script is, and beside it what it noted; see [`crate::serve`].
     script: PathBuf,
+}
+
+/// What proxies log of a request where [`Mesh::log_requests`] was called.
+const LOG_FORMAT: &str = r#"{"path": "%REQ(:PATH)%", "method": "%REQ(:METHOD)%", "code": "%RESPONSE_CODE%",
+ "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%", "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+ "cluster": "%UPSTREAM_CLUSTER%", "host": "%UPSTREAM_HOST%", "route": "%ROUTE_NAME%"}"#;
+
+/// One request, as a proxy logged it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Logged {
+    pub path: Option<String>,
+    pub method: Option<String>,
+    pub code: u16,
+    pub flags: Option<String>,
+    pub details: Option<String>,
+    pub attempts: u32,
+    pub cluster: Option<String>,
+    pub host: Option<String>,
+    pub route: Option<String>,
 }
 
 /// The programs under test, built beside the tests.
@@ -149,15 +170,65 @@ impl Mesh {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Applies YAML and waits until every proxy has accepted the resource `KIND NAME`.
+    pub fn apply_and_wait(&self, yaml: &str, kind: &str, name: &str) -> anyhow::Result<()> {
+        self.apply(yaml)?;
+        let output = self.mizzen(["wait", kind, name]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "mizzen wait {kind} {name}: {said}\n{}", self.all_logs());
+        Ok(())
+    }
+
+    /// Every proxy logs every request from now on; see [`Mesh::logged`].
+    pub fn log_requests(&self) -> anyhow::Result<()> {
+        let mesh = serde_json::json!({
+            "accessLogFile": "/dev/stdout", "accessLogEncoding": "JSON", "accessLogFormat": LOG_FORMAT,
+        });
+        let config = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "istio-system"},
+            "data": {"mesh": mesh.to_string()},
+        });
+        self.apply(&config.to_string())
+    }
+
+    /// The requests that the proxy of a replica or load logged, so far or in all once it has ended.
+    pub fn logged(&self, name: &str) -> Vec<Logged> {
+        let text = std::fs::read_to_string(self.proxy_log(name)).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn proxy_log(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.proxy.log"))
+    }
+
     /// Starts a replica of a service that answers with `name`.
     pub fn serve(&self, service: &str, version: &str, name: &str) -> anyhow::Result<Workload> {
+        self.serve_with(service, version, name, &["--port", "http=9080"])
+    }
+
+    /// The same with other arguments of `mizzen run`; the application always listens on 9080.
+    pub fn serve_with(
+        &self,
+        service: &str,
+        version: &str,
+        name: &str,
+        options: &[&str],
+    ) -> anyhow::Result<Workload> {
         let script = self.folder.path().join(format!("{name}.script"));
         std::fs::write(&script, "")?;
-        let mut command = self.mizzen(["run"]);
+        let mut command = self.run(service, name, options);
         command.args(Proxies::of_next_callee()?);
-        command.args(["--service", service, "--version", version, "--port", "http=9080", "--"]);
-        command.arg(program("mizzen-e2e")).args(["serve", "--name", name, "--script"]).arg(&script);
+        command.args(["--version", version, "--"]).arg(program("mizzen-e2e"));
+        command.args(["serve", "--name", name, "--script"]).arg(&script);
+        command.arg("--events").arg(script.with_extension("events"));
         self.spawn(command, name, script)
+    }
+
+    /// `mizzen run` up to its `--`, with the proxy's log where [`Mesh::logged`] looks.
+    pub fn run(&self, service: &str, name: &str, options: &[&str]) -> Command {
+        let mut command = self.mizzen(["run", "--service", service]);
+        command.args(options).arg("--proxy-log").arg(self.proxy_log(name));
+        command
     }
 
     /// Starts any command, as a workload or not.
@@ -173,11 +244,21 @@ impl Mesh {
     }
 
     pub fn start_load(&self, arguments: &[&str]) -> anyhow::Result<Load> {
-        let mut command = self.mizzen(["run"]);
-        command.args(Proxies::of_caller()?).args(["--service", "client", "--"]);
+        self.start_load_as("client", &[], arguments)
+    }
+
+    /// The same under a name of its own, with more arguments of `mizzen run`.
+    pub fn start_load_as(&self, name: &str, options: &[&str], arguments: &[&str]) -> anyhow::Result<Load> {
+        let mut command = self.run("client", name, options);
+        command.args(Proxies::of_caller()?).arg("--");
         command.arg(program("mizzen-e2e")).arg("load").args(arguments);
-        let child = command.stdout(Stdio::piped()).stderr(self.log("client")?).spawn().context("load")?;
-        Ok(Load { child, log: self.folder.path().join("client.log") })
+        let child = command.stdout(Stdio::piped()).stderr(self.log(name)?).spawn().context("load")?;
+        Ok(Load { child, log: self.folder.path().join(format!("{name}.log")) })
+    }
+
+    /// The same to its end.
+    pub fn load_as(&self, name: &str, options: &[&str], arguments: &[&str]) -> anyhow::Result<Report> {
+        self.start_load_as(name, options, arguments)?.report()
     }
 
     /// Waits until a URL answers 200 inside the mesh.
@@ -209,7 +290,8 @@ impl Load {
         self.report()
     }
 
-    fn report(mut self) -> anyhow::Result<Report> {
+    /// Waits for its end and reads what it counted.
+    pub fn report(mut self) -> anyhow::Result<Report> {
         let mut text = String::new();
         self.child.stdout.take().context("no output")?.read_to_string(&mut text)?;
         let status = self.child.wait()?;
@@ -229,6 +311,30 @@ impl Workload {
         let next = self.script.with_extension("next");
         std::fs::write(&next, script)?;
         Ok(std::fs::rename(next, &self.script)?)
+    }
+
+    /// What became of the requests that its application got, in their order.
+    pub fn events(&self) -> Vec<Event> {
+        let text = std::fs::read_to_string(self.script.with_extension("events")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// How many requests its application has read whole.
+    pub fn begun(&self) -> usize {
+        self.events().iter().filter(|event| event.what == What::Begun).count()
+    }
+
+    /// The wire on which the others reach its application's port.
+    pub fn wire(&self) -> anyhow::Result<Wire> {
+        let named = |folder: &std::fs::DirEntry| {
+            let line = std::fs::read(folder.path().join("cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            let own = words.next().is_some_and(|program| program.ends_with(b"mizzen-e2e"));
+            own && words.any(|word| word == self.script.as_os_str().as_encoded_bytes())
+        };
+        let found = std::fs::read_dir("/proc")?.flatten().find(named);
+        let found = found.with_context(|| format!("no process of {}", self.name))?;
+        Ok(Wire::of(&found.file_name().to_string_lossy(), 9080))
     }
 
     /// SIGTERM, as an orchestrator does; waits for the end.

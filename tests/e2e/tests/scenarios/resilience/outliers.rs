@@ -1,0 +1,129 @@
+//! Scenario 7: who fails again and again is left alone for a while.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use e2e::serve::{Event, What};
+use e2e::{Mesh, Workload, until};
+
+use super::{PATIENCE, URL, policy, until_all_answer};
+
+/// One client, one after the other: what its proxy counts, it ejects.
+const STEADY: &[&str] = &["--url", URL, "--connections", "1", "--pause", "2"];
+
+fn rule(outliers: &str) -> String {
+    policy("ratings", &format!("{{loadBalancer: {{simple: ROUND_ROBIN}}, outlierDetection: {outliers}}}"))
+}
+
+fn three(mesh: &Mesh) -> anyhow::Result<[Workload; 3]> {
+    let replicas = [
+        mesh.serve("ratings", "v1", "sick")?,
+        mesh.serve("ratings", "v1", "weak")?,
+        mesh.serve("ratings", "v1", "well")?,
+    ];
+    until_all_answer(mesh, 3)?;
+    Ok(replicas)
+}
+
+/// The sick replica is out from its seventh error in a row, and gets no request while it is.
+pub(crate) fn eject_at_the_seventh_error() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let [sick, weak, well] = three(&mesh)?;
+    let issue = "{consecutive5xxErrors: 7, interval: 5m, baseEjectionTime: 15m, maxEjectionPercent: 100}";
+    mesh.apply_and_wait(&rule(issue), "destinationrule", "ratings")?;
+    let before = (weak.begun(), well.begun());
+    sick.behave("status=503")?;
+    let load = mesh.start_load(STEADY)?;
+    until("the others get traffic for long", PATIENCE, || {
+        (weak.begun() > before.0 + 200 && well.begun() > before.1 + 200).then_some(())
+    })?;
+    let report = load.stop()?;
+    ensure!(report.status(503) == 7, "not ejected at the seventh error: {report:?}");
+    ensure!(report.ok() + 7 == report.sent, "{report:?}");
+    ensure!(!report.names.contains_key("sick"), "{report:?}");
+    Ok(())
+}
+
+/// An ejected replica comes back when its time is over and not before; more than the share is never out.
+pub(crate) fn let_back_and_spare_a_share() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let [sick, weak, _well] = three(&mesh)?;
+    // A third of three replicas is one.
+    let short = "{consecutive5xxErrors: 7, interval: 500ms, baseEjectionTime: 2s, maxEjectionPercent: 34}";
+    mesh.apply_and_wait(&rule(short), "destinationrule", "ratings")?;
+    let (of_sick, of_weak) = (sick.events().len(), weak.events().len());
+    sick.behave("status=503")?;
+    let load = mesh.start_load(STEADY)?;
+    let since = |replica: &Workload, before: usize| replica.events().split_off(before);
+    until("the sick replica has failed seven times", PATIENCE, || {
+        (errors(&since(&sick, of_sick)) >= 7).then_some(())
+    })?;
+    // The second one to fail stays: it would be two thirds.
+    weak.behave("status=503")?;
+    until("the sick replica is let back, and fails again", PATIENCE, || {
+        (errors(&since(&sick, of_sick)) >= 10).then_some(())
+    })?;
+    sick.behave("")?;
+    weak.behave("")?;
+    let well_again = (sick.begun(), weak.begun());
+    until("both come back", PATIENCE, || {
+        (sick.begun() > well_again.0 + 100 && weak.begun() > well_again.1 + 100).then_some(())
+    })?;
+    let report = load.stop()?;
+    ensure!(report.errors.is_empty() && report.statuses.len() == 2, "{report:?}");
+    ensure!(!report.last_failure.contains("no healthy upstream"), "{report:?}");
+
+    let (of_sick, of_weak) = (since(&sick, of_sick), since(&weak, of_weak));
+    let gap = gaps(&of_sick).max().unwrap_or_default();
+    ensure!(gap >= Duration::from_secs(2), "let back after {gap:?} instead of two seconds");
+    let first = of_sick.iter().filter(|event| event.what == What::Begun).take(8).collect::<Vec<_>>();
+    let pause = Duration::from_nanos(first[7].at - first[6].at);
+    ensure!(pause >= Duration::from_secs(2), "the eighth request came {pause:?} after the seventh error");
+    both_never_out(&of_sick, &of_weak)
+}
+
+/// Ten percent of three replicas is none, and `mizzen analyze` says so.
+pub(crate) fn ten_percent_of_three_is_none() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let [sick, _weak, _well] = three(&mesh)?;
+    let default = "{consecutive5xxErrors: 7, interval: 1s, baseEjectionTime: 15m}";
+    mesh.apply_and_wait(&rule(default), "destinationrule", "ratings")?;
+    sick.behave("status=503")?;
+    let report = mesh.load(&["--url", URL, "--connections", "1", "--count", "120"])?;
+    ensure!(report.status(503) == 40 && report.ok() == 80, "a third of all fails: {report:?}");
+
+    let found = mesh.mizzen(["analyze", "--failure-threshold", "warning", "--output", "json"]).output()?;
+    ensure!(found.status.code() == Some(79), "{found:?}");
+    let found: serde_json::Value = serde_json::from_slice(&found.stdout)?;
+    let finding = found.as_array().into_iter().flatten().find(|finding| finding["code"] == "NothingEjected");
+    let told = finding.is_some_and(|finding| {
+        finding["name"] == "ratings"
+            && finding["field"] == "spec.trafficPolicy.outlierDetection.maxEjectionPercent"
+            && finding["message"] == "10 % of 3 endpoints is less than one: none is ever ejected"
+    });
+    ensure!(told, "{found}");
+    Ok(())
+}
+
+fn errors(events: &[Event]) -> usize {
+    events.iter().filter(|event| event.what == What::Answered).count()
+}
+
+/// Times between an answer and the next request.
+fn gaps(events: &[Event]) -> impl Iterator<Item = Duration> {
+    let pairs = events.windows(2).filter(|pair| pair[1].what == What::Begun);
+    pairs.map(|pair| Duration::from_nanos(pair[1].at - pair[0].at))
+}
+
+/// At no time were both without requests for as long as an ejection takes.
+fn both_never_out(one: &[Event], other: &[Event]) -> anyhow::Result<()> {
+    let out = |events: &[Event]| -> Vec<(u64, u64)> {
+        let base = Duration::from_secs(2).as_nanos();
+        let pairs = events.windows(2).filter(|pair| u128::from(pair[1].at - pair[0].at) >= base);
+        pairs.map(|pair| (pair[0].at, pair[1].at)).collect()
+    };
+    let (one, other) = (out(one), out(other));
+    let both = one.iter().flat_map(|a| other.iter().map(move |b| (a, b))).find(|(a, b)| a.0 < b.1 && b.0 < a.1);
+    ensure!(both.is_none(), "two of three were out at once: {both:?}");
+    Ok(())
+}
