@@ -41,11 +41,7 @@ pub use world::{Settings, World};
 
 /// A host as written in a resource of `namespace`, made whole: a short name is a service of that namespace.
 pub fn resolve_host(host: &str, namespace: &str, domain: &str) -> Arc<str> {
-    if host.contains('.') || host.starts_with('*') {
-        host.to_ascii_lowercase().into()
-    } else {
-        format!("{}.{namespace}.svc.{domain}", host.to_ascii_lowercase()).into()
-    }
+    api::names::resolve_host_in(host, namespace, domain).into()
 }
 
 #[cfg(test)]
