@@ -4,7 +4,7 @@ mod assignment;
 mod compile;
 mod typed;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +14,7 @@ use crate::plan::ClusterId;
 use crate::tls::UpstreamTransport;
 
 pub(crate) use assignment::compile_assignment;
-pub(crate) use compile::{compile_cluster, keepalive, socket_option};
-pub(crate) use typed::{http2_keepalive, key_format};
+pub(crate) use compile::{compile_cluster, keepalive};
 
 /// A compiled cluster.
 #[derive(Debug, Clone)]
@@ -38,8 +37,6 @@ pub struct Cluster {
     /// `istio.metadata_exchange`: say who we are over TCP when `istio-peer-exchange` was selected.
     pub metadata_exchange: bool,
     pub metadata: ClusterMetadata,
-    /// Close pooled connections of hosts that become unhealthy.
-    pub close_on_unhealthy: bool,
 }
 
 /// How endpoints are found.
@@ -65,7 +62,6 @@ pub enum Discovery {
 pub struct DnsSettings {
     pub refresh: Duration,
     pub jitter: Duration,
-    pub respect_ttl: bool,
     pub family: DnsFamily,
 }
 
@@ -107,7 +103,6 @@ pub struct HttpSettings {
     /// Of a connection without requests; one hour unless configured, nothing when zero was written.
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
-    pub max_stream_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
     pub max_concurrent_streams: Option<u32>,
     pub initial_stream_window: Option<u32>,
@@ -115,18 +110,12 @@ pub struct HttpSettings {
     pub keepalive: Option<Http2Keepalive>,
     /// `autoSni`: SNI from the request's authority.
     pub auto_sni: bool,
-    pub auto_san_validation: bool,
-    /// Write header names as `Proper-Case-Words`.
-    pub proper_case: bool,
-    /// Write header names as they were received.
-    pub preserve_case: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http2Keepalive {
     pub interval: Option<Duration>,
     pub timeout: Duration,
-    pub idle_interval: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -140,7 +129,6 @@ pub struct TcpKeepalive {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BindConfig {
     pub source: Option<SocketAddr>,
-    pub extra_sources: Vec<IpAddr>,
     pub options: Vec<SocketOption>,
     pub freebind: bool,
 }

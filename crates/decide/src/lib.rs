@@ -42,6 +42,7 @@ mod refusal;
 mod request;
 mod respond;
 mod route;
+mod support;
 mod tcp;
 mod tls;
 mod wire;

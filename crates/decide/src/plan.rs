@@ -19,8 +19,8 @@ use crate::hcm::RouteSource;
 use crate::listener::{Listener, Terminal, compile_listener};
 use crate::refusal::{Refusal, Taken};
 use crate::route::{RouteTable, compile_table};
+use crate::support::read;
 use crate::tls::{CertificateSource, SecretRef, TlsCommon, Transport};
-use crate::wire::decode;
 use store::{Shards, Slab};
 
 pub(crate) use ids::Ids;
@@ -205,7 +205,7 @@ impl Plan {
         if self.clusters.get(id.index()).is_some_and(|v| v.version == resource.version) {
             return Ok(());
         }
-        let message: PbCluster = decode(&resource.body)?;
+        let message: PbCluster = read(&resource.body)?;
         named(&message.name, &resource.name, "name")?;
         let value = Arc::new(compile_cluster(&message, ids)?);
         self.clusters.set(id.index(), Some(Versioned { version: resource.version, value }));
@@ -217,7 +217,7 @@ impl Plan {
         if self.tables.get(id.index()).is_some_and(|v| v.version == resource.version) {
             return Ok(());
         }
-        let message: RouteConfiguration = decode(&resource.body)?;
+        let message: RouteConfiguration = read(&resource.body)?;
         named(&message.name, &resource.name, "name")?;
         let value = Arc::new(compile_table(&message, ids)?);
         self.tables.set(id.index(), Some(Versioned { version: resource.version, value }));
@@ -228,7 +228,7 @@ impl Plan {
         if self.assignments.get(&resource.name).is_some_and(|v| v.version == resource.version) {
             return Ok(());
         }
-        let message: ClusterLoadAssignment = decode(&resource.body)?;
+        let message: ClusterLoadAssignment = read(&resource.body)?;
         named(&message.cluster_name, &resource.name, "clusterName")?;
         let value = Arc::new(compile_assignment(&message)?);
         self.assignments.set(&resource.name, Some(Versioned { version: resource.version, value }));
@@ -239,7 +239,7 @@ impl Plan {
         if self.listeners.get(&resource.name).is_some_and(|v| v.version == resource.version) {
             return Ok(());
         }
-        let message: PbListener = decode(&resource.body)?;
+        let message: PbListener = read(&resource.body)?;
         named(&message.name, &resource.name, "name")?;
         let value = Arc::new(compile_listener(&message, ids)?);
         let entry = Versioned { version: resource.version, value };

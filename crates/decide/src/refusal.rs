@@ -60,38 +60,6 @@ impl<T> Within<T> for Taken<T> {
     }
 }
 
-/// Refuses a message that sets one of the fields named: what is not honoured is not accepted.
-macro_rules! refuse {
-    ($message:expr, $($field:ident),+ $(,)?) => {
-        $(if $crate::refusal::is_set(&$message.$field) {
-            return Err($crate::refusal::Refusal::unsupported(&$crate::refusal::json_name(stringify!($field))));
-        })+
-    };
-}
-
-pub(crate) use refuse;
-
-pub(crate) fn is_set<T: Default + PartialEq>(value: &T) -> bool {
-    *value != T::default()
-}
-
-/// `request_headers_to_add` as `requestHeadersToAdd`.
-pub(crate) fn json_name(field: &str) -> String {
-    let mut name = String::with_capacity(field.len());
-    let mut upper = false;
-    for c in field.trim_start_matches("r#").chars() {
-        match c {
-            '_' => upper = true,
-            c if upper => {
-                name.push(c.to_ascii_uppercase());
-                upper = false;
-            }
-            c => name.push(c),
-        }
-    }
-    name
-}
-
 /// Compiles each element of a repeated field, naming the one at fault.
 pub(crate) fn each<T, U>(items: &[T], field: &str, mut compile: impl FnMut(&T) -> Taken<U>) -> Taken<Vec<U>> {
     items.iter().enumerate().map(|(i, item)| compile(item).at(field, i)).collect()
@@ -106,7 +74,5 @@ mod tests {
         let fault =
             Refusal::new("no").under("prefix").under("match").under("routes[2]").under("virtualHosts[0]");
         assert_eq!(fault.field(), "virtualHosts[0].routes[2].match.prefix");
-        assert_eq!(json_name("request_headers_to_add"), "requestHeadersToAdd");
-        assert_eq!(json_name("r#match"), "match");
     }
 }

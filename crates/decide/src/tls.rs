@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use prost::{Message, Name};
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 
 use crate::matching::StringMatcher;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
+use crate::support::check;
 use crate::wire::{DataSource, flag, type_of, unpack};
 
 /// A secret that is fetched by name.
@@ -109,7 +111,6 @@ pub struct TlsCommon {
     pub max_version: Option<TlsVersion>,
     /// OpenSSL's names, TLS 1.2 only; empty is the default.
     pub cipher_suites: Vec<Arc<str>>,
-    pub curves: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]
@@ -131,7 +132,6 @@ pub struct UpstreamTls {
 
 impl DownstreamTls {
     pub(crate) fn compile(context: &pb::DownstreamTlsContext) -> Taken<Self> {
-        refuse!(context, session_ticket_keys_type, prefer_client_ciphers);
         if context.ocsp_staple_policy != 0 {
             return Err(Refusal::unsupported("ocspStaplePolicy"));
         }
@@ -145,7 +145,6 @@ impl DownstreamTls {
 
 impl UpstreamTls {
     pub(crate) fn compile(context: &pb::UpstreamTlsContext) -> Taken<Self> {
-        refuse!(context, allow_renegotiation);
         Ok(Self {
             common: common(&context.common_tls_context)?,
             sni: (!context.sni.is_empty()).then(|| context.sni.as_str().into()),
@@ -161,13 +160,6 @@ fn common(context: &Option<pb::CommonTlsContext>) -> Taken<TlsCommon> {
 }
 
 fn compile_common(context: &pb::CommonTlsContext) -> Taken<TlsCommon> {
-    refuse!(
-        context,
-        tls_certificate_provider_instance,
-        custom_tls_certificate_selector,
-        custom_handshaker,
-        key_log
-    );
     let mut certificates = each(&context.tls_certificates, "tlsCertificates", certificate)?;
     certificates.extend(each(
         &context.tls_certificate_sds_secret_configs,
@@ -183,7 +175,6 @@ fn compile_common(context: &pb::CommonTlsContext) -> Taken<TlsCommon> {
         min_version: version(params.tls_minimum_protocol_version).within("tlsParams")?,
         max_version: version(params.tls_maximum_protocol_version).within("tlsParams")?,
         cipher_suites: params.cipher_suites.iter().map(|c| c.as_str().into()).collect(),
-        curves: params.ecdh_curves.iter().map(|c| c.as_str().into()).collect(),
     })
 }
 
@@ -200,7 +191,6 @@ fn version(version: i32) -> Taken<Option<TlsVersion>> {
 }
 
 fn certificate(certificate: &pb::TlsCertificate) -> Taken<CertificateSource> {
-    refuse!(certificate, pkcs12, private_key_provider, password, ocsp_staple);
     let part = |source: &Option<core::DataSource>, field: &str| {
         let source = source.as_ref().ok_or_else(|| Refusal::new("is missing").under(field))?;
         DataSource::compile(source).within(field)
@@ -229,6 +219,9 @@ fn secret_source(source: &core::ConfigSource) -> Taken<SecretSource> {
         }
         Some(ConfigSourceSpecifier::ApiConfigSource(api)) => {
             use core::grpc_service::TargetSpecifier;
+            if api.api_type != core::api_config_source::ApiType::Grpc as i32 {
+                return Err(Refusal::new("must be GRPC").under("apiType").under("apiConfigSource"));
+            }
             let target = api.grpc_services.first().and_then(|s| s.target_specifier.as_ref());
             match target {
                 Some(TargetSpecifier::EnvoyGrpc(grpc)) => {
@@ -275,12 +268,12 @@ fn combined_validation(
 
 /// Also for secrets of this kind, which arrive on their own.
 pub fn compile_validation(context: &pb::CertificateValidationContext) -> Result<Validation, String> {
-    validation(context).map_err(|r| format!("{}: {}", r.field(), r.reason))
+    let checked = check(&pb::CertificateValidationContext::full_name(), &context.encode_to_vec());
+    checked.and_then(|()| validation(context)).map_err(|r| format!("{}: {}", r.field(), r.reason))
 }
 
 fn validation(context: &pb::CertificateValidationContext) -> Taken<Validation> {
     use pb::subject_alt_name_matcher::SanType;
-    refuse!(context, ca_certificate_provider_instance, custom_validator_config, only_verify_leaf_cert_crl);
     if flag(&context.require_signed_certificate_timestamp, false) {
         return Err(Refusal::unsupported("requireSignedCertificateTimestamp"));
     }

@@ -12,7 +12,7 @@ use proto::pb::envoy::r#type::v3 as types;
 use proto::pb::google::protobuf as pb;
 use serde_json::{Map, Value};
 
-use crate::refusal::{Refusal, Taken, Within, refuse};
+use crate::refusal::{Refusal, Taken, Within};
 
 /// A message within an `Any`, when it is of the type `M`.
 pub(crate) fn unpack<M: Message + Name + Default>(any: &pb::Any) -> Taken<M> {
@@ -144,6 +144,15 @@ impl DataSource {
     }
 }
 
+/// A source that must be the aggregated stream, or the one that this very resource came over.
+pub(crate) fn aggregated(source: &Option<core::ConfigSource>) -> Taken<()> {
+    use core::config_source::ConfigSourceSpecifier as Source;
+    match source.as_ref().and_then(|s| s.config_source_specifier.as_ref()) {
+        Some(Source::Ads(_)) | None => Ok(()),
+        Some(_) => Err(Refusal::new("only ads is supported by this proxy")),
+    }
+}
+
 /// A socket or Unix address to listen on or connect to.
 pub(crate) fn address(address: &Option<core::Address>) -> Taken<upstream::Address> {
     use core::address::Address;
@@ -157,7 +166,6 @@ pub(crate) fn address(address: &Option<core::Address>) -> Taken<upstream::Addres
 
 fn socket_address(socket: &core::SocketAddress) -> Taken<upstream::Address> {
     use core::socket_address::PortSpecifier;
-    refuse!(socket, network_namespace_filepath);
     if socket.protocol != 0 {
         return Err(Refusal::unsupported("protocol"));
     }

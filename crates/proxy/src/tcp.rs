@@ -27,6 +27,7 @@ pub enum End {
     /// Both sides ended.
     Closed,
     IdleTimeout,
+    MaxDuration,
     /// The first side broke.
     FirstBroke,
     SecondBroke,
@@ -107,17 +108,27 @@ impl<'a> Flow<'a> {
     }
 }
 
-/// Joins two connections, each with what was read of it ahead, until both ended, one broke, or nothing moved for the
-/// idle time. `progress` is told what was carried so far whenever it grew, and when all was peeled off.
+/// How long a joined pair may last.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Without a byte either way.
+    pub idle: Option<Duration>,
+    /// In all.
+    pub duration: Option<Duration>,
+}
+
+/// Joins two connections, each with what was read of it ahead, until both ended, one broke, or a limit is reached.
+/// `progress` is told what was carried so far whenever it grew, and when all was peeled off.
 pub async fn join(
     (first, read_ahead, peel_first): (&mut Io, BytesMut, Option<&mut dyn Peel>),
     (second, ahead, peel_second): (&mut Io, BytesMut, Option<&mut dyn Peel>),
-    idle: Option<Duration>,
+    limits: Limits,
     progress: &mut dyn FnMut(Carried),
 ) -> (Carried, End) {
     let mut forth = Flow::new(read_ahead, peel_first);
     let mut back = Flow::new(ahead, peel_second);
-    let mut idle_timer = idle.map(|d| Box::pin(tokio::time::sleep(d)));
+    let timer = |limit: Option<Duration>| limit.map(|d| Box::pin(tokio::time::sleep(d)));
+    let (mut idle_timer, mut end_timer) = (timer(limits.idle), timer(limits.duration));
     let mut last = (Carried::default(), true);
     let end = poll_fn(|cx| {
         if !forth.done
@@ -144,9 +155,12 @@ pub async fn join(
         if now != last {
             last = now;
             progress(so_far);
-            if let (Some(timer), Some(idle)) = (&mut idle_timer, idle) {
+            if let (Some(timer), Some(idle)) = (&mut idle_timer, limits.idle) {
                 timer.as_mut().reset(tokio::time::Instant::now() + idle);
             }
+        }
+        if end_timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(End::MaxDuration);
         }
         match &mut idle_timer {
             Some(timer) => timer.as_mut().poll(cx).map(|()| End::IdleTimeout),

@@ -8,11 +8,10 @@ use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::config::endpoint::v3 as pb;
 use proto::pb::google::protobuf::value::Kind;
 
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::wire::{Chance, address, number};
 
 pub(crate) fn compile_assignment(message: &pb::ClusterLoadAssignment) -> Taken<Assignment> {
-    refuse!(message, named_endpoints);
     let mut assignment =
         Assignment { groups: each(&message.endpoints, "endpoints", group)?, ..Assignment::default() };
     if let Some(policy) = &message.policy {
@@ -22,7 +21,6 @@ pub(crate) fn compile_assignment(message: &pb::ClusterLoadAssignment) -> Taken<A
 }
 
 fn apply_policy(policy: &pb::cluster_load_assignment::Policy, assignment: &mut Assignment) -> Taken<()> {
-    refuse!(policy, endpoint_stale_after, weighted_priority_health);
     assignment.overprovisioning_factor = number(&policy.overprovisioning_factor).unwrap_or(140);
     let drops = each(&policy.drop_overloads, "dropOverloads", |drop| match &drop.drop_percentage {
         Some(p) => Chance::of(p).within("dropPercentage"),
@@ -35,7 +33,6 @@ fn apply_policy(policy: &pb::cluster_load_assignment::Policy, assignment: &mut A
 }
 
 fn group(group: &pb::LocalityLbEndpoints) -> Taken<LocalityGroup> {
-    refuse!(group, proximity, lb_config);
     let locality = group.locality.as_ref().map(|l| Locality {
         region: l.region.clone(),
         zone: l.zone.clone(),
@@ -54,7 +51,6 @@ fn endpoint(endpoint: &pb::LbEndpoint) -> Taken<Endpoint> {
     let Some(pb::lb_endpoint::HostIdentifier::Endpoint(inner)) = &endpoint.host_identifier else {
         return Err(Refusal::new("is missing").under("endpoint"));
     };
-    refuse!(inner, additional_addresses);
     let health = match HealthStatus::try_from(endpoint.health_status) {
         Ok(HealthStatus::Unknown | HealthStatus::Healthy) => Health::Healthy,
         Ok(HealthStatus::Degraded) => Health::Degraded,

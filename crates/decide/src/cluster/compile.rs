@@ -19,27 +19,11 @@ use super::{
 };
 use crate::network::is_metadata_exchange;
 use crate::plan::Ids;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::tls;
-use crate::wire::{duration, flag, number};
+use crate::wire::{aggregated, duration, flag, number};
 
 pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Cluster> {
-    refuse!(
-        message,
-        transport_socket_matcher,
-        health_checks,
-        dns_failure_refresh_rate,
-        dns_resolvers,
-        use_tcp_for_dns_lookups,
-        dns_resolution_config,
-        lb_subset_config,
-        load_balancing_policy,
-        upstream_config,
-        preconnect_policy,
-        connection_pool_per_downstream_connection,
-        queuing_policies,
-        lrs_server,
-    );
     if message.name.is_empty() {
         return Err(Refusal::new("is empty").under("name"));
     }
@@ -89,7 +73,6 @@ pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Clu
             .map(keepalive),
         metadata_exchange: !message.filters.is_empty(),
         metadata: message.metadata.as_ref().map(metadata).unwrap_or_default(),
-        close_on_unhealthy: message.close_connections_on_host_health_failure,
         stat_name,
         name,
     })
@@ -116,6 +99,10 @@ fn discovery(message: &pb::Cluster) -> Taken<Discovery> {
         DiscoveryType::StrictDns => Discovery::StrictDns { assignment: assignment()?, dns: dns(message)? },
         DiscoveryType::LogicalDns => Discovery::LogicalDns { assignment: assignment()?, dns: dns(message)? },
         DiscoveryType::Eds => {
+            let eds = message.eds_cluster_config.as_ref();
+            aggregated(&eds.and_then(|c| c.eds_config.clone()))
+                .within("edsConfig")
+                .within("edsClusterConfig")?;
             let service = message.eds_cluster_config.as_ref().map_or("", |c| c.service_name.as_str());
             let name = if service.is_empty() { &message.name } else { service };
             Discovery::Eds { service_name: name.into() }
@@ -128,7 +115,6 @@ fn original_destination(message: &pb::Cluster) -> Taken<Discovery> {
     let Some(pb::cluster::LbConfig::OriginalDstLbConfig(config)) = &message.lb_config else {
         return Ok(Discovery::OriginalDestination { header: None, port_override: None });
     };
-    refuse!(config, metadata_key);
     let header = config.use_http_header.then(|| match config.http_header_name.as_str() {
         "" => Arc::from("x-envoy-original-dst-host"),
         name => Arc::from(name),
@@ -150,7 +136,6 @@ fn dns(message: &pb::Cluster) -> Taken<DnsSettings> {
     Ok(DnsSettings {
         refresh: duration(&message.dns_refresh_rate, "dnsRefreshRate")?.unwrap_or(Duration::from_secs(5)),
         jitter: duration(&message.dns_jitter, "dnsJitter")?.unwrap_or_default(),
-        respect_ttl: message.respect_dns_ttl,
         family,
     })
 }
@@ -159,11 +144,6 @@ fn lb_policy(message: &pb::Cluster) -> Taken<LbPolicy> {
     use pb::cluster::common_lb_config::LocalityConfigSpecifier;
     let mut policy = LbPolicy { kind: lb_kind(message)?, ..LbPolicy::default() };
     if let Some(common) = &message.common_lb_config {
-        let refused = || -> Taken<()> {
-            refuse!(common, override_host_status);
-            Ok(())
-        };
-        refused().within("commonLbConfig")?;
         policy.panic_threshold = common.healthy_panic_threshold.as_ref().map_or(50.0, |p| p.value);
         match &common.locality_config_specifier {
             Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
@@ -246,7 +226,6 @@ fn is_prime(n: u32) -> bool {
 }
 
 fn outlier(o: &pb::OutlierDetection) -> Taken<OutlierConfig> {
-    refuse!(o, monitors, detect_degraded_hosts);
     let d = OutlierConfig::default();
     let or = |value: &Option<_>, default: u32| number(value).unwrap_or(default);
     Ok(OutlierConfig {
@@ -284,11 +263,6 @@ fn outlier(o: &pb::OutlierDetection) -> Taken<OutlierConfig> {
 fn thresholds(message: &pb::Cluster) -> Taken<[Thresholds; 2]> {
     let mut result = [Thresholds::default(); 2];
     let Some(breakers) = &message.circuit_breakers else { return Ok(result) };
-    let refused = || -> Taken<()> {
-        refuse!(breakers, per_host_thresholds);
-        Ok(())
-    };
-    refused().within("circuitBreakers")?;
     for (t, i) in breakers.thresholds.iter().zip(0..) {
         let place = result.get_mut(t.priority as usize).ok_or_else(|| {
             Refusal::new("unknown priority").under(format_args!("thresholds[{i}]")).under("circuitBreakers")
@@ -324,7 +298,6 @@ fn transport_match(m: &pb::cluster::TransportSocketMatch) -> Taken<TransportMatc
 }
 
 fn bind(bind: &core::BindConfig) -> Taken<BindConfig> {
-    refuse!(bind, local_address_selector, additional_source_addresses);
     let source = bind
         .source_address
         .as_ref()
@@ -333,19 +306,14 @@ fn bind(bind: &core::BindConfig) -> Taken<BindConfig> {
             crate::wire::ip_address(&Some(address)).within("sourceAddress")
         })
         .transpose()?;
-    let extra_sources = each(&bind.extra_source_addresses, "extraSourceAddresses", |extra| {
-        let text = extra.address.as_ref().map_or("", |a| a.address.as_str());
-        text.parse().map_err(|_| Refusal::new("is not an IP address").under("address"))
-    })?;
     Ok(BindConfig {
         source,
-        extra_sources,
         options: each(&bind.socket_options, "socketOptions", socket_option)?,
         freebind: flag(&bind.freebind, false),
     })
 }
 
-pub(crate) fn socket_option(option: &core::SocketOption) -> Taken<SocketOption> {
+fn socket_option(option: &core::SocketOption) -> Taken<SocketOption> {
     use core::socket_option::{SocketState as State, Value};
     let number = |n: i64, field| i32::try_from(n).map_err(|_| Refusal::new("is out of range").under(field));
     Ok(SocketOption {

@@ -7,7 +7,7 @@ use proto::pb::envoy::extensions::filters::common::fault::v3::fault_delay::Fault
 use proto::pb::envoy::extensions::filters::http::fault::v3 as pb;
 
 use crate::matching::HeaderMatcher;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::request::Request;
 use crate::wire::{Chance, duration};
 
@@ -72,7 +72,6 @@ impl Fault {
     }
 
     pub(crate) fn compile(message: &pb::HttpFault) -> Taken<Self> {
-        refuse!(message, response_rate_limit, max_active_faults);
         let delay = match &message.delay {
             None => None,
             Some(delay) => {

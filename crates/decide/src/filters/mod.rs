@@ -12,6 +12,7 @@ use proto::pb::google::protobuf::Any;
 
 use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within};
+use crate::support::check_any;
 use crate::wire::{type_of, unpack};
 
 pub(crate) use cors::{CorsPolicy, Preflight};
@@ -56,10 +57,10 @@ fn compile_override(any: &Any) -> Taken<Option<Override>> {
             }
             return match &config.config {
                 None => Ok(Some(Override::Enabled)),
-                Some(inner) => match compile_override(inner).within("config") {
-                    Err(_) if config.is_optional => Ok(None),
-                    result => result,
-                },
+                Some(inner) if config.is_optional => {
+                    Ok(check_any(inner).and_then(|()| compile_override(inner)).unwrap_or_default())
+                }
+                Some(inner) => compile_override(inner).within("config"),
             };
         }
         "envoy.extensions.filters.http.fault.v3.HTTPFault" => {

@@ -22,32 +22,15 @@ use super::{
     ServerHeader, StripPort, TagValue, TraceProvider, Tracing,
 };
 use crate::access_log::compile_logs;
-use crate::cluster::{http2_keepalive, key_format};
 use crate::format::Format;
 use crate::plan::Ids;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::route::compile_table;
-use crate::wire::{Chance, Cidr, duration, flag, number, timeout, type_of, unpack};
+use crate::wire::{Chance, Cidr, aggregated, duration, flag, number, timeout, type_of, unpack};
 
 type Message = pb::HttpConnectionManager;
 
 pub(crate) fn compile_hcm(m: &Message, ids: &mut Ids) -> Taken<Hcm> {
-    refuse!(
-        m,
-        add_user_agent,
-        http3_protocol_options,
-        original_ip_detection_extensions,
-        early_header_mutation_extensions,
-        forward_client_cert_matcher,
-        path_normalization_options,
-        proxy_status_config,
-        typed_header_validation_config,
-        access_log_flush_interval,
-        flush_access_log_on_new_request,
-        access_log_options,
-        forward_proto_config,
-        represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
-    );
     let (filters, router) = compile_filters(&m.http_filters)?;
     let codec = match pb::http_connection_manager::CodecType::try_from(m.codec_type) {
         Ok(pb::http_connection_manager::CodecType::Auto) => Codec::Auto,
@@ -62,7 +45,7 @@ pub(crate) fn compile_hcm(m: &Message, ids: &mut Ids) -> Taken<Hcm> {
         routes: routes(m, ids)?,
         timeouts: timeouts(m)?,
         limits: limits(m),
-        http1: http1(&m.http_protocol_options).within("httpProtocolOptions")?,
+        http1: http1(&m.http_protocol_options),
         http2: http2(&m.http2_protocol_options).within("http2ProtocolOptions")?,
         access_log: compile_logs(&m.access_log, "accessLog")?,
         tracing: m.tracing.as_ref().map(|t| tracing(t).within("tracing").map(Arc::new)).transpose()?,
@@ -82,7 +65,6 @@ pub(crate) fn compile_hcm(m: &Message, ids: &mut Ids) -> Taken<Hcm> {
         strip_trailing_dot: m.strip_trailing_host_dot,
         via: m.via.clone().into(),
         upgrades: each(&m.upgrade_configs, "upgradeConfigs", |u| {
-            refuse!(u, filters);
             Ok((u.upgrade_type.to_ascii_lowercase().into(), flag(&u.enabled, true)))
         })?,
         replies: ReplyMap::compile(&m.local_reply_config).within("localReplyConfig")?,
@@ -94,10 +76,11 @@ pub(crate) fn compile_hcm(m: &Message, ids: &mut Ids) -> Taken<Hcm> {
 fn routes(m: &Message, ids: &mut Ids) -> Taken<RouteSource> {
     use pb::http_connection_manager::RouteSpecifier;
     match m.route_specifier.as_ref().ok_or_else(|| Refusal::new("names no routes").under("rds"))? {
-        RouteSpecifier::Rds(rds) => Ok(RouteSource::Rds {
-            id: ids.table(&rds.route_config_name),
-            name: rds.route_config_name.as_str().into(),
-        }),
+        RouteSpecifier::Rds(rds) => {
+            aggregated(&rds.config_source).within("configSource").within("rds")?;
+            let id = ids.table(&rds.route_config_name);
+            Ok(RouteSource::Rds { id, name: rds.route_config_name.as_str().into() })
+        }
         RouteSpecifier::RouteConfig(table) => {
             Ok(RouteSource::Inline(Arc::new(compile_table(table, ids).within("routeConfig")?)))
         }
@@ -114,11 +97,9 @@ fn timeouts(m: &Message) -> Taken<HttpTimeouts> {
     Ok(HttpTimeouts {
         idle: or(within(duration(&common.idle_timeout, "idleTimeout"))?, Duration::from_secs(3600)),
         stream_idle: or(duration(&m.stream_idle_timeout, "streamIdleTimeout")?, Duration::from_secs(300)),
-        request: timeout(&m.request_timeout, "requestTimeout")?,
         request_headers: timeout(&m.request_headers_timeout, "requestHeadersTimeout")?,
         max_connection: within(timeout(&common.max_connection_duration, "maxConnectionDuration"))?,
         max_stream: within(timeout(&common.max_stream_duration, "maxStreamDuration"))?,
-        drain: duration(&m.drain_timeout, "drainTimeout")?.unwrap_or(Duration::from_secs(5)),
         delayed_close: or(duration(&m.delayed_close_timeout, "delayedCloseTimeout")?, Duration::from_secs(1)),
     })
 }
@@ -134,32 +115,23 @@ fn limits(m: &Message) -> HttpLimits {
     }
 }
 
-fn http1(options: &Option<core::Http1ProtocolOptions>) -> Taken<Http1Options> {
-    let Some(o) = options else { return Ok(Http1Options::default()) };
-    refuse!(o, allow_chunked_length, ignore_http_11_upgrade);
-    let (proper_case, preserve_case) = key_format(&o.header_key_format)?;
-    Ok(Http1Options {
+fn http1(options: &Option<core::Http1ProtocolOptions>) -> Http1Options {
+    options.as_ref().map_or_else(Http1Options::default, |o| Http1Options {
         accept_http10: o.accept_http_10,
         default_host: o.default_host_for_http_10.as_str().into(),
-        proper_case,
-        preserve_case,
     })
 }
 
 fn http2(options: &Option<core::Http2ProtocolOptions>) -> Taken<Http2Options> {
     let Some(o) = options else { return Ok(Http2Options::default()) };
-    refuse!(o, allow_metadata, custom_settings_parameters);
+    if o.connection_keepalive.is_some() {
+        return Err(Refusal::unsupported("connectionKeepalive"));
+    }
     Ok(Http2Options {
         max_concurrent_streams: number(&o.max_concurrent_streams),
         initial_stream_window: number(&o.initial_stream_window_size),
         initial_connection_window: number(&o.initial_connection_window_size),
         allow_connect: o.allow_connect,
-        keepalive: o
-            .connection_keepalive
-            .as_ref()
-            .map(http2_keepalive)
-            .transpose()
-            .within("connectionKeepalive")?,
     })
 }
 
@@ -217,11 +189,6 @@ fn xfcc(m: &Message) -> Taken<XfccPolicy> {
     let Some(d) = &m.set_current_client_cert_details else {
         return Ok(XfccPolicy { mode, ..XfccPolicy::default() });
     };
-    let refused = || -> Taken<()> {
-        refuse!(d, issuer, format);
-        Ok(())
-    };
-    refused().within("setCurrentClientCertDetails")?;
     Ok(XfccPolicy {
         mode,
         cert: d.cert,
@@ -258,7 +225,6 @@ fn scheme(m: &Message) -> Taken<Option<Box<str>>> {
 }
 
 fn tracing(t: &pb::http_connection_manager::Tracing) -> Taken<Tracing> {
-    refuse!(t, operation, upstream_operation, no_context_propagation);
     let provider = match &t.provider {
         None => None,
         Some(p) => {
@@ -277,7 +243,6 @@ fn tracing(t: &pb::http_connection_manager::Tracing) -> Taken<Tracing> {
         custom_tags: each(&t.custom_tags, "customTags", custom_tag)?,
         provider,
         max_path_tag_length: number(&t.max_path_tag_length).unwrap_or(256),
-        verbose: t.verbose,
         spawn_upstream_span: flag(&t.spawn_upstream_span, false),
     })
 }
@@ -330,7 +295,6 @@ fn zipkin(z: &trace::ZipkinConfig) -> Taken<TraceProvider> {
 
 fn open_telemetry(o: &trace::OpenTelemetryConfig) -> Taken<TraceProvider> {
     use core::grpc_service::TargetSpecifier;
-    refuse!(o, resource_detectors, sampler);
     if let Some(http) = &o.http_service {
         let uri =
             http.http_uri.as_ref().ok_or_else(|| Refusal::new("is missing").under("httpService.httpUri"))?;

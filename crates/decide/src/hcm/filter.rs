@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use super::RouterOptions;
 use crate::filters::Fault;
 use crate::rbac::Rbac;
-use crate::refusal::{Refusal, Taken, Within, refuse};
+use crate::refusal::{Refusal, Taken, Within};
+use crate::support::check_any;
 use crate::wire::{decode, type_of, typed_struct, unpack};
 
 #[derive(Debug, Clone)]
@@ -100,6 +101,9 @@ fn compile_filter(message: &pb::HttpFilter, router: &mut Option<RouterOptions>) 
         Some(ConfigType::ConfigDiscovery(_)) => return Err(Refusal::unsupported("configDiscovery")),
         None => return Err(Refusal::new("is missing").under("typedConfig")),
     };
+    if message.is_optional {
+        check_any(any).within("typedConfig")?;
+    }
     let kind = kind(any, router).within("typedConfig")?;
     Ok(HttpFilter { name: message.name.as_str().into(), kind, disabled: message.disabled })
 }
@@ -111,7 +115,6 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
     Ok(match type_of(any) {
         "envoy.extensions.filters.http.router.v3.Router" => {
             let r: Router = unpack(any)?;
-            refuse!(r, upstream_log, upstream_http_filters, strict_check_headers);
             *router = Some(RouterOptions {
                 suppress_envoy_headers: r.suppress_envoy_headers,
                 respect_expected_timeout: r.respect_expected_rq_timeout,

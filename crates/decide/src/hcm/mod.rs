@@ -15,7 +15,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::access_log::AccessLog;
-use crate::cluster::Http2Keepalive;
 use crate::plan::RouteTableId;
 use crate::refusal::Taken;
 use crate::route::RouteTable;
@@ -88,14 +87,10 @@ pub struct HttpTimeouts {
     pub idle: Option<Duration>,
     /// Of a stream without progress: 5 min unless configured.
     pub stream_idle: Option<Duration>,
-    /// Until the whole request has arrived.
-    pub request: Option<Duration>,
     /// Until the request's headers have arrived.
     pub request_headers: Option<Duration>,
     pub max_connection: Option<Duration>,
     pub max_stream: Option<Duration>,
-    /// Between GOAWAYs: 5 s unless configured.
-    pub drain: Duration,
     /// Wait for the client to close: 1 s unless configured.
     pub delayed_close: Option<Duration>,
 }
@@ -112,9 +107,7 @@ pub struct HttpLimits {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Http1Options {
     pub accept_http10: bool,
-    pub default_host: Box<str>,
-    pub proper_case: bool,
-    pub preserve_case: bool,
+    pub(crate) default_host: Box<str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,7 +117,6 @@ pub struct Http2Options {
     pub initial_connection_window: Option<u32>,
     /// Extended CONNECT (WebSocket over HTTP/2).
     pub allow_connect: bool,
-    pub keepalive: Option<Http2Keepalive>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -157,7 +149,6 @@ pub struct Tracing {
     pub custom_tags: Vec<CustomTag>,
     pub provider: Option<TraceProvider>,
     pub max_path_tag_length: u32,
-    pub verbose: bool,
     /// A span of its own for the upstream's side.
     pub spawn_upstream_span: bool,
 }
@@ -234,7 +225,6 @@ impl Hcm {
 
 impl Sampling {
     pub(crate) fn of_route(t: &proto::pb::envoy::config::route::v3::Tracing) -> Taken<Self> {
-        crate::refusal::refuse!(t, custom_tags, operation, upstream_operation);
         let share = |p: &Option<_>| p.as_ref().map_or(Ok(Chance::ALWAYS), Chance::of);
         Ok(Self {
             client: share(&t.client_sampling)?,

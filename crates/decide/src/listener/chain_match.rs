@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proto::pb::envoy::config::listener::v3 as pb;
 
 use crate::connection::{Connection, TransportProtocol};
-use crate::refusal::{Refusal, Taken, each, refuse};
+use crate::refusal::{Refusal, Taken, each};
 use crate::wire::{Cidr, number};
 
 /// What a filter chain is for. Empty criteria match anything.
@@ -36,7 +36,6 @@ pub enum SourceType {
 
 impl ChainMatch {
     pub(super) fn compile(m: &pb::FilterChainMatch) -> Taken<Self> {
-        refuse!(m, address_suffix, suffix_len);
         let port = |n: u32, field: &str| {
             u16::try_from(n).map_err(|_| Refusal::new("must be at most 65535").under(field))
         };

@@ -10,28 +10,18 @@ use proto::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyPr
 use super::chain_match::{ChainIndex, ChainMatch};
 use super::{Direction, Listener, ListenerFilter, ListenerFilterKind, PortPredicate};
 use crate::access_log::compile_logs;
-use crate::cluster::{keepalive, socket_option};
+use crate::cluster::keepalive;
 use crate::network::compile_chain;
 use crate::plan::Ids;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::wire::{address, duration, flag, number, type_of, unpack};
 
 pub(crate) fn compile_listener(message: &pb::Listener, ids: &mut Ids) -> Taken<Listener> {
-    refuse!(
-        message,
-        fcds_config,
-        filter_chain_matcher,
-        udp_listener_config,
-        api_listener,
-        listener_specifier,
-        enable_mptcp
-    );
     if message.name.is_empty() {
         return Err(Refusal::new("is empty").under("name"));
     }
     let mut addresses = vec![address(&message.address).within("address")?];
     addresses.extend(each(&message.additional_addresses, "additionalAddresses", |a| {
-        refuse!(a, socket_options, tcp_keepalive);
         address(&a.address).within("address")
     })?);
     let matches = each(&message.filter_chains, "filterChains", |c| match &c.filter_chain_match {
@@ -81,11 +71,8 @@ pub(crate) fn compile_listener(message: &pb::Listener, ids: &mut Ids) -> Taken<L
         per_connection_buffer_limit: number(&message.per_connection_buffer_limit_bytes).unwrap_or(1 << 20),
         transparent: flag(&message.transparent, false),
         freebind: flag(&message.freebind, false),
-        reuse_port: flag(&message.enable_reuse_port, true),
         backlog: number(&message.tcp_backlog_size),
-        socket_options: each(&message.socket_options, "socketOptions", socket_option)?,
         tcp_keepalive: message.tcp_keepalive.as_ref().map(keepalive),
-        fast_open_queue: number(&message.tcp_fast_open_queue_length),
         matcher,
     })
 }
@@ -108,11 +95,6 @@ fn listener_filter(filter: &pb::ListenerFilter) -> Taken<ListenerFilter> {
         }
         "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
             let config: ProxyProtocol = unpack(any).within("typedConfig")?;
-            let refused = || -> Taken<()> {
-                refuse!(config, rules, pass_through_tlvs, disallowed_versions);
-                Ok(())
-            };
-            refused().within("typedConfig")?;
             ListenerFilterKind::ProxyProtocol { optional: config.allow_requests_without_proxy_protocol }
         }
         other => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use upstream::Address;
 
 use crate::access_log::AccessLog;
-use crate::cluster::{SocketOption, TcpKeepalive};
+use crate::cluster::TcpKeepalive;
 use crate::connection::Connection;
 use crate::explain::Recorder;
 use crate::hcm::Hcm;
@@ -53,11 +53,8 @@ pub struct Listener {
     pub per_connection_buffer_limit: u32,
     pub transparent: bool,
     pub freebind: bool,
-    pub reuse_port: bool,
     pub backlog: Option<u32>,
-    pub socket_options: Vec<SocketOption>,
     pub tcp_keepalive: Option<TcpKeepalive>,
-    pub fast_open_queue: Option<u32>,
     pub(crate) matcher: chain_match::ChainIndex,
 }
 

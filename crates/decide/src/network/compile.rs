@@ -19,7 +19,7 @@ use crate::hcm::compile_hcm;
 use crate::listener::{ChainMatch, FilterChain, Terminal};
 use crate::plan::Ids;
 use crate::rbac::Rbac;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::route::NetworkHash;
 use crate::tls;
 use crate::wire::{DataSource, duration, flag, number, timeout, type_of, typed_struct, unpack};
@@ -155,29 +155,13 @@ fn filter_state(value: &state::FilterStateValue) -> Taken<(Arc<str>, Format)> {
 
 fn tcp_proxy(m: &tcp::TcpProxy, ids: &mut Ids) -> Taken<TcpProxy> {
     use tcp::tcp_proxy::ClusterSpecifier;
-    refuse!(
-        m,
-        on_demand,
-        metadata_match,
-        backoff_options,
-        tunneling_config,
-        downstream_idle_timeout,
-        upstream_idle_timeout,
-        max_downstream_connection_duration_jitter_percentage,
-        access_log_flush_interval,
-        flush_access_log_on_connected,
-        access_log_options,
-        proxy_protocol_tlvs,
-        upstream_connect_mode,
-    );
     let clusters =
         match m.cluster_specifier.as_ref().ok_or_else(|| Refusal::new("is missing").under("cluster"))? {
             ClusterSpecifier::Cluster(name) => vec![(ids.cluster_ref(name), 1)],
-            ClusterSpecifier::WeightedClusters(w) => each(&w.clusters, "clusters", |c| {
-                refuse!(c, metadata_match);
-                Ok((ids.cluster_ref(&c.name), c.weight))
-            })
-            .within("weightedClusters")?,
+            ClusterSpecifier::WeightedClusters(w) => {
+                each(&w.clusters, "clusters", |c| Ok((ids.cluster_ref(&c.name), c.weight)))
+                    .within("weightedClusters")?
+            }
         };
     let total_weight = clusters.iter().map(|(_, w)| u64::from(*w)).sum();
     if total_weight == 0 {

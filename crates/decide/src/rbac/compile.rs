@@ -8,29 +8,28 @@ use proto::pb::envoy::r#type::matcher::v3 as matcher;
 use super::rule::{Permission, Principal};
 use super::{Action, Engine, Policy, Rbac};
 use crate::matching::{HeaderMatcher, MetadataMatcher, StringMatcher};
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::wire::Cidr;
 
 impl Rbac {
     pub(crate) fn compile_http(message: &http::Rbac) -> Taken<Self> {
-        refuse!(message, matcher, shadow_matcher);
         Ok(Self {
             rules: engine(&message.rules, "rules")?,
             shadow: engine(&message.shadow_rules, "shadowRules")?,
             shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
             stat_prefix: message.rules_stat_prefix.as_str().into(),
-            continuous: false,
         })
     }
 
     pub(crate) fn compile_network(message: &network::Rbac) -> Taken<Self> {
-        refuse!(message, matcher, shadow_matcher, delay_deny);
+        if message.enforcement_type == network::rbac::EnforcementType::Continuous as i32 {
+            return Err(Refusal::unsupported("enforcementType"));
+        }
         Ok(Self {
             rules: engine(&message.rules, "rules")?,
             shadow: engine(&message.shadow_rules, "shadowRules")?,
             shadow_prefix: message.shadow_rules_stat_prefix.as_str().into(),
             stat_prefix: message.stat_prefix.as_str().into(),
-            continuous: message.enforcement_type == network::rbac::EnforcementType::Continuous as i32,
         })
     }
 }
@@ -40,7 +39,6 @@ fn engine(message: &Option<pb::Rbac>, field: &str) -> Taken<Option<Engine>> {
 }
 
 fn compile_engine(message: &pb::Rbac) -> Taken<Engine> {
-    refuse!(message, audit_logging_options);
     let action = match pb::rbac::Action::try_from(message.action) {
         Ok(pb::rbac::Action::Allow) => Action::Allow,
         Ok(pb::rbac::Action::Deny) => Action::Deny,
@@ -57,7 +55,6 @@ fn compile_engine(message: &pb::Rbac) -> Taken<Engine> {
 }
 
 fn compile_policy(name: &str, policy: &pb::Policy) -> Taken<Policy> {
-    refuse!(policy, condition, checked_condition);
     Ok(Policy {
         name: name.into(),
         permissions: each(&policy.permissions, "permissions", permission)?,

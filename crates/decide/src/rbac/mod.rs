@@ -22,8 +22,6 @@ pub struct Rbac {
     pub(crate) shadow_prefix: Box<str>,
     /// Network only: for statistics.
     pub stat_prefix: Arc<str>,
-    /// Network only: judge again whenever the policy changes or bytes arrive.
-    pub continuous: bool,
 }
 
 #[derive(Debug, Clone)]

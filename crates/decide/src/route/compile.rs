@@ -23,7 +23,7 @@ use crate::hcm::Sampling;
 use crate::headers::HeaderName;
 use crate::matching::RegexRewrite;
 use crate::plan::Ids;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::wire::{DataSource, duration, flag, number, timeout};
 
 /// The macro's fields are the same in tables, virtual hosts, routes and weighted clusters.
@@ -45,7 +45,9 @@ macro_rules! mutations {
 }
 
 pub(crate) fn compile_table(message: &pb::RouteConfiguration, ids: &mut Ids) -> Taken<RouteTable> {
-    refuse!(message, vhds, cluster_specifier_plugins, route_specifiers);
+    if flag(&message.validate_clusters, false) {
+        return Err(Refusal::unsupported("validateClusters"));
+    }
     let most = number(&message.max_direct_response_body_size_bytes).unwrap_or(4096) as usize;
     let mut hosts = HostIndex::default();
     let mut virtual_hosts = Vec::with_capacity(message.virtual_hosts.len());
@@ -80,8 +82,6 @@ pub(crate) fn compile_virtual_host(
     most_body: usize,
     ids: &mut Ids,
 ) -> Taken<VirtualHost> {
-    refuse!(message, matcher, rate_limits, retry_policy_typed_config, hedge_policy, route_specifiers);
-    refuse!(message, include_is_timeout_retry_header);
     let defaults = Defaults {
         retry: message
             .retry_policy
@@ -125,7 +125,6 @@ struct Defaults {
 }
 
 fn route(message: &pb::Route, defaults: &Defaults, ids: &mut Ids) -> Taken<Route> {
-    refuse!(message, route_specifiers);
     let matches = message.r#match.as_ref().ok_or_else(|| Refusal::new("is missing").under("match"))?;
     let matches = RouteMatch::compile(matches).within("match")?;
     let config = message
@@ -160,7 +159,6 @@ fn action(action: &Option<pb::route::Action>, defaults: &Defaults, ids: &mut Ids
 }
 
 fn direct(d: &pb::DirectResponseAction, defaults: &Defaults) -> Taken<DirectResponse> {
-    refuse!(d, body_format);
     let status = u16::try_from(d.status).ok().filter(|s| (200..600).contains(s));
     let body = match &d.body {
         None => Bytes::new(),
@@ -219,20 +217,6 @@ fn redirect(r: &pb::RedirectAction) -> Taken<Redirect> {
 }
 
 fn forward(r: &pb::RouteAction, defaults: &Defaults, ids: &mut Ids) -> Taken<ForwardAction> {
-    refuse!(
-        r,
-        path_rewrite_policy,
-        path_rewrite,
-        early_data_policy,
-        retry_policy_typed_config,
-        rate_limits,
-        internal_redirect_policy,
-        internal_redirect_action,
-        max_internal_redirects,
-        hedge_policy,
-        flush_timeout,
-        metadata_match,
-    );
     let not_found_status =
         match pb::route_action::ClusterNotFoundResponseCode::try_from(r.cluster_not_found_response_code) {
             Ok(pb::route_action::ClusterNotFoundResponseCode::ServiceUnavailable) => 503,
@@ -298,7 +282,6 @@ fn grpc_timeouts(r: &pb::RouteAction) -> Taken<(Option<Option<Duration>>, Option
 }
 
 fn upgrade(u: &pb::route_action::UpgradeConfig) -> Taken<(Box<str>, bool)> {
-    refuse!(u, connect_config);
     Ok((u.upgrade_type.to_ascii_lowercase().into(), flag(&u.enabled, true)))
 }
 
@@ -356,7 +339,6 @@ fn weighted(w: &pb::WeightedCluster, ids: &mut Ids) -> Taken<Destination> {
 
 fn weighted_cluster(c: &pb::weighted_cluster::ClusterWeight, ids: &mut Ids) -> Taken<WeightedCluster> {
     use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier;
-    refuse!(c, cluster_header, metadata_match);
     let host_rewrite = c
         .host_rewrite_specifier
         .as_ref()

@@ -8,7 +8,7 @@ use regex::bytes::Regex;
 use super::action::Subject;
 use crate::explain::Recorder;
 use crate::matching::{HeaderMatcher, MetadataMatcher, StringMatcher};
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::wire::Chance;
 
 /// How the path must look. Paths are without query, fragment and, when asked, parameters.
@@ -158,7 +158,6 @@ impl RouteMatch {
 
     pub(super) fn compile(m: &pb::RouteMatch) -> Taken<Self> {
         use pb::query_parameter_matcher::QueryParameterMatchSpecifier as Query;
-        refuse!(m, filter_state);
         let query = each(&m.query_parameters, "queryParameters", |q| {
             Ok(match &q.query_parameter_match_specifier {
                 None => (q.name.as_str().into(), None, true),

@@ -6,7 +6,7 @@ use proto::pb::envoy::config::core::v3 as core;
 use crate::format::Format;
 use crate::headers::{HeaderName, Headers};
 use crate::log::LogEntry;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::request::Request;
 
 /// What is done to the headers of requests and of responses.
@@ -180,11 +180,6 @@ impl Addition {
     fn compile(option: &core::HeaderValueOption) -> Taken<Self> {
         use core::header_value_option::HeaderAppendAction;
         let header = option.header.as_ref().ok_or_else(|| Refusal::new("is missing").under("header"))?;
-        let refused = || -> Taken<()> {
-            refuse!(header, raw_value);
-            Ok(())
-        };
-        refused().within("header")?;
         let name = HeaderName::from(header.key.as_str());
         if !is_header_name(&header.key) {
             return Err(Refusal::new(format_args!("{:?} is no header name", header.key))

@@ -9,7 +9,7 @@ use super::ClusterRef;
 use crate::headers::{HeaderName, Known};
 use crate::matching::HeaderMatcher;
 use crate::plan::Ids;
-use crate::refusal::{Refusal, Taken, Within, each, refuse};
+use crate::refusal::{Refusal, Taken, Within, each};
 use crate::request::Response;
 use crate::wire::{Chance, duration, number, timeout, type_of};
 
@@ -51,7 +51,6 @@ pub(crate) enum MirrorTarget {
 
 impl MirrorPolicy {
     pub(crate) fn compile(policy: &pb::route_action::RequestMirrorPolicy, ids: &mut Ids) -> Taken<Self> {
-        refuse!(policy, request_headers_mutations);
         let cluster = match (policy.cluster.as_str(), policy.cluster_header.as_str()) {
             ("", "") => return Err(Refusal::new("is empty").under("cluster")),
             ("", header) => MirrorTarget::Header(header.into()),
@@ -69,7 +68,6 @@ impl MirrorPolicy {
 }
 
 pub(crate) fn compile_retry(policy: &pb::RetryPolicy) -> Taken<Retry> {
-    refuse!(policy, retry_options_predicates, refresh_cluster_on_retry);
     let (on, unknown) = RetryOn::parse(&policy.retry_on);
     if let Some(name) = unknown.first() {
         return Err(Refusal::new(format_args!("{name:?} is no retry condition that this proxy knows"))

@@ -39,6 +39,11 @@ pub fn knows(type_name: &str) -> bool {
     Message::find(bare(type_name)).is_some()
 }
 
+/// The fields of a message type by the names in its definition; `None` where the type is not known.
+pub fn field_names(type_name: &str) -> Option<Vec<&'static str>> {
+    Some(Message::find(bare(type_name))?.fields().map(Field::name).collect())
+}
+
 /// The JSON form of an encoded message.
 pub fn to_value(type_name: &str, bytes: &[u8]) -> Result<Value, Error> {
     to_json::message(find(type_name)?, bytes, 0)

@@ -60,7 +60,7 @@ impl Cluster {
     pub(super) fn info_of(&self, io: &crate::net::Io) -> Rc<super::UpstreamInfo> {
         let ours = self.identity.as_ref().and_then(tls::IdentitySource::current);
         let (id, local) = (self.stats.cx_total.get(), io.tcp().and_then(|s| s.local_addr().ok()));
-        Rc::new(super::UpstreamInfo { id, local, tls: io.tls_info(ours.as_deref()) })
+        Rc::new(super::UpstreamInfo { id, opened: Instant::now(), local, tls: io.tls_info(ours.as_deref()) })
     }
 
     pub(super) fn pools(&self) -> &Pools {

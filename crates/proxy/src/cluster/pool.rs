@@ -46,6 +46,7 @@ pub struct Want<'a> {
 /// What is known of an upstream connection besides its bytes.
 pub struct UpstreamInfo {
     pub id: u64,
+    pub opened: Instant,
     pub local: Option<std::net::SocketAddr>,
     pub tls: Option<std::sync::Arc<decide::TlsInfo>>,
 }
@@ -246,14 +247,15 @@ impl Cluster {
         permit: Permit,
     ) -> Result<H2Lease, AcquireError> {
         let info = self.info_of(&io);
+        let http = &target.config.http;
         let handshake = h2::client::Builder::new()
-            .initial_window_size(1 << 20)
-            .initial_connection_window_size(16 << 20)
+            .initial_window_size(http.initial_stream_window.unwrap_or(1 << 20).min(16 << 20))
+            .initial_connection_window_size(http.initial_connection_window.unwrap_or(16 << 20).min(64 << 20))
             .enable_push(false)
             .max_send_buffer_size(256 * 1024)
             .handshake::<_, Bytes>(io);
         let failed = |text: String| AcquireError::Dial(DialError::Connect(text));
-        let (send, connection) = match tokio::time::timeout(target.connect_timeout, handshake).await {
+        let (send, mut connection) = match tokio::time::timeout(target.connect_timeout, handshake).await {
             Ok(Ok(pair)) => pair,
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => return Err(AcquireError::Dial(DialError::Timeout)),
@@ -270,8 +272,12 @@ impl Cluster {
             idle_since: Cell::new(Instant::now()),
         });
         let (ended, cluster) = (Rc::clone(&shared), Rc::clone(self));
+        let alive = keep_alive(connection.ping_pong(), http.keepalive);
         let driver = tokio::task::spawn_local(async move {
-            let _ = connection.await;
+            tokio::select! {
+                _ = connection => {}
+                () = alive => {}
+            }
             ended.dead.set(true);
             cluster.stats().cx_active.dec();
             cluster.stats().cx_destroy.inc();
@@ -292,8 +298,9 @@ impl Cluster {
         let limit = target.max_requests_per_connection.unwrap_or(u32::MAX);
         let conn = pool.h2.iter().find(|c| {
             let s = &c.shared;
+            let young = target.max_age.is_none_or(|max| s.info.opened.elapsed() < max);
             let room = target.max_concurrent_streams.min(c.send.current_max_send_streams() as u32);
-            !s.draining.get() && s.active.get() < room && s.streams.get() < limit
+            young && !s.draining.get() && s.active.get() < room && s.streams.get() < limit
         })?;
         Some(H2Lease::new(conn.send.clone(), &conn.shared))
     }
@@ -369,7 +376,11 @@ impl Cluster {
         let mut closed = 0;
         {
             let mut hosts = self.pools().hosts.borrow_mut();
-            let idle_timeout = self.target().idle_timeout.unwrap_or(DEFAULT_IDLE);
+            let target = self.target();
+            let idle_timeout = target.idle_timeout.unwrap_or(DEFAULT_IDLE);
+            let old = |info: &UpstreamInfo| {
+                target.max_age.is_some_and(|max| now.duration_since(info.opened) >= max)
+            };
             hosts.retain(|_, pool| {
                 let before = pool.idle.len();
                 pool.idle.retain_mut(|i| i.keep_until > now && !i.client.poll_stale(cx));
@@ -379,7 +390,9 @@ impl Cluster {
                 pool.h2.retain(|c| {
                     let s = &c.shared;
                     let expired = s.active.get() == 0
-                        && (s.draining.get() || now.duration_since(s.idle_since.get()) > idle_timeout);
+                        && (s.draining.get()
+                            || old(&s.info)
+                            || now.duration_since(s.idle_since.get()) > idle_timeout);
                     if expired {
                         c.driver.abort();
                     }
@@ -477,6 +490,20 @@ fn peer_has_closed(stream: &tokio::net::TcpStream) -> bool {
     }
 }
 
+/// Ends when a ping is not answered in time; never, where none are asked for.
+async fn keep_alive(pings: Option<h2::PingPong>, settings: Option<decide::Http2Keepalive>) {
+    let every = settings.and_then(|s| Some((s.interval?, s.timeout)));
+    let (Some(mut pings), Some((interval, timeout))) = (pings, every) else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(interval).await;
+        if !matches!(tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
 impl Drop for H2Lease {
     fn drop(&mut self) {
         self.shared.active.set(self.shared.active.get() - 1);
@@ -497,8 +524,9 @@ impl H1Lease {
         let now = Instant::now();
         let ours = target.idle_timeout.unwrap_or(DEFAULT_IDLE);
         let keep = server_keeps.map_or(ours, |s| ours.min(s.saturating_sub(CLOSE_BEFORE)));
+        let left = target.max_age.map_or(keep, |max| max.saturating_sub(self.info.opened.elapsed()));
         client.conn().shrink();
-        let idle = Idle { client, keep_until: now + keep, info: self.info.clone(), permit };
+        let idle = Idle { client, keep_until: now + keep.min(left), info: self.info.clone(), permit };
         if let Some(pool) = cluster.pools().hosts.borrow_mut().get_mut(&self.key) {
             pool.idle.push(idle);
         }

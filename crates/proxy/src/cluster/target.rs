@@ -21,6 +21,8 @@ pub struct Target {
     pub protocol: HttpProtocol,
     /// How long a connection may be idle in the pool.
     pub idle_timeout: Option<Duration>,
+    /// How old a connection may be that takes a request.
+    pub max_age: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
     pub max_concurrent_streams: u32,
     /// Endpoints are the connections' own original destinations.

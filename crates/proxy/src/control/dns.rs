@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::{Random, ThreadRandom};
 use decide::{DnsFamily, DnsSettings};
 use upstream::{Address, Assignment, Endpoint};
 
@@ -56,6 +57,13 @@ async fn look_up(host: &str, port: u16, family: DnsFamily) -> Result<Vec<SocketA
     if chosen.is_empty() { Err(format!("{host}: no address of the wanted family")) } else { Ok(chosen) }
 }
 
+/// The next time, later by up to the jitter, so that proxies do not ask all at once.
+fn jittered(settings: DnsSettings) -> Duration {
+    let jitter = u64::try_from(settings.jitter.as_millis()).unwrap_or(u64::MAX);
+    let extra = if jitter == 0 { 0 } else { ThreadRandom.next_u64() % jitter };
+    settings.refresh.max(AFTER_FAILURE) + Duration::from_millis(extra)
+}
+
 /// Resolves until it is dropped; tells of every change.
 pub async fn keep_resolved(
     name: Arc<str>,
@@ -74,7 +82,7 @@ pub async fn keep_resolved(
                         return;
                     }
                 }
-                settings.refresh.max(AFTER_FAILURE)
+                jittered(settings)
             }
             Err(error) => {
                 tracing::debug!(cluster = %name, %error, "name not resolved");

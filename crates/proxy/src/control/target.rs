@@ -32,6 +32,7 @@ pub fn target(cluster: &Arc<Cluster>, secrets: &mut Secrets) -> Result<Target, S
             UpstreamProtocol::Alpn => HttpProtocol::Alpn,
         },
         idle_timeout: http.idle_timeout,
+        max_age: http.max_connection_duration,
         max_requests_per_connection: http.max_requests_per_connection,
         max_concurrent_streams: http.max_concurrent_streams.unwrap_or(1 << 29),
         original_destination: matches!(cluster.discovery, Discovery::OriginalDestination { .. }),

@@ -16,7 +16,7 @@ use super::accept::Arrived;
 use super::exchange_tcp::{ALPN, PeerExchange, Said, exchange_peers};
 use crate::cluster::{Cluster, DialError, Target, dial};
 use crate::net::Io;
-use crate::tcp::{Carried, End, Peel, join};
+use crate::tcp::{Carried, End, Limits, Peel, join};
 use crate::telemetry::Call;
 use crate::worker::Worker;
 
@@ -191,7 +191,7 @@ pub async fn serve(
                 join(
                     (&mut client, arrived.first.clone(), peel_client),
                     (&mut opened.io, ahead, peel_server),
-                    proxy.idle_timeout,
+                    Limits { idle: proxy.idle_timeout, duration: proxy.max_duration },
                     &mut |so_far| counted.progress(so_far),
                 )
                 .await
@@ -205,6 +205,10 @@ pub async fn serve(
                 End::IdleTimeout => {
                     stats.idle_timeout.inc();
                     ResponseFlags::STREAM_IDLE_TIMEOUT
+                }
+                End::MaxDuration => {
+                    stats.max_duration.inc();
+                    ResponseFlags::DURATION_TIMEOUT
                 }
                 End::Closed | End::FirstBroke | End::SecondBroke => ResponseFlags::NONE,
             };

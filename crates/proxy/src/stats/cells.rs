@@ -157,7 +157,7 @@ stats! {
         counters {
             cx_total = "downstream_cx_total", cx_no_route = "downstream_cx_no_route",
             rx_bytes = "downstream_cx_rx_bytes_total", tx_bytes = "downstream_cx_tx_bytes_total",
-            idle_timeout = "idle_timeout", rbac_allowed = "rbac.allowed", rbac_denied = "rbac.denied",
+            idle_timeout = "idle_timeout", max_duration = "max_downstream_connection_duration", rbac_allowed = "rbac.allowed", rbac_denied = "rbac.denied",
         }
         gauges { cx_active = "downstream_cx_active" }
     }

@@ -1,0 +1,359 @@
+//! Which fields of Envoy's messages are honoured, and which may be set without effect here, and why.
+
+/// A line a message: its full name, then the fields that are honoured. Everything else is refused by its path.
+pub(super) const HONOURED: &str = "\
+envoy.config.accesslog.v3.AccessLog: filter name typed_config
+envoy.config.accesslog.v3.AccessLogFilter: and_filter duration_filter extension_filter grpc_status_filter \
+    header_filter log_type_filter metadata_filter not_health_check_filter or_filter response_flag_filter \
+    runtime_filter status_code_filter traceable_filter
+envoy.config.accesslog.v3.AndFilter: filters
+envoy.config.accesslog.v3.ComparisonFilter: op value
+envoy.config.accesslog.v3.DurationFilter: comparison
+envoy.config.accesslog.v3.ExtensionFilter: name typed_config
+envoy.config.accesslog.v3.GrpcStatusFilter: exclude statuses
+envoy.config.accesslog.v3.HeaderFilter: header
+envoy.config.accesslog.v3.LogTypeFilter: exclude types
+envoy.config.accesslog.v3.MetadataFilter: match_if_key_not_found matcher
+envoy.config.accesslog.v3.NotHealthCheckFilter:
+envoy.config.accesslog.v3.OrFilter: filters
+envoy.config.accesslog.v3.ResponseFlagFilter: flags
+envoy.config.accesslog.v3.RuntimeFilter: percent_sampled
+envoy.config.accesslog.v3.StatusCodeFilter: comparison
+envoy.config.accesslog.v3.TraceableFilter:
+envoy.config.cluster.v3.CircuitBreakers: thresholds
+envoy.config.cluster.v3.CircuitBreakers.Thresholds: max_connections max_pending_requests max_requests \
+    max_retries priority retry_budget
+envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget: budget_percent min_retry_concurrency
+envoy.config.cluster.v3.Cluster: alt_stat_name circuit_breakers cluster_type common_http_protocol_options \
+    common_lb_config connect_timeout dns_jitter dns_lookup_family dns_refresh_rate eds_cluster_config filters \
+    http2_protocol_options http_protocol_options lb_policy least_request_lb_config load_assignment \
+    maglev_lb_config max_requests_per_connection metadata name original_dst_lb_config outlier_detection \
+    per_connection_buffer_limit_bytes protocol_selection ring_hash_lb_config round_robin_lb_config \
+    transport_socket transport_socket_matches type typed_extension_protocol_options upstream_bind_config \
+    upstream_connection_options upstream_http_protocol_options
+envoy.config.cluster.v3.Cluster.CommonLbConfig: consistent_hashing_lb_config healthy_panic_threshold \
+    locality_weighted_lb_config
+envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig: use_hostname_for_hashing
+envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig:
+envoy.config.cluster.v3.Cluster.CustomClusterType: name typed_config
+envoy.config.cluster.v3.Cluster.EdsClusterConfig: eds_config service_name
+envoy.config.cluster.v3.Cluster.LeastRequestLbConfig: choice_count
+envoy.config.cluster.v3.Cluster.MaglevLbConfig: table_size
+envoy.config.cluster.v3.Cluster.OriginalDstLbConfig: http_header_name upstream_port_override use_http_header
+envoy.config.cluster.v3.Cluster.RingHashLbConfig: hash_function maximum_ring_size minimum_ring_size
+envoy.config.cluster.v3.Cluster.RoundRobinLbConfig:
+envoy.config.cluster.v3.Cluster.TransportSocketMatch: match name transport_socket
+envoy.config.cluster.v3.Filter: name typed_config
+envoy.config.cluster.v3.OutlierDetection: always_eject_one_host base_ejection_time consecutive_5xx \
+    consecutive_gateway_failure consecutive_local_origin_failure enforcing_consecutive_5xx \
+    enforcing_consecutive_gateway_failure enforcing_consecutive_local_origin_failure \
+    enforcing_failure_percentage enforcing_failure_percentage_local_origin enforcing_local_origin_success_rate \
+    enforcing_success_rate failure_percentage_minimum_hosts failure_percentage_request_volume \
+    failure_percentage_threshold interval max_ejection_percent max_ejection_time max_ejection_time_jitter \
+    split_external_local_origin_errors success_rate_minimum_hosts success_rate_request_volume \
+    success_rate_stdev_factor
+envoy.config.cluster.v3.UpstreamConnectionOptions: tcp_keepalive
+envoy.config.core.v3.Address: pipe socket_address
+envoy.config.core.v3.AggregatedConfigSource:
+envoy.config.core.v3.ApiConfigSource: api_type grpc_services
+envoy.config.core.v3.BindConfig: socket_options source_address
+envoy.config.core.v3.CidrRange: address_prefix prefix_len
+envoy.config.core.v3.ConfigSource: ads api_config_source path path_config_source
+envoy.config.core.v3.DataSource: environment_variable filename inline_bytes inline_string
+envoy.config.core.v3.GrpcService: envoy_grpc timeout
+envoy.config.core.v3.GrpcService.EnvoyGrpc: authority cluster_name
+envoy.config.core.v3.HeaderValue: key value
+envoy.config.core.v3.HeaderValueOption: append append_action header keep_empty_value
+envoy.config.core.v3.Http1ProtocolOptions: accept_http_10 default_host_for_http_10
+envoy.config.core.v3.Http2ProtocolOptions: allow_connect connection_keepalive initial_connection_window_size \
+    initial_stream_window_size max_concurrent_streams
+envoy.config.core.v3.HttpProtocolOptions: idle_timeout max_connection_duration max_headers_count \
+    max_requests_per_connection max_stream_duration
+envoy.config.core.v3.HttpService: http_uri
+envoy.config.core.v3.HttpUri: cluster timeout uri
+envoy.config.core.v3.KeepaliveSettings: interval timeout
+envoy.config.core.v3.Locality: region sub_zone zone
+envoy.config.core.v3.Metadata: filter_metadata
+envoy.config.core.v3.PathConfigSource: path
+envoy.config.core.v3.Pipe: path
+envoy.config.core.v3.RuntimeFractionalPercent: default_value
+envoy.config.core.v3.RuntimeUInt32: default_value
+envoy.config.core.v3.SchemeHeaderTransformation: scheme_to_overwrite
+envoy.config.core.v3.SocketAddress: address port_value
+envoy.config.core.v3.SocketOption: buf_value int_value level name state
+envoy.config.core.v3.SubstitutionFormatString: content_type json_format omit_empty_values text_format \
+    text_format_source
+envoy.config.core.v3.TcpKeepalive: keepalive_interval keepalive_probes keepalive_time
+envoy.config.core.v3.TransportSocket: name typed_config
+envoy.config.core.v3.TypedExtensionConfig: name typed_config
+envoy.config.core.v3.UpstreamHttpProtocolOptions: auto_sni
+envoy.config.endpoint.v3.ClusterLoadAssignment: cluster_name endpoints policy
+envoy.config.endpoint.v3.ClusterLoadAssignment.Policy: drop_overloads overprovisioning_factor
+envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload: drop_percentage
+envoy.config.endpoint.v3.Endpoint: address hostname
+envoy.config.endpoint.v3.LbEndpoint: endpoint health_status load_balancing_weight metadata
+envoy.config.endpoint.v3.LocalityLbEndpoints: lb_endpoints load_balancing_weight locality priority
+envoy.config.listener.v3.AdditionalAddress: address
+envoy.config.listener.v3.Filter: name typed_config
+envoy.config.listener.v3.FilterChain: filter_chain_match filters metadata name transport_socket \
+    transport_socket_connect_timeout
+envoy.config.listener.v3.FilterChainMatch: application_protocols destination_port direct_source_prefix_ranges \
+    prefix_ranges server_names source_ports source_prefix_ranges source_type transport_protocol
+envoy.config.listener.v3.Listener: access_log additional_addresses address bind_to_port \
+    continue_on_listener_filters_timeout default_filter_chain deprecated_v1 filter_chains freebind \
+    listener_filters listener_filters_timeout metadata name per_connection_buffer_limit_bytes stat_prefix \
+    tcp_backlog_size tcp_keepalive traffic_direction transparent use_original_dst
+envoy.config.listener.v3.Listener.DeprecatedV1: bind_to_port
+envoy.config.listener.v3.ListenerFilter: filter_disabled name typed_config
+envoy.config.listener.v3.ListenerFilterChainMatchPredicate: and_match any_match destination_port_range not_match \
+    or_match
+envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet: rules
+envoy.config.rbac.v3.Permission: and_rules any destination_ip destination_port destination_port_range header \
+    metadata not_rule or_rules requested_server_name sourced_metadata url_path
+envoy.config.rbac.v3.Permission.Set: rules
+envoy.config.rbac.v3.Policy: permissions principals
+envoy.config.rbac.v3.Principal: and_ids any authenticated direct_remote_ip filter_state header metadata not_id \
+    or_ids remote_ip source_ip sourced_metadata url_path
+envoy.config.rbac.v3.Principal.Authenticated: principal_name
+envoy.config.rbac.v3.Principal.Set: ids
+envoy.config.rbac.v3.RBAC: action policies
+envoy.config.rbac.v3.SourcedMetadata: metadata_matcher metadata_source
+envoy.config.route.v3.CookieMatcher: invert_match name string_match
+envoy.config.route.v3.CorsPolicy: allow_credentials allow_headers allow_methods allow_origin_string_match \
+    allow_private_network_access expose_headers filter_enabled forward_not_matching_preflights max_age
+envoy.config.route.v3.Decorator: operation
+envoy.config.route.v3.DirectResponseAction: body status
+envoy.config.route.v3.FilterConfig: config disabled is_optional
+envoy.config.route.v3.HeaderMatcher: contains_match exact_match invert_match name prefix_match present_match \
+    range_match safe_regex_match string_match suffix_match treat_missing_header_as_empty
+envoy.config.route.v3.QueryParameterMatcher: name present_match string_match
+envoy.config.route.v3.RedirectAction: host_redirect https_redirect path_redirect port_redirect prefix_rewrite \
+    regex_rewrite response_code scheme_redirect strip_query
+envoy.config.route.v3.RetryPolicy: host_selection_retry_max_attempts num_retries per_try_idle_timeout \
+    per_try_timeout rate_limited_retry_back_off retriable_headers retriable_request_headers \
+    retriable_status_codes retry_back_off retry_host_predicate retry_on
+envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff: max_interval reset_headers
+envoy.config.route.v3.RetryPolicy.ResetHeader: format name
+envoy.config.route.v3.RetryPolicy.RetryBackOff: base_interval max_interval
+envoy.config.route.v3.RetryPolicy.RetryHostPredicate: name typed_config
+envoy.config.route.v3.Route: decorator direct_response match metadata name redirect request_headers_to_add \
+    request_headers_to_remove response_headers_to_add response_headers_to_remove route tracing \
+    typed_per_filter_config
+envoy.config.route.v3.RouteAction: append_x_forwarded_host auto_host_rewrite cluster cluster_header \
+    cluster_not_found_response_code cors grpc_timeout_offset hash_policy host_rewrite_header \
+    host_rewrite_literal host_rewrite_path_regex idle_timeout max_grpc_timeout max_stream_duration \
+    prefix_rewrite priority regex_rewrite request_mirror_policies retry_policy timeout upgrade_configs \
+    weighted_clusters
+envoy.config.route.v3.RouteAction.HashPolicy: connection_properties cookie header query_parameter terminal
+envoy.config.route.v3.RouteAction.HashPolicy.ConnectionProperties: source_ip
+envoy.config.route.v3.RouteAction.HashPolicy.Cookie: attributes name path ttl
+envoy.config.route.v3.RouteAction.HashPolicy.CookieAttribute: name value
+envoy.config.route.v3.RouteAction.HashPolicy.Header: header_name regex_rewrite
+envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter: name
+envoy.config.route.v3.RouteAction.MaxStreamDuration: grpc_timeout_header_max grpc_timeout_header_offset \
+    max_stream_duration
+envoy.config.route.v3.RouteAction.RequestMirrorPolicy: cluster cluster_header disable_shadow_host_suffix_append \
+    host_rewrite_literal runtime_fraction trace_sampled
+envoy.config.route.v3.RouteAction.UpgradeConfig: enabled upgrade_type
+envoy.config.route.v3.RouteConfiguration: ignore_path_parameters_in_path_matching ignore_port_in_host_matching \
+    internal_only_headers max_direct_response_body_size_bytes metadata most_specific_header_mutations_wins name \
+    request_headers_to_add request_headers_to_remove request_mirror_policies response_headers_to_add \
+    response_headers_to_remove typed_per_filter_config validate_clusters vhost_header virtual_hosts
+envoy.config.route.v3.RouteMatch: case_sensitive connect_matcher cookies dynamic_metadata grpc headers path \
+    path_separated_prefix prefix query_parameters runtime_fraction safe_regex tls_context
+envoy.config.route.v3.RouteMatch.ConnectMatcher:
+envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions:
+envoy.config.route.v3.RouteMatch.TlsContextMatchOptions: presented validated
+envoy.config.route.v3.Tracing: client_sampling overall_sampling random_sampling
+envoy.config.route.v3.VirtualHost: cors domains include_attempt_count_in_response include_request_attempt_count \
+    metadata name request_headers_to_add request_headers_to_remove request_mirror_policies require_tls \
+    response_headers_to_add response_headers_to_remove retry_policy routes typed_per_filter_config
+envoy.config.route.v3.WeightedCluster: clusters header_name
+envoy.config.route.v3.WeightedCluster.ClusterWeight: host_rewrite_literal name request_headers_to_add \
+    request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config weight
+envoy.config.trace.v3.OpenTelemetryConfig: grpc_service http_service service_name
+envoy.config.trace.v3.Tracing.Http: name typed_config
+envoy.config.trace.v3.ZipkinConfig: collector_cluster collector_endpoint collector_endpoint_version \
+    collector_hostname collector_service shared_span_context trace_id_128bit
+envoy.extensions.access_loggers.file.v3.FileAccessLog: format json_format log_format path typed_json_format
+envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter: expression
+envoy.extensions.access_loggers.stream.v3.StderrAccessLog: log_format
+envoy.extensions.access_loggers.stream.v3.StdoutAccessLog: log_format
+envoy.extensions.filters.common.fault.v3.FaultDelay: fixed_delay header_delay percentage
+envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay:
+envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue: format_string object_key
+envoy.extensions.filters.http.cors.v3.Cors:
+envoy.extensions.filters.http.cors.v3.CorsPolicy: allow_credentials allow_headers allow_methods \
+    allow_origin_string_match allow_private_network_access expose_headers filter_enabled \
+    forward_not_matching_preflights max_age
+envoy.extensions.filters.http.fault.v3.FaultAbort: grpc_status header_abort http_status percentage
+envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort:
+envoy.extensions.filters.http.fault.v3.HTTPFault: abort delay downstream_nodes headers upstream_cluster
+envoy.extensions.filters.http.grpc_stats.v3.FilterConfig:
+envoy.extensions.filters.http.rbac.v3.RBAC: rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix
+envoy.extensions.filters.http.rbac.v3.RBACPerRoute: rbac
+envoy.extensions.filters.http.router.v3.Router: respect_expected_rq_timeout suppress_envoy_headers
+envoy.extensions.filters.listener.http_inspector.v3.HttpInspector:
+envoy.extensions.filters.listener.original_dst.v3.OriginalDst:
+envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol: allow_requests_without_proxy_protocol
+envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector:
+envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit: delay max_connections
+envoy.extensions.filters.network.direct_response.v3.Config: response
+envoy.extensions.filters.network.echo.v3.Echo:
+envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager: access_log \
+    always_set_request_id_in_response append_x_forwarded_port codec_type common_http_protocol_options \
+    delayed_close_timeout forward_client_cert_details generate_request_id http2_protocol_options http_filters \
+    http_protocol_options internal_address_config local_reply_config max_request_headers_kb merge_slashes \
+    normalize_path path_with_escaped_slashes_action preserve_external_request_id proxy_100_continue rds \
+    request_headers_timeout request_id_extension route_config scheme_header_transformation \
+    server_header_transformation server_name set_current_client_cert_details skip_xff_append stat_prefix \
+    stream_idle_timeout strip_any_host_port strip_matching_host_port strip_trailing_host_dot tracing \
+    upgrade_configs use_remote_address via xff_num_trusted_hops
+envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig: \
+    cidr_ranges
+envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails: \
+    cert chain dns subject uri
+envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing: client_sampling \
+    custom_tags max_path_tag_length overall_sampling provider random_sampling spawn_upstream_span
+envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig: enabled \
+    upgrade_type
+envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter: disabled is_optional name typed_config
+envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig: body_format mappers
+envoy.extensions.filters.network.http_connection_manager.v3.Rds: config_source route_config_name
+envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension: typed_config
+envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper: body body_format_override filter \
+    headers_to_add status_code
+envoy.extensions.filters.network.rbac.v3.RBAC: enforcement_type rules shadow_rules shadow_rules_stat_prefix \
+    stat_prefix
+envoy.extensions.filters.network.set_filter_state.v3.Config: on_new_connection
+envoy.extensions.filters.network.sni_cluster.v3.SniCluster:
+envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy: access_log cluster hash_policy idle_timeout \
+    max_connect_attempts max_downstream_connection_duration stat_prefix weighted_clusters
+envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster: clusters
+envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight: name weight
+envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig: pack_trace_reason use_request_id_for_trace_sampling
+envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate:
+envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer:
+envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext: allow_expired_certificate crl \
+    match_subject_alt_names match_typed_subject_alt_names require_signed_certificate_timestamp system_root_certs \
+    trust_chain_verification trusted_ca verify_certificate_hash verify_certificate_spki
+envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts:
+envoy.extensions.transport_sockets.tls.v3.CommonTlsContext: alpn_protocols combined_validation_context \
+    tls_certificate_sds_secret_configs tls_certificates tls_params validation_context \
+    validation_context_sds_secret_config
+envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext: \
+    default_validation_context validation_context_sds_secret_config
+envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext: common_tls_context require_client_certificate \
+    require_sni
+envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig: name sds_config
+envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher: matcher san_type
+envoy.extensions.transport_sockets.tls.v3.TlsCertificate: certificate_chain private_key
+envoy.extensions.transport_sockets.tls.v3.TlsParameters: cipher_suites tls_maximum_protocol_version \
+    tls_minimum_protocol_version
+envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext: auto_host_sni auto_sni_san_validation \
+    common_tls_context sni
+envoy.extensions.upstreams.http.v3.HttpProtocolOptions: auto_config common_http_protocol_options \
+    explicit_http_config upstream_http_protocol_options use_downstream_protocol_config
+envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig: http2_protocol_options \
+    http_protocol_options
+envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig: http2_protocol_options \
+    http_protocol_options
+envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig: http2_protocol_options \
+    http_protocol_options
+envoy.tcp.metadataexchange.config.MetadataExchange: protocol
+envoy.type.matcher.v3.DoubleMatcher: exact range
+envoy.type.matcher.v3.FilterStateMatcher: key string_match
+envoy.type.matcher.v3.ListMatcher: one_of
+envoy.type.matcher.v3.MetadataMatcher: filter invert path value
+envoy.type.matcher.v3.MetadataMatcher.PathSegment: key
+envoy.type.matcher.v3.OrMatcher: value_matchers
+envoy.type.matcher.v3.PathMatcher: path
+envoy.type.matcher.v3.RegexMatchAndSubstitute: pattern substitution
+envoy.type.matcher.v3.RegexMatcher: regex
+envoy.type.matcher.v3.StringMatcher: contains exact ignore_case prefix safe_regex suffix
+envoy.type.matcher.v3.ValueMatcher: bool_match double_match list_match null_match or_match present_match \
+    string_match
+envoy.type.matcher.v3.ValueMatcher.NullMatch:
+envoy.type.metadata.v3.MetadataKey: key path
+envoy.type.metadata.v3.MetadataKey.PathSegment: key
+envoy.type.metadata.v3.MetadataKind: request
+envoy.type.metadata.v3.MetadataKind.Request:
+envoy.type.tracing.v3.CustomTag: environment literal metadata request_header tag value
+envoy.type.tracing.v3.CustomTag.Environment: default_value name
+envoy.type.tracing.v3.CustomTag.Header: default_value name
+envoy.type.tracing.v3.CustomTag.Literal: value
+envoy.type.tracing.v3.CustomTag.Metadata: default_value kind metadata_key
+envoy.type.v3.DoubleRange: end start
+envoy.type.v3.FractionalPercent: denominator numerator
+envoy.type.v3.HashPolicy: source_ip
+envoy.type.v3.HashPolicy.SourceIp:
+envoy.type.v3.Int32Range: end start
+envoy.type.v3.Int64Range: end start
+envoy.type.v3.Percent: value
+istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig: alpn_override
+istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride: alpn_override upstream_protocol
+udpa.type.v1.TypedStruct: type_url value
+xds.type.v3.TypedStruct: type_url value
+";
+
+/// Message, field, and why setting it changes nothing.
+pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
+    (
+        "envoy.config.cluster.v3.Cluster",
+        "cleanup_interval",
+        "no list of original destinations is kept: their connections end by being idle",
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster",
+        "respect_dns_ttl",
+        "the system's resolver tells no TTL; dnsRefreshRate holds",
+    ),
+    ("envoy.config.cluster.v3.Cluster", "typed_dns_resolver_config", "names are resolved as on the host"),
+    (
+        "envoy.config.cluster.v3.CircuitBreakers.Thresholds",
+        "track_remaining",
+        "what remains is read from the limits and the gauges",
+    ),
+    (
+        "envoy.config.core.v3.ApiConfigSource",
+        "set_node_on_first_message_only",
+        "the node is sent once a stream in any case",
+    ),
+    ("envoy.config.core.v3.ApiConfigSource", "transport_api_version", "there is only V3"),
+    (
+        "envoy.config.core.v3.ConfigSource",
+        "initial_fetch_timeout",
+        "what is not there yet is waited for by what needs it, and by nothing else",
+    ),
+    ("envoy.config.core.v3.ConfigSource", "resource_api_version", "there is only V3"),
+    (
+        "envoy.config.core.v3.RuntimeFractionalPercent",
+        "runtime_key",
+        "there is no runtime: the default holds, as in an Envoy without one",
+    ),
+    ("envoy.config.core.v3.RuntimeUInt32", "runtime_key", "there is no runtime: the default holds"),
+    ("envoy.config.accesslog.v3.RuntimeFilter", "runtime_key", "there is no runtime: percentSampled holds"),
+    ("envoy.config.listener.v3.Listener", "enable_reuse_port", "every worker listens for itself in any case"),
+    (
+        "envoy.config.listener.v3.Listener",
+        "max_connections_to_accept_per_socket_event",
+        "accepting never holds a worker's other connections up",
+    ),
+    ("envoy.config.route.v3.WeightedCluster", "runtime_key_prefix", "there is no runtime: the weights hold"),
+    ("envoy.config.route.v3.WeightedCluster", "total_weight", "the weights' sum is taken, as Envoy does"),
+    (
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        "emit_filter_state",
+        "messages are counted for Istio's metrics in any case",
+    ),
+    (
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        "stats_for_all_methods",
+        "messages are counted for every method",
+    ),
+    (
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        "initial_read_buffer_size",
+        "the buffer grows as a hello needs",
+    ),
+];
