@@ -146,6 +146,8 @@ pub struct BootstrapOptions {
     pub discovery: Discovery,
     /// The packet mark that exempts from capture what the proxy sends; needed where it has no user id of its own.
     pub mark: Option<u32>,
+    /// Where a stock Envoy looks up names; absent: as the machine does.
+    pub resolver: Option<SocketAddr>,
 }
 
 /// Writes the bootstrap.
@@ -178,6 +180,16 @@ pub fn bootstrap(options: &BootstrapOptions) -> Value {
         bootstrap["clusterManager"] = json!({ "upstreamBindConfig": {
             "socketOptions": [{ "level": "1", "name": "36", "intValue": mark.to_string(), "state": "STATE_PREBIND" }],
         }});
+    }
+    if let Some(resolver) = options.resolver {
+        bootstrap["typedDnsResolverConfig"] = json!({
+            "name": "envoy.network.dns_resolver.cares",
+            "typedConfig": {
+                "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+                "resolvers": [socket_address(&resolver.ip().to_string(), resolver.port())],
+                "dnsResolverOptions": { "noDefaultSearchDomain": true },
+            },
+        });
     }
     bootstrap
 }
@@ -382,6 +394,7 @@ mod tests {
                 metrics_port: 15090,
                 discovery,
                 mark,
+                resolver: mark.map(|_| "127.0.0.1:15053".parse().unwrap()),
             };
             let text = bootstrap(&options).to_string();
             let output = std::process::Command::new(&envoy)

@@ -8,6 +8,7 @@ pub mod dns;
 pub mod egress;
 pub mod host;
 pub mod netlink;
+pub mod relay;
 pub mod sds;
 pub mod sidecar;
 pub mod status;

@@ -29,6 +29,7 @@ use crate::certificates::{CertificateError, Certificates, Renewer};
 use crate::dns::server::Listening;
 use crate::dns::{Dns, DnsConfig, Names, NamesConfig, ResolvConf, Resolvers};
 use crate::egress::Egress;
+use crate::relay;
 use crate::sds;
 use crate::status::{Action, AppMetrics, Probe, Status, StatusConfig};
 
@@ -52,6 +53,8 @@ pub struct AgentOptions {
     pub egress: Egress,
     /// For a stock Envoy only.
     pub serve_sds: bool,
+    /// The port to which capture sends what the proxy cannot reach by itself: see [`relay`].
+    pub relay: Option<u16>,
     pub dns: Option<DnsOptions>,
     pub app_metrics: Option<AppMetrics>,
     pub probes: std::collections::BTreeMap<String, Probe>,
@@ -140,6 +143,14 @@ impl Agent {
                     tracing::error!(%error, "SDS ended");
                 }
             });
+        }
+        if let Some(port) = options.relay {
+            let bound = relay::bind(port).await.map_err(|source| AgentError::Bind {
+                what: "the relay to other networks",
+                address: port.to_string(),
+                source,
+            })?;
+            tasks.spawn(relay::serve(bound, options.egress.clone()));
         }
         let authority = AuthorityClient::new(
             dial(&options),

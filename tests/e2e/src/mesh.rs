@@ -306,6 +306,11 @@ impl Workload {
         &self.name
     }
 
+    /// The process of `mizzen run`.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// From now on it behaves so; see [`crate::serve`].
     pub fn behave(&self, script: &str) -> anyhow::Result<()> {
         let next = self.script.with_extension("next");

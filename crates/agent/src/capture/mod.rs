@@ -23,6 +23,8 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const INBOUND_PORT: u16 = 15006;
 pub const TUNNEL_PORT: u16 = 15008;
 pub const DNS_PORT: u16 = 15053;
+/// Where the agent carries on what a stock Envoy sends to other networks.
+pub const RELAY_PORT: u16 = 15003;
 /// Readiness and metrics: reached directly, never captured.
 pub const OPEN_PORTS: [u16; 3] = [15020, 15021, 15090];
 
@@ -45,8 +47,17 @@ pub struct Settings {
     pub exclude_inbound: Vec<u16>,
     pub exclude_outbound: Vec<u16>,
     pub exclude_networks: Vec<Cidr>,
+    /// Where the proxy cannot make sockets of the host's, its connections to other networks go to this port.
+    pub relay: Option<Relay>,
     /// UDP other than DNS is refused but to these networks and to loopback; absent: it is left alone.
     pub udp_only_to: Option<Vec<Cidr>>,
+}
+
+/// A port of this namespace, and the networks that the proxy reaches without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    pub port: u16,
+    pub inside: Vec<Cidr>,
 }
 
 impl Default for Settings {
@@ -59,6 +70,7 @@ impl Default for Settings {
             exclude_inbound: Vec::new(),
             exclude_outbound: Vec::new(),
             exclude_networks: Vec::new(),
+            relay: None,
             udp_only_to: None,
         }
     }
@@ -187,6 +199,9 @@ fn output(settings: &Settings) -> Vec<Rule> {
             ));
         }
     }
+    if let Some(relay) = &settings.relay {
+        rules.extend(proxy.iter().flat_map(|mark| to_relay(mark, relay)));
+    }
     rules.extend(proxy.into_iter().map(|mark| rule([mark], Verdict::Return, "the proxy's own")));
     if let Some(dns) = settings.dns {
         rules.extend(
@@ -209,6 +224,24 @@ fn output(settings: &Settings) -> Vec<Rule> {
     );
     rules.push(rule([Match::Protocol(Protocol::Tcp)], Verdict::Redirect(settings.outbound), "outbound"));
     rules
+}
+
+/// What the proxy sends stays as it is within the mesh's networks and goes to the relay beyond them.
+fn to_relay<'a>(mark: &'a Match, relay: &'a Relay) -> impl Iterator<Item = Rule> + 'a {
+    let why = "the proxy reaches it";
+    [rule([mark.clone(), Match::Loopback], Verdict::Return, why)]
+        .into_iter()
+        .chain(
+            relay
+                .inside
+                .iter()
+                .map(move |&to| rule([mark.clone(), Match::Destination(to)], Verdict::Return, why)),
+        )
+        .chain([rule(
+            [mark.clone(), Match::Protocol(Protocol::Tcp)],
+            Verdict::Redirect(relay.port),
+            "the proxy calls another network",
+        )])
 }
 
 /// A packet that address translation has redirected keeps its first outgoing interface, so destinations are matched.

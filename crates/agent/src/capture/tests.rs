@@ -1,6 +1,7 @@
 use super::*;
 
 /// What a packet looks like to the rules; the test's own reading of them.
+#[derive(Clone, Copy)]
 struct Packet {
     protocol: Protocol,
     loopback: bool,
@@ -79,6 +80,26 @@ fn what_leaves_a_workload_goes_where_it_should() {
         ("an excluded port", Packet { port: 3306, ..APP }, Verdict::Return),
         ("an excluded network", Packet { destination: "192.0.2.9", ..APP }, Verdict::Return),
         ("other UDP", Packet { protocol: Protocol::Udp, ..APP }, Verdict::Return),
+    ] {
+        assert_eq!(verdict(&program, "output", &packet), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_proxy_without_the_hosts_sockets_leaves_by_the_relay() {
+    let inside = vec!["10.44.0.0/16".parse().unwrap(), "fd44::/64".parse().unwrap()];
+    let relay = Some(Relay { port: RELAY_PORT, inside });
+    let program = Program::sidecar(&Settings { relay, ..Settings::default() });
+    let marked = Packet { mark: MARK, ..APP };
+    for (name, packet, expected) in [
+        ("another network", Packet { destination: "192.0.2.9", ..marked }, Verdict::Redirect(RELAY_PORT)),
+        ("by user id", Packet { user: PROXY_ID, ..APP }, Verdict::Redirect(RELAY_PORT)),
+        ("by IPv6", Packet { destination: "2001:db8::1", ..marked }, Verdict::Redirect(RELAY_PORT)),
+        ("the mesh", Packet { destination: "10.44.9.9", ..marked }, Verdict::Return),
+        ("the mesh by IPv6", Packet { destination: "fd44::9", ..marked }, Verdict::Return),
+        ("loopback", Packet { destination: "127.0.0.1", loopback: true, ..marked }, Verdict::Return),
+        ("UDP", Packet { protocol: Protocol::Udp, destination: "192.0.2.9", ..marked }, Verdict::Return),
+        ("the application", Packet { destination: "192.0.2.9", ..APP }, Verdict::Redirect(15001)),
     ] {
         assert_eq!(verdict(&program, "output", &packet), expected, "{name}");
     }

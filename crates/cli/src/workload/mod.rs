@@ -21,10 +21,10 @@ use std::{
 
 use agent::{
     bootstrap::Discovery,
-    capture,
+    capture::{self, RELAY_PORT, Relay},
     host::{
         AppOptions, Event, ExitStatus, GATEWAY, Launcher, Privilege, Streams, Target, Workload,
-        WorkloadOptions,
+        WorkloadOptions, networks,
     },
 };
 use anyhow::{Context, bail};
@@ -491,7 +491,10 @@ fn options(spec: &Spec) -> anyhow::Result<WorkloadOptions> {
     options.search = [format!("{namespace}.svc."), "svc.".into(), String::new()]
         .map(|prefix| format!("{prefix}cluster.local"))
         .into();
-    options.capture = (spec.kind == Kind::Sidecar).then(capture::Settings::default);
+    // Our own proxy gets sockets of the host; another's connections to other networks are carried on by the agent.
+    let relay = spec.envoy.as_ref().map(|_| Relay { port: RELAY_PORT, inside: networks() });
+    options.capture =
+        (spec.kind == Kind::Sidecar).then(|| capture::Settings { relay, ..capture::Settings::default() });
     if let Some(path) = &spec.output {
         let file = File::options().create(true).append(true).open(path);
         options.streams = Streams::To(file.with_context(|| format!("open {}", path.display()))?);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use agent::authority::Token;
 use agent::bootstrap::{BootstrapOptions, Discovery, Node};
-use agent::capture::{Cidr, MARK};
+use agent::capture::{Cidr, MARK, RELAY_PORT};
 use agent::dns::ResolvConf;
 use agent::egress::Egress;
 use agent::host::passed;
@@ -154,14 +154,19 @@ fn agent_options(args: &SidecarArgs) -> anyhow::Result<AgentOptions> {
         }
         None => Egress::direct(),
     };
+    let dns = dns_options(args, &node);
+    let stock = args.envoy.is_some();
+    // Ours looks names up through the agent itself.
+    let resolver = dns.as_ref().filter(|_| stock).and_then(|dns| dns.listen.first().copied());
     Ok(AgentOptions {
-        dns: dns_options(args, &node),
+        dns,
         trust_domain: args.trust_domain.clone(),
         root: TrustBundle::any_from_pem("--root-cert", &root)?,
         token: args.token_file.clone().map_or(Token::None, Token::File),
         validity: Duration::from_secs(args.certificate_ttl),
         egress,
-        serve_sds: args.envoy.is_some(),
+        serve_sds: stock,
+        relay: (stock && args.egress_fd.is_some()).then_some(RELAY_PORT),
         app_metrics: args.app_metrics.as_deref().map(app_metrics).transpose()?,
         probes: args.app_probes.as_deref().map(probes_from_json).transpose()?.unwrap_or_default(),
         app_address: Ipv4Addr::LOCALHOST.into(),
@@ -176,6 +181,7 @@ fn agent_options(args: &SidecarArgs) -> anyhow::Result<AgentOptions> {
             metrics_port: args.metrics_port,
             discovery: args.xds,
             mark: args.egress_fd.map(|_| MARK),
+            resolver,
         },
     })
 }

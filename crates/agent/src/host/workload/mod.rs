@@ -153,6 +153,7 @@ struct Capture {
     exclude_inbound: Vec<u16>,
     exclude_outbound: Vec<u16>,
     exclude_networks: Vec<String>,
+    relay: Option<u16>,
 }
 
 /// A workload whose namespaces exist. Dropping it ends everything in them.
@@ -377,6 +378,7 @@ fn capture_of(settings: capture::Settings, privilege: Privilege) -> Capture {
         exclude_inbound: settings.exclude_inbound,
         exclude_outbound: settings.exclude_outbound,
         exclude_networks: settings.exclude_networks.iter().map(ToString::to_string).collect(),
+        relay: settings.relay.map(|relay| relay.port),
     }
 }
 
@@ -389,6 +391,7 @@ fn settings_of(capture: Capture) -> capture::Settings {
         exclude_inbound: capture.exclude_inbound,
         exclude_outbound: capture.exclude_outbound,
         exclude_networks: capture.exclude_networks.iter().filter_map(|n| n.parse().ok()).collect(),
+        relay: capture.relay.map(|port| capture::Relay { port, inside: hub::networks() }),
         udp_only_to: Some(hub::networks()),
     }
 }
