@@ -40,6 +40,11 @@ impl Proxies {
         CHOSEN.get().copied().unwrap_or_default()
     }
 
+    /// Whether a stock Envoy decides about what callers send.
+    pub fn caller_is_stock() -> bool {
+        matches!(Self::chosen().caller, Proxy::Envoy(_))
+    }
+
     /// What `mizzen run` of a caller is told.
     pub fn of_caller() -> anyhow::Result<Vec<OsString>> {
         Self::chosen().caller.arguments()
