@@ -82,8 +82,7 @@ impl AuthorityClient {
     /// What to send besides the certificate of the connection.
     fn token(&self) -> Result<Option<String>, CertificateError> {
         let Token::File(path) = &self.token else { return Ok(None) };
-        let has_certificate =
-            self.identity.current().is_some_and(|i| i.not_after() > std::time::SystemTime::now());
+        let has_certificate = self.has_certificate();
         match std::fs::read_to_string(path) {
             Ok(text) => {
                 let token = text.trim();
@@ -96,7 +95,7 @@ impl AuthorityClient {
     }
 
     async fn connect(&self) -> Result<Channel, CertificateError> {
-        let (dial, tls) = (self.dial.clone(), self.with_certificate()?);
+        let (dial, tls) = (self.dial.clone(), self.with_certificate());
         let connector = tower::service_fn(move |_: Uri| {
             let (dial, tls) = (dial.clone(), tls.clone());
             async move {
@@ -113,12 +112,14 @@ impl AuthorityClient {
             .map_err(|e| CertificateError::Unavailable(causes(&e)))
     }
 
-    /// Shows our certificate as soon as there is one.
-    fn with_certificate(&self) -> Result<ClientTls, CertificateError> {
-        Ok(match self.identity.current() {
-            Some(_) => self.tls.with_identity(self.identity.clone()),
-            None => self.tls.clone(),
-        })
+    /// Shows our certificate while it counts: with one that has expired no connection comes about, and the token would
+    /// not be heard.
+    fn with_certificate(&self) -> ClientTls {
+        if self.has_certificate() { self.tls.with_identity(self.identity.clone()) } else { self.tls.clone() }
+    }
+
+    fn has_certificate(&self) -> bool {
+        self.identity.current().is_some_and(|identity| identity.not_after() > std::time::SystemTime::now())
     }
 }
 

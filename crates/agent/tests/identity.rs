@@ -31,6 +31,7 @@ const CONTROL_PLANE: &str = "istiod.istio-system.svc";
 /// An authority behind TLS, as the control plane is one.
 struct ControlPlane {
     authority: Arc<Authority>,
+    serving: IdentitySource,
     join: Arc<JoinTokens>,
     address: std::net::SocketAddr,
     calls: Arc<AtomicUsize>,
@@ -123,7 +124,8 @@ impl ControlPlane {
         let authority =
             Arc::new(Authority::with_own_root(policy, Arc::new(SystemClock), root, life).unwrap());
         let own = authority.issue_server(ca::control_plane_names("istio-system", ""), vec![]).await.unwrap();
-        let mut options = ServerOptions::new(IdentitySource::new(own));
+        let serving = IdentitySource::new(own);
+        let mut options = ServerOptions::new(serving.clone());
         options.client_certificates = ClientCertificates::Optional(Verify::spiffe(authority.bundle(), []));
         options.alpn = vec![b"h2".to_vec()];
         let tls = ServerTls::new(options).unwrap();
@@ -154,7 +156,12 @@ impl ControlPlane {
                 .add_service(wire::CertificateServer::new(service))
                 .serve_with_incoming(incoming),
         );
-        Self { authority, join, address, calls, _folder: folder }
+        Self { authority, serving, join, address, calls, _folder: folder }
+    }
+
+    async fn renew_own(&self) {
+        let names = ca::control_plane_names("istio-system", "");
+        self.serving.set(self.authority.issue_server(names, vec![]).await.unwrap());
     }
 
     /// An agent's certificates, and the renewer that keeps them.
@@ -205,6 +212,24 @@ async fn a_join_token_brings_the_first_certificate_and_each_brings_the_next() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         assert!(!text.contains("PRIVATE"), "a key was written");
     }
+}
+
+/// As after a night without a control plane: the certificate is worth nothing, the token is.
+#[tokio::test]
+async fn an_expired_certificate_does_not_stand_in_the_tokens_way() {
+    let control = ControlPlane::start(Duration::from_secs(2)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (certificates, renewer) = control.agent(control.token(folder.path()), &[CONTROL_PLANE]);
+    renewer.renew().await.unwrap();
+    let first = certificates.identity.current().unwrap();
+    while first.not_after() > SystemTime::now() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The control plane's own is as short-lived here.
+    control.renew_own().await;
+    control.token(folder.path());
+    renewer.renew().await.unwrap();
+    assert_ne!(serial(&certificates.identity), first.info().serial);
 }
 
 #[tokio::test]

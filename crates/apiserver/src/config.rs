@@ -128,10 +128,17 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
     Ok(Arc::new(DiskStore::open(options).map_err(failed(path))?))
 }
 
-/// Writes a file that only its owner may read, in one step.
+/// Writes a file that only its owner may read, in one step. One that is so already is left: a restart needs no room on
+/// the disk.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let is_private = |file: &std::fs::Metadata| file.permissions().mode() & 0o777 == 0o600;
+    if std::fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && is_private(&file))
+        && std::fs::read(path).is_ok_and(|there| there == bytes)
+    {
+        return Ok(());
+    }
     let new = path.with_extension("new");
     let _ = std::fs::remove_file(&new);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;

@@ -96,6 +96,9 @@ pub struct UpArgs {
     /// How long certificates of workloads live, such as 24h or 1m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub workload_cert_ttl: Option<std::time::Duration>,
+    /// How long a workload whose proxy was lost keeps its entry, unready, before that is removed
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = grace)]
+    pub workload_grace: std::time::Duration,
     /// Do without the network of `mizzen run`
     #[arg(long)]
     pub no_hub: bool,
@@ -103,4 +106,14 @@ pub struct UpArgs {
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     text.parse::<api::Duration>().map(Into::into).map_err(|error| error.to_string())
+}
+
+/// Proxies need a moment to come back to a control plane that was restarted.
+fn grace(text: &str) -> Result<std::time::Duration, String> {
+    const SHORTEST: std::time::Duration = std::time::Duration::from_secs(1);
+    let grace = duration(text)?;
+    if grace < SHORTEST {
+        return Err("a second at least: proxies that come back would be too late".into());
+    }
+    Ok(grace)
 }

@@ -10,6 +10,7 @@ pub mod ca_service;
 mod configz;
 mod connection;
 mod debug;
+pub mod ephemeral;
 mod metrics;
 mod publish;
 mod serve;
@@ -160,6 +161,16 @@ impl Handle {
     pub async fn ready(&self) {
         // It ends only with the writer, and then nothing is ever ready.
         let _ = self.context.serving.clone().wait_for(|serving| *serving).await;
+    }
+
+    /// Changes whenever a proxy comes or goes.
+    pub fn presence(&self) -> watch::Receiver<()> {
+        self.context.connections.presence()
+    }
+
+    /// Whether a proxy of that name is connected that proved to be of the account.
+    pub fn is_connected(&self, name: &base::NamespacedName, account: &str) -> bool {
+        self.context.connections.is_connected(name, account, Instant::now())
     }
 
     pub fn addresses(&self) -> &Addresses {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -203,7 +203,7 @@ async fn identify(context: &Context, request: &Request<Incoming>, caller: &Calle
     // A certificate that was verified says more than a token, and costs nothing to check.
     let header = header.filter(|_| caller.certificate.is_none());
     let credentials = ca::Credentials::new(header, caller.certificate.clone());
-    let id = authenticators.authenticate(&credentials, &[], SystemTime::now()).await;
+    let id = authenticators.authenticate_stream(&credentials, SystemTime::now()).await;
     let id = id.map_err(|e| {
         let code = if e.is_temporary() { Status::UNAVAILABLE } else { Status::UNAUTHENTICATED };
         warn!(target: "audit", event = "caller.refused", peer = %caller.address, reason = %e);
@@ -246,6 +246,9 @@ fn polled(
         request.node.as_ref().ok_or((StatusCode::BAD_REQUEST, "the request has no node".to_owned()))?;
     let node = translate::Node::from_proto(node).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
     connection::check_identity(&node, peer).map_err(|e| (StatusCode::FORBIDDEN, e.message))?;
+    if peer.identity.is_some() {
+        context.connections.polled(&node, Instant::now());
+    }
     let view = context.publisher.view(&translate::Scope::of(&node));
     let seen = Seen { view: &view, authenticated: peer.identity.is_some() };
     if let Some(error) = &request.error_detail {

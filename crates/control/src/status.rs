@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
+use base::NamespacedName;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use translate::Node;
 use xds::server::{State, TypeStatus};
 
@@ -127,11 +129,31 @@ impl Connection {
     }
 }
 
+/// A proxy that polls counts as connected for this long after it asked.
+const POLL: Duration = Duration::from_secs(30);
+
 /// All streams.
 #[derive(Default)]
 pub(crate) struct Connections {
     next: AtomicU64,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
+    present: Mutex<BTreeMap<NamespacedName, Present>>,
+    presence: watch::Sender<()>,
+}
+
+/// Proxies of one name that proved who they are.
+#[derive(Default)]
+struct Present {
+    /// The accounts of its streams.
+    streams: Vec<Arc<str>>,
+    /// Who polled last, and when.
+    polled: Option<(Arc<str>, Instant)>,
+}
+
+impl Present {
+    fn polls(&self, now: Instant) -> Option<&Arc<str>> {
+        self.polled.as_ref().filter(|(_, at)| now < *at + POLL).map(|(account, _)| account)
+    }
 }
 
 impl Connections {
@@ -157,6 +179,11 @@ impl Connections {
             progress: Mutex::default(),
         });
         self.lock().insert(number, Arc::clone(&connection));
+        if authenticated {
+            let account = Arc::clone(&connection.node.service_account);
+            self.present().entry(name_of(&connection.node)).or_default().streams.push(account);
+            self.presence.send_replace(());
+        }
         Opened { connections: Arc::clone(self), connection }
     }
 
@@ -174,6 +201,47 @@ impl Connections {
         self.lock().values().rev().find(named).cloned()
     }
 
+    /// Changes whenever a stream of a proxy that proved who it is opens or ends.
+    pub(crate) fn presence(&self) -> watch::Receiver<()> {
+        self.presence.subscribe()
+    }
+
+    /// Whether a proxy of that name has a stream, or polls, as that account.
+    pub(crate) fn is_connected(&self, name: &NamespacedName, account: &str, now: Instant) -> bool {
+        self.present().get(name).is_some_and(|present| {
+            present.streams.iter().chain(present.polls(now)).any(|proven| **proven == *account)
+        })
+    }
+
+    /// A proxy that proved who it is asked without a stream.
+    pub(crate) fn polled(&self, node: &Node, now: Instant) {
+        let mut present = self.present();
+        let before = present.entry(name_of(node)).or_default();
+        let is_new = before.polls(now).is_none();
+        before.polled = Some((Arc::clone(&node.service_account), now));
+        if is_new {
+            present.retain(|_, present| !present.streams.is_empty() || present.polls(now).is_some());
+            self.presence.send_replace(());
+        }
+    }
+
+    fn left(&self, node: &Node) {
+        let (mut present, name) = (self.present(), name_of(node));
+        if let Some(of_name) = present.get_mut(&name) {
+            if let Some(at) = of_name.streams.iter().position(|account| *account == node.service_account) {
+                of_name.streams.swap_remove(at);
+            }
+            if of_name.streams.is_empty() && of_name.polled.is_none() {
+                present.remove(&name);
+            }
+        }
+        self.presence.send_replace(());
+    }
+
+    fn present(&self) -> std::sync::MutexGuard<'_, BTreeMap<NamespacedName, Present>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Connection>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,7 +256,14 @@ pub(crate) struct Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.connection.number);
+        if self.connection.authenticated {
+            self.connections.left(&self.connection.node);
+        }
     }
+}
+
+fn name_of(node: &Node) -> NamespacedName {
+    NamespacedName::new(Arc::clone(&node.namespace), Arc::clone(&node.name))
 }
 
 /// `/debug/syncz`: ours, with the names that istiod uses beside.

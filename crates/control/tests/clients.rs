@@ -105,6 +105,28 @@ async fn clients_of_both_protocols_follow_the_world() {
     }
 }
 
+/// As a proxy does that comes back: more requests at once than a stream's buffer holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_may_begin_with_requests_for_every_type() {
+    let mesh = Mesh::start(1, None).await;
+    let (sender, mut updates) = mpsc::channel(4);
+    let names = ResourceType::ALL.map(|of| (of, Arc::from(S0)));
+    tokio::spawn(run(
+        Config {
+            connect: Config::connect_to(mesh.handle.addresses().plaintext[0].to_string()),
+            authority: "istiod.istio-system.svc".into(),
+            tls: None,
+            token: None,
+            mode: Mode::Delta,
+            node: node("default", "default"),
+            all: vec![ResourceType::Cluster],
+            names: names.into(),
+        },
+        sender,
+    ));
+    until(&mut updates, &mut Held::new(), |held| addresses(held) == 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_seen_with_its_reason_and_never_counts_as_applied() {
     let mesh = Mesh::start(1, None).await;

@@ -7,6 +7,7 @@
 mod authority;
 mod console;
 mod control;
+mod ephemeral;
 mod roots;
 mod token_review;
 
@@ -70,8 +71,13 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
     serve_console(args, &api, hub, &control).await?;
 
     control.ready().await;
+    let entries = ephemeral::look_after(client, Arc::clone(&control), args.workload_grace);
+    let entries = tokio::spawn(entries);
     announce(args, &api);
     runtime::shutdown::requested().await?;
+    // All proxies are lost from now on, and that means nothing.
+    entries.abort();
+    let _ = entries.await;
     drop(control);
     if let Some(embedded) = api.embedded {
         embedded.shutdown().await;

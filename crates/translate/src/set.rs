@@ -57,6 +57,19 @@ impl ResourceSet {
         Self { layers, ..Self::default() }
     }
 
+    /// Equal for equal sets.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        use std::hash::{BuildHasher, Hash, Hasher};
+        let mut hasher = ahash::RandomState::with_seeds(31, 32, 33, 34).build_hasher();
+        for layer in &self.layers {
+            layer.0.len().hash(&mut hasher);
+            for resource in layer.0.iter() {
+                resource.version.hash(&mut hasher);
+            }
+        }
+        hasher.finish()
+    }
+
     /// All of them, ordered by name.
     pub fn resources(&self) -> &Arc<[Resource]> {
         match self.layers.as_slice() {

@@ -1,6 +1,6 @@
 //! The door: sets of resources for a scope, remembered, shared and compared.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -58,6 +58,8 @@ pub(crate) enum Part {
 struct SetSlot {
     mask: Mask,
     variants: AHashMap<u64, Vec<Generation>>,
+    /// By their fingerprints: scopes whose sets come out equal share one, with all that is made of it.
+    equal: AHashMap<u64, Weak<ResourceSet>>,
 }
 
 /// A set, and the snapshots for which it is known to hold.
@@ -157,6 +159,7 @@ impl Translator {
                 generations.retain(|generation| generation.snapshot >= id);
                 !generations.is_empty()
             });
+            slot.equal.retain(|_, set| set.strong_count() > 0);
         }
         self.memo.services.forget_before(id);
         self.memo.virtual_services.forget_before(id);
@@ -204,9 +207,10 @@ impl Translator {
                 slot.mask |= read.mask;
                 slot.variants.clear();
             }
-            let generations = slot.variants.entry(scope.hash_under(slot.mask)).or_default();
-            if let Some(equal) = generations.iter().rev().find(|generation| generation.set == set) {
-                set = Arc::clone(&equal.set);
+            let equal = slot.equal.entry(set.fingerprint()).or_default();
+            match equal.upgrade().filter(|known| *known == set) {
+                Some(known) => set = known,
+                None => *equal = Arc::downgrade(&set),
             }
         }
         self.keep(snapshot.id(), scope, of, read, Arc::clone(&set));

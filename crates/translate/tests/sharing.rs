@@ -59,6 +59,18 @@ spec: {hosts: [details], http: [{timeout: 3s, route: [{destination: {host: detai
 }
 
 #[test]
+fn scopes_whose_sets_come_out_equal_share_one() {
+    let mesh = Mesh::bookinfo("");
+    let (reviews, ratings) = (sidecar("reviews"), sidecar("ratings"));
+    for of in TYPES {
+        let (a, b) = (mesh.set(&reviews, of), mesh.set(&ratings, of));
+        assert_eq!(a == b, Arc::ptr_eq(&a, &b), "{of}");
+    }
+    let endpoints = |scope| mesh.set(scope, ResourceType::Endpoint);
+    assert!(Arc::ptr_eq(&endpoints(&reviews), &endpoints(&ratings)));
+}
+
+#[test]
 fn what_concerns_nobody_moves_nothing() {
     let mut mesh = Mesh::bookinfo(RESOURCES);
     let elsewhere = "

@@ -4,11 +4,14 @@
 //! behind. In it, [`Mesh`] starts the programs as a user would; applications and load are processes of
 //! `mizzen-e2e`, which knows nothing of the mesh.
 
+pub mod garbage;
+pub mod hold;
 pub mod load;
 pub mod mesh;
 pub mod proxies;
 pub mod serve;
 pub mod stage;
+pub mod websocket;
 
 pub use mesh::{Mesh, Workload};
 pub use proxies::Proxies;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request};
+use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
@@ -60,6 +61,9 @@ pub struct Report {
     pub last_body: String,
     /// The longest wait for an answer.
     pub slowest_ms: u64,
+    /// Connections that were opened.
+    #[serde(default)]
+    pub opened: u64,
 }
 
 impl Report {
@@ -87,6 +91,7 @@ impl Report {
 pub async fn run(plan: Plan) -> Report {
     let left = Arc::new(AtomicI64::new(plan.count.map_or(i64::MAX, i64::from)));
     let report = Arc::new(Mutex::new(Report::default()));
+    let opened = Arc::new(AtomicU64::new(0));
     let plan = Arc::new(plan);
     let stop = {
         let left = Arc::clone(&left);
@@ -98,29 +103,53 @@ pub async fn run(plan: Plan) -> Report {
         })
     };
     let workers: Vec<_> = (0..plan.connections.max(1))
-        .map(|_| tokio::spawn(worker(Arc::clone(&plan), Arc::clone(&left), Arc::clone(&report))))
+        .map(|_| worker(Arc::clone(&plan), Arc::clone(&left), Arc::clone(&opened), Arc::clone(&report)))
+        .map(tokio::spawn)
         .collect();
     for worker in workers {
         let _ = worker.await;
     }
     stop.abort();
-    let report = report.lock().await;
-    report.clone()
+    let mut report = report.lock().await.clone();
+    report.opened = opened.load(Ordering::Relaxed);
+    report
 }
 
-type Connection = Client<HttpConnector, Full<Bytes>>;
+type Connection = Client<Counting, Full<Bytes>>;
 
-fn connection(plan: &Plan) -> Connection {
+/// Counts the connections that it opens.
+#[derive(Clone)]
+struct Counting {
+    connector: HttpConnector,
+    opened: Arc<AtomicU64>,
+}
+
+impl tower::Service<Uri> for Counting {
+    type Response = <HttpConnector as tower::Service<Uri>>::Response;
+    type Error = <HttpConnector as tower::Service<Uri>>::Error;
+    type Future = <HttpConnector as tower::Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.connector.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.connector.call(uri)
+    }
+}
+
+fn connection(plan: &Plan, opened: Arc<AtomicU64>) -> Connection {
     let mut builder = Client::builder(TokioExecutor::new());
     builder.http2_only(plan.http2).retry_canceled_requests(false);
     if plan.fresh {
         builder.pool_max_idle_per_host(0);
     }
-    builder.build_http()
+    builder.build(Counting { connector: HttpConnector::new(), opened })
 }
 
-async fn worker(plan: Arc<Plan>, left: Arc<AtomicI64>, report: Arc<Mutex<Report>>) {
-    let client = connection(&plan);
+async fn worker(plan: Arc<Plan>, left: Arc<AtomicI64>, opened: Arc<AtomicU64>, report: Arc<Mutex<Report>>) {
+    let client = connection(&plan, opened);
     while left.fetch_sub(1, Ordering::Relaxed) > 0 {
         let start = Instant::now();
         let outcome = tokio::time::timeout(Duration::from_millis(plan.patience), once(&client, &plan)).await;

@@ -15,12 +15,24 @@ enum Part {
     Serve(e2e::serve::Options),
     /// A client that counts every answer
     Load(e2e::load::Plan),
+    /// A client that holds a connection open
+    Hold(e2e::hold::Options),
+    /// What no well-meaning client sends
+    Garbage(e2e::garbage::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     match Program::parse().part {
         Part::Serve(options) => e2e::serve::run(options).await,
+        Part::Garbage(options) => {
+            println!("{}", serde_json::to_string(&e2e::garbage::run(options).await)?);
+            Ok(())
+        }
+        Part::Hold(options) => {
+            println!("{}", serde_json::to_string(&e2e::hold::run(options).await?)?);
+            Ok(())
+        }
         Part::Load(plan) => {
             let report = e2e::load::run(plan).await;
             println!("{}", serde_json::to_string(&report)?);

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::marker::PhantomData;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,9 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use testkit::hosts::Wire;
 
+use crate::hold::Held;
 use crate::load::Report;
 use crate::serve::{Event, What};
 use crate::{Proxies, until};
@@ -71,8 +74,17 @@ impl Mesh {
 
     /// The same with more arguments of `mizzen up`.
     pub fn start_with(options: &[&str]) -> anyhow::Result<Self> {
+        Self::start_prepared(options, |_| Ok(()))
+    }
+
+    /// The same on a data folder, which is not there yet, that is prepared first.
+    pub fn start_prepared(
+        options: &[&str],
+        prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let mut mesh = Self { folder: tempfile::tempdir()?, options, up: None };
+        prepare(&mesh.folder.path().join("data"))?;
         mesh.restart()?;
         Ok(mesh)
     }
@@ -104,6 +116,14 @@ impl Mesh {
             let _ = up.kill();
             let _ = up.wait();
         }
+    }
+
+    /// Its process.
+    pub fn control_plane(&self) -> Option<u32> {
+        let id = self.up.as_ref()?.id();
+        let state = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        let lives = state.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z'));
+        lives.then_some(id)
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -231,6 +251,29 @@ impl Mesh {
         command
     }
 
+    /// Starts a command as a workload: a service with one port.
+    pub fn start_service<I>(&self, service: &str, port: &str, command: I) -> anyhow::Result<Workload>
+    where
+        I: IntoIterator<Item: Into<OsString>>,
+    {
+        let mut run = self.run(service, service, &["--port", port]);
+        run.arg("--").args(command.into_iter().map(Into::into));
+        self.spawn(run, service, PathBuf::new())
+    }
+
+    /// Objects of a kind in the default namespace, as the API server shows them.
+    pub fn objects(&self, kind: &str) -> anyhow::Result<Vec<serde_json::Value>> {
+        let text = self.kubectl_ok(&["get", kind, "-o", "json"])?;
+        let mut list: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(serde_json::from_value(list["items"].take())?)
+    }
+
+    /// How far every proxy is, as the control plane's own page says.
+    pub fn proxies(&self) -> anyhow::Result<serde_json::Value> {
+        let (_, body) = get_page("127.0.0.1:15014", "/debug/syncz").context("no answer of /debug/syncz")?;
+        serde_json::from_str(&body).context(body)
+    }
+
     /// Starts any command, as a workload or not.
     pub fn spawn(&self, mut command: Command, name: &str, script: PathBuf) -> anyhow::Result<Workload> {
         let log = self.log(name)?;
@@ -249,16 +292,32 @@ impl Mesh {
 
     /// The same under a name of its own, with more arguments of `mizzen run`.
     pub fn start_load_as(&self, name: &str, options: &[&str], arguments: &[&str]) -> anyhow::Result<Load> {
-        let mut command = self.run("client", name, options);
-        command.args(Proxies::of_caller()?).arg("--");
-        command.arg(program("mizzen-e2e")).arg("load").args(arguments);
-        let child = command.stdout(Stdio::piped()).stderr(self.log(name)?).spawn().context("load")?;
-        Ok(Load { child, log: self.folder.path().join(format!("{name}.log")) })
+        self.start_client(name, options, "load", arguments)
     }
 
     /// The same to its end.
     pub fn load_as(&self, name: &str, options: &[&str], arguments: &[&str]) -> anyhow::Result<Report> {
         self.start_load_as(name, options, arguments)?.report()
+    }
+
+    /// A connection that stays open, with arguments of [`crate::hold::Options`].
+    pub fn start_hold(&self, arguments: &[&str]) -> anyhow::Result<Client<Held>> {
+        self.start_client("client", &[], "hold", arguments)
+    }
+
+    fn start_client<R>(
+        &self,
+        name: &str,
+        options: &[&str],
+        part: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Client<R>> {
+        let mut command = self.run("client", name, options);
+        command.args(Proxies::of_caller()?).arg("--");
+        command.arg(program("mizzen-e2e")).arg(part).args(arguments);
+        let child =
+            command.stdout(Stdio::piped()).stderr(self.log(name)?).spawn().context(part.to_owned())?;
+        Ok(Client { child, log: self.folder.path().join(format!("{name}.log")), report: PhantomData })
     }
 
     /// Waits until a URL answers 200 inside the mesh.
@@ -277,27 +336,38 @@ impl Drop for Mesh {
     }
 }
 
-/// Load that is under way.
-pub struct Load {
+/// A client in the mesh that says at its end what it saw.
+pub struct Client<R> {
     child: Child,
     log: PathBuf,
+    report: PhantomData<R>,
 }
 
-impl Load {
-    /// Ends the load and reads what it counted.
-    pub fn stop(self) -> anyhow::Result<Report> {
+/// Load that is under way.
+pub type Load = Client<Report>;
+
+impl<R: DeserializeOwned> Client<R> {
+    /// Ends it and reads what it saw.
+    pub fn stop(self) -> anyhow::Result<R> {
         kill(pid(&self.child), Signal::SIGTERM)?;
         self.report()
     }
 
     /// Waits for its end and reads what it counted.
-    pub fn report(mut self) -> anyhow::Result<Report> {
+    pub fn report(mut self) -> anyhow::Result<R> {
         let mut text = String::new();
         self.child.stdout.take().context("no output")?.read_to_string(&mut text)?;
         let status = self.child.wait()?;
         let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
-        ensure!(status.success(), "load ended with {status}: {}", log());
+        ensure!(status.success(), "the client ended with {status}: {}", log());
         serde_json::from_str(text.trim()).with_context(|| format!("{text:?}: {}", log()))
+    }
+}
+
+/// One that nobody asked for its report.
+impl<R> Drop for Client<R> {
+    fn drop(&mut self) {
+        let _ = terminate(&mut self.child, Duration::from_secs(5));
     }
 }
 
@@ -379,10 +449,17 @@ fn terminate(child: &mut Child, within: Duration) -> anyhow::Result<()> {
 
 /// The status of a plain GET.
 pub fn get(address: &str, path: &str) -> Option<u16> {
+    get_page(address, path).map(|(status, _)| status)
+}
+
+/// Status and body of a plain GET.
+pub fn get_page(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
-    text.split(' ').nth(1)?.parse().ok()
+    let status = text.split(' ').nth(1)?.parse().ok()?;
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Some((status, body.to_owned()))
 }

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -22,6 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::websocket;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -82,7 +85,8 @@ struct App {
 
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", options.port)).await?;
-    let events = options.events.map(|file| File::options().create(true).append(true).open(file)).transpose()?;
+    let events =
+        options.events.map(|file| File::options().create(true).append(true).open(file)).transpose()?;
     let app = Arc::new(App {
         name: options.name,
         script: options.script,
@@ -152,6 +156,9 @@ impl Drop for Work<'_> {
 
 impl App {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Aborted> {
+        if request.headers().contains_key(SEC_WEBSOCKET_KEY) {
+            return Ok(echo(request));
+        }
         let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.most_in_flight.fetch_max(now, Ordering::Relaxed);
         let mut work = Work::begin(self, &request);
@@ -195,4 +202,27 @@ pub fn most_at_once(events: &[Event]) -> i64 {
         events.iter().map(|event| (event.at, if event.what == What::Begun { 1 } else { -1 })).collect();
     steps.sort_unstable();
     steps.iter().scan(0, |now, (_, step)| Some((*now += step, *now).1)).max().unwrap_or_default()
+}
+
+/// A WebSocket that sends back what it is sent.
+fn echo(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let key = request.headers().get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
+    let accept = HeaderValue::from_str(&websocket::accept(key));
+    tokio::spawn(async move {
+        let Ok(upgraded) = hyper::upgrade::on(&mut request).await else { return };
+        let mut io = TokioIo::new(upgraded);
+        while let Ok(text) = websocket::read(&mut io).await {
+            if websocket::write(&mut io, &text, false).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = accept {
+        response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
 }

@@ -278,6 +278,9 @@ fn failure(error: &redb::Error) -> StoreError {
     };
     match error {
         redb::Error::Io(io) if full(io.kind()) => StoreError::Full(io.to_string()),
+        redb::Error::DatabaseAlreadyOpen => {
+            StoreError::Failed("it is in use: another control plane runs on this data folder".into())
+        }
         other => StoreError::Failed(other.to_string()),
     }
 }

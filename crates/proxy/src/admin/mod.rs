@@ -67,41 +67,44 @@ pub fn listen(address: SocketAddr, scope: Scope, handle: Handle) -> std::io::Res
 async fn serve(io: Io, scope: Scope, handle: &Handle) {
     let mut server = H1Server::new(Conn::new(io), HeadLimits::default(), false, true);
     loop {
-        let request = match tokio::time::timeout(std::time::Duration::from_secs(60), server.next()).await {
-            Ok(NextRequest::Request(request)) => request,
-            _ => return,
-        };
-        let answer = match discard_body(&mut server).await {
-            true => {
-                handler::handle(handle, scope, request.request.method.as_str(), &request.request.path).await
-            }
-            false => Answer::text(413, "request body too large\n"),
-        };
+        let (answer, ended) =
+            match tokio::time::timeout(std::time::Duration::from_secs(60), server.next()).await {
+                Ok(NextRequest::Request(request)) => match discard_body(&mut server).await {
+                    Ok(()) => {
+                        let (method, path) = (request.request.method.as_str(), &request.request.path);
+                        (handler::handle(handle, scope, method, path).await, false)
+                    }
+                    Err(answer) => (answer, true),
+                },
+                Ok(NextRequest::Bad(error)) => (Answer::text(error.status(), format!("{error}\n")), true),
+                Ok(NextRequest::Closed | NextRequest::Broken) | Err(_) => return,
+            };
         let mut head = ResponseHead::new(answer.status);
         head.body = BodyLength::Known(answer.body.len() as u64);
         head.response.headers.append("content-type", answer.content_type);
         head.response.headers.append("cache-control", "no-cache, max-age=0");
         head.response.headers.append("x-content-type-options", "nosniff");
-        server.send_head(&head, None, false);
+        server.send_head(&head, None, ended);
         server.send_data(answer.body.into());
         server.send_end(None);
-        if std::future::poll_fn(|cx| server.poll_flush(cx)).await.is_err() || !server.reusable() {
+        if std::future::poll_fn(|cx| server.poll_flush(cx)).await.is_err() || ended || !server.reusable() {
             return;
         }
     }
 }
 
-async fn discard_body(server: &mut H1Server) -> bool {
+/// Reads the body to its end, or says what is wrong with it.
+async fn discard_body(server: &mut H1Server) -> Result<(), Answer> {
     let mut down = Downstream::H1(server);
     let mut seen = 0;
     loop {
         match std::future::poll_fn(|cx| down.poll_body(cx)).await {
             Ok(Frame::Data(data)) => seen += data.len() as u64,
-            Ok(Frame::End | Frame::Trailers(_)) => return true,
-            Err(_) => return false,
+            Ok(Frame::End | Frame::Trailers(_)) => return Ok(()),
+            Err(_) => return Err(Answer::text(400, "the request body is malformed or incomplete\n")),
         }
         if seen > MAX_BODY {
-            return false;
+            return Err(Answer::text(413, "request body too large\n"));
         }
     }
 }

@@ -163,9 +163,10 @@ async fn speak(
     let token = config.token.as_ref().and_then(|token| token());
     let request = uri.build().and_then(|uri| request(uri, body, token.as_deref())).map_err(|e| failed(&e))?;
     client.connected();
-    // The first requests go out before the server answers with headers.
-    flush(client, &sender).await?;
-    let response = http.send_request(request).await.map_err(|e| failed(&e))?;
+    // The first requests go out before the server answers with headers. They may be more than the body holds: it must
+    // be read meanwhile.
+    let (response, flushed) = tokio::join!(http.send_request(request), flush(client, &sender));
+    let response = response.map_err(|e| failed(&e))?;
     if let Some(status) = Status::from_headers(response.headers()) {
         connection.abort();
         return Err(status);
@@ -174,6 +175,7 @@ async fn speak(
         connection.abort();
         return Err(failed(&format!("HTTP {} instead of a stream", response.status())));
     }
+    flushed?;
     debug!(server = config.authority, "connected to the control plane");
     let done = converse(config.mode, client, updates, &sender, response.into_body()).await;
     connection.abort();

@@ -350,13 +350,17 @@ impl Client {
         delta.changed.iter().filter_map(of).flatten().filter(missing).cloned().collect()
     }
 
-    /// Hands over what is complete. Of one type nothing overtakes what waits.
+    /// Hands over what is complete. Of one type nothing overtakes what waits, and no listener or route overtakes a cluster
+    /// that it may lead to.
     fn release(&mut self) {
+        use ResourceType as T;
         let mut waiting = BTreeSet::new();
         let mut parts = Vec::new();
         for held in std::mem::take(&mut self.held) {
             let t = held.delta.resource_type;
-            if waiting.contains(&t) || !held.needs.is_empty() {
+            let leads = matches!(t, T::Listener | T::Route | T::VirtualHost | T::ScopedRoute);
+            let behind = waiting.contains(&t) || (leads && waiting.contains(&T::Cluster));
+            if behind || !held.needs.is_empty() {
                 waiting.insert(t);
                 self.held.push(held);
             } else {
@@ -485,4 +489,54 @@ fn name_of(t: ResourceType, body: &[u8]) -> Result<Arc<str>, String> {
     crate::payload::string_field(body, field)
         .map(Arc::from)
         .ok_or_else(|| format!("a resource of type {t} has no name or cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use proto::pb::envoy::config::cluster::v3::{Cluster, cluster};
+    use proto::pb::envoy::config::core::v3::{AggregatedConfigSource, ConfigSource, config_source};
+    use proto::pb::google::protobuf::Any;
+
+    use super::*;
+
+    fn response(t: ResourceType, nonce: &str, name: &str, body: &impl prost::Message) -> Response {
+        let resource = Any { type_url: t.url().into(), value: body.encode_to_vec() };
+        let resource = pb::Resource { name: name.into(), resource: Some(resource), ..Default::default() };
+        Response::Delta(pb::DeltaDiscoveryResponse {
+            type_url: t.url().into(),
+            nonce: nonce.into(),
+            resources: vec![resource],
+            ..Default::default()
+        })
+    }
+
+    /// A subset comes and traffic moves to it at once: requests must not be led to where nobody is yet.
+    #[test]
+    fn a_route_waits_for_the_cluster_before_it() {
+        let ads = config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource::default());
+        let eds = ConfigSource { config_source_specifier: Some(ads), ..Default::default() };
+        let cluster = Cluster {
+            name: "new".into(),
+            cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(3)),
+            eds_cluster_config: Some(cluster::EdsClusterConfig {
+                eds_config: Some(eds),
+                service_name: String::new(),
+            }),
+            ..Default::default()
+        };
+        let now = Instant::now();
+        let mut client = Client::new(Mode::Delta, Node::default());
+        client.subscribe_all(ResourceType::Cluster);
+        client.subscribe(ResourceType::Route, ["80".into()]);
+        client.connected();
+        client.receive(response(ResourceType::Cluster, "1", "new", &cluster), now);
+        let empty = pb::DiscoveryRequest::default();
+        client.receive(response(ResourceType::Route, "2", "80", &empty), now);
+        assert!(client.next_ready().is_none(), "the endpoints are not there yet");
+        client.receive(response(ResourceType::Endpoint, "3", "new", &empty), now);
+        let ready = client.next_ready().expect("all is there");
+        let types: Vec<_> = ready.deltas.iter().map(|delta| delta.resource_type).collect();
+        assert_eq!(types, [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Route]);
+    }
 }

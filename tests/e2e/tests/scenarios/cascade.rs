@@ -23,7 +23,8 @@ fn cascade() -> anyhow::Result<()> {
     let _reviews = bookinfo(&mesh, "reviews", "v2", "reviews", &[])?;
     let good = bookinfo(&mesh, "ratings", "v1", "ratings-good", &[])?;
     until("the page shows stars", PATIENCE, || {
-        let report = mesh.load_as("first", &[], &["--url", PAGE, "--count", "1", "--connections", "1"]).ok()?;
+        let report =
+            mesh.load_as("first", &[], &["--url", PAGE, "--count", "1", "--connections", "1"]).ok()?;
         (report.ok() == 1 && report.last_body.contains("★★★★★")).then_some(())
     })?;
 
@@ -47,7 +48,10 @@ fn cascade() -> anyhow::Result<()> {
         mesh.load_as("reader", &[], &load).ok().filter(|report| report.ok() == report.sent)
     })?;
     let page = &report.last_body;
-    ensure!(page.contains("Ratings service is currently unavailable"), "ratings are not slow any more: {page}");
+    ensure!(
+        page.contains("Ratings service is currently unavailable"),
+        "ratings are not slow any more: {page}"
+    );
     ensure!(!page.contains('★') && page.contains("Reviewer1") && page.contains("paperback"), "{page}");
     let visitors = visitors.stop()?;
     ensure!(visitors.failed() == 0, "{visitors:?}");
@@ -75,7 +79,13 @@ spec:
     connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}
 ";
 
-fn bookinfo(mesh: &Mesh, service: &str, version: &str, name: &str, options: &[&str]) -> anyhow::Result<Workload> {
+fn bookinfo(
+    mesh: &Mesh,
+    service: &str,
+    version: &str,
+    name: &str,
+    options: &[&str],
+) -> anyhow::Result<Workload> {
     let mut command = mesh.run(service, name, &["--version", version, "--port", "http=9080"]);
     command.arg("--").arg(program("bookinfo")).arg(service).args(options);
     if service == "reviews" || service == "ratings" {

@@ -1,5 +1,271 @@
 //! Starts and ends: of workloads, of jobs, of the control plane.
 
-use e2e::stage::Scenario;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
-pub(crate) const SCENARIOS: &[Scenario] = &[];
+use anyhow::{Context, ensure};
+use e2e::mesh::program;
+use e2e::stage::Scenario;
+use e2e::{Mesh, until};
+use serde_json::Value;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("control_plane_killed_and_traffic_goes_on", control_plane_killed),
+    ("certificates_that_expired_without_a_control_plane_are_renewed", renewal_resumes),
+    ("workload_stopped_under_load_loses_no_request", stopped),
+    ("workload_killed_under_load_loses_what_was_in_flight_and_its_entry", killed),
+    ("entries_of_the_dead_outlive_a_restart_by_a_grace", grace_starts_anew),
+    ("job_ends_its_proxy_and_passes_on_its_exit_code", jobs),
+];
+
+const URL: &str = "http://reviews:9080/reviews/0";
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What a control plane that comes back must know.
+const KINDS: [&str; 5] =
+    ["services", "serviceaccounts", "virtualservices", "destinationrules", "workloadentries"];
+
+/// Old and new connections go on; the restarted control plane knows everything, and the next change applies.
+fn control_plane_killed() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start()?;
+    let _v1 = mesh.serve("reviews", "v1", "v1")?;
+    let _v2 = mesh.serve("reviews", "v2", "v2")?;
+    mesh.until_answers(URL)?;
+    mesh.apply(RULE)?;
+    mesh.apply(&all_to("v1"))?;
+    let all_go_to = |mesh: &Mesh, name: &str| {
+        until(&format!("all goes to {name}"), PATIENCE, || {
+            let report = mesh.load(&["--url", URL, "--count", "30"]).ok()?;
+            (report.share(name) == 1.0 && report.failed() == 0).then_some(())
+        })
+    };
+    all_go_to(&mesh, "v1")?;
+    let steady = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "5"])?;
+    let fresh = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "10", "--fresh"])?;
+    let socket = mesh.start_hold(&["--websocket", "reviews:9080"])?;
+    let connected = until("all proxies are connected", PATIENCE, || {
+        proxies(&mesh).ok().filter(|proxies| proxies.len() == 5)
+    })?;
+    let before = state(&mesh)?;
+
+    mesh.kill_control_plane();
+    std::thread::sleep(Duration::from_secs(3));
+    mesh.restart()?;
+    let after = state(&mesh)?;
+    ensure!(before == after, "the state is another:\n{before:#?}\n{after:#?}");
+    until("all proxies are back", PATIENCE, || {
+        let now = proxies(&mesh).ok()?;
+        connected.iter().all(|proxy| now.contains(proxy)).then_some(())
+    })?;
+    // Nonsense is refused, and what was there before keeps serving.
+    ensure!(mesh.apply(&all_to("v1").replace("weight: 100", "weight: -1")).is_err(), "a negative weight");
+    all_go_to(&mesh, "v1")?;
+    mesh.apply(&all_to("v2"))?;
+    all_go_to(&mesh, "v2")?;
+    for (what, report) in [("steady", steady.stop()?), ("fresh", fresh.stop()?)] {
+        ensure!(report.failed() == 0 && report.sent > 50, "{what}: requests were lost: {report:?}");
+        ensure!(report.names.contains_key("v2"), "{what}: the change did not reach an old proxy: {report:?}");
+        println!("{what}: {} requests, {:?}, slowest {} ms", report.sent, report.names, report.slowest_ms);
+    }
+    let held = socket.stop()?;
+    ensure!(held.problem.is_none() && held.received == held.sent, "the WebSocket was cut: {held:?}");
+    Ok(())
+}
+
+/// Nobody renews while there is no control plane. When it is back, so are the certificates.
+fn renewal_resumes() -> anyhow::Result<()> {
+    let life = Duration::from_secs(5);
+    let mut mesh = Mesh::start_with(&["--workload-cert-ttl", "5s"])?;
+    let _reviews = mesh.serve("reviews", "v1", "one")?;
+    mesh.until_answers(URL)?;
+    let load = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "20", "--fresh"])?;
+    // Renewed at least once by now, with no request lost.
+    std::thread::sleep(life);
+    let report = load.stop()?;
+    ensure!(report.failed() == 0 && report.sent > 50, "renewal lost requests: {report:?}");
+    mesh.kill_control_plane();
+    std::thread::sleep(life);
+    mesh.restart()?;
+    mesh.until_answers(URL)?;
+    let report = mesh.load(&["--url", URL, "--count", "50", "--fresh"])?;
+    ensure!(report.failed() == 0, "{report:?}");
+    Ok(())
+}
+
+/// SIGTERM: what is under way is finished, nothing new comes, and nobody notices.
+fn stopped() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let _stays = mesh.serve("reviews", "v1", "stays")?;
+    let goes = mesh.serve("reviews", "v1", "goes")?;
+    both_answer(&mesh, "goes")?;
+    goes.behave("delay=200")?;
+    let steady = mesh.start_load(&["--url", URL, "--connections", "4", "--pause", "2"])?;
+    let fresh = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "5", "--fresh"])?;
+    let posts = mesh.start_load(&["--url", URL, "--method", "POST", "--connections", "2", "--pause", "5"])?;
+    let http2 = mesh.start_load(&["--url", URL, "--http2", "--connections", "2", "--pause", "5"])?;
+    std::thread::sleep(Duration::from_secs(1));
+    goes.stop()?;
+    std::thread::sleep(Duration::from_millis(500));
+    for (what, load) in [("steady", steady), ("fresh", fresh), ("posts", posts), ("http2", http2)] {
+        let report = load.stop()?;
+        ensure!(report.failed() == 0 && report.sent > 20, "{what}: requests were lost: {report:?}");
+        ensure!(report.names.contains_key("goes"), "{what}: it was never under load: {report:?}");
+        println!("{what}: {} requests, {:?}", report.sent, report.names);
+    }
+    let entries = mesh.objects("workloadentries")?;
+    ensure!(entries.len() == 1, "only the entry of the one that stays is left: {entries:#?}");
+    Ok(())
+}
+
+/// `kill -9` of the workload with all that is in it: its entry is unready at once, and goes.
+fn killed() -> anyhow::Result<()> {
+    const CONNECTIONS: u64 = 8;
+    let mesh = Mesh::start_with(&["--workload-grace", "3s"])?;
+    let _stays = mesh.serve("reviews", "v1", "stays")?;
+    let dies = mesh.serve("reviews", "v2", "dies")?;
+    both_answer(&mesh, "dies")?;
+    dies.behave("delay=100")?;
+    let connections = CONNECTIONS.to_string();
+    let load = mesh.start_load(&["--url", URL, "--connections", &connections, "--pause", "5"])?;
+    std::thread::sleep(Duration::from_secs(1));
+    dies.kill();
+    let unready = until("its entry is unready, or gone already", PATIENCE, || {
+        let entry = entry(&mesh, "v2").ok()?;
+        let condition = entry.map(|entry| entry["status"]["conditions"][0].clone());
+        condition.is_none_or(|c| c["status"] == "False").then_some(())
+    });
+    unready?;
+    until("its entry is gone", PATIENCE, || entry(&mesh, "v2").ok()?.is_none().then_some(()))?;
+    let report = load.stop()?;
+    println!("{report:?}");
+    ensure!(report.names.contains_key("dies"), "it was never under load: {report:?}");
+    // A connection has one request in flight at most.
+    ensure!(
+        report.failed() <= CONNECTIONS && report.failed() == report.status(503),
+        "more failed than what was in flight: {report:?}"
+    );
+    let after = mesh.load(&["--url", URL, "--count", "100", "--fresh"])?;
+    ensure!(after.failed() == 0 && after.share("stays") == 1.0, "{after:?}");
+    ensure!(entry(&mesh, "v1")?.is_some(), "the entry of the living is gone, too");
+    Ok(())
+}
+
+/// Who died while there was no control plane is known to be dead a grace after its restart; who lives stays.
+fn grace_starts_anew() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start_with(&["--workload-grace", "5s"])?;
+    let _lives = mesh.serve("reviews", "v1", "lives")?;
+    let dies = mesh.serve("reviews", "v2", "dies")?;
+    both_answer(&mesh, "dies")?;
+    mesh.kill_control_plane();
+    dies.kill();
+    mesh.restart()?;
+    let back = std::time::Instant::now();
+    ensure!(entry(&mesh, "v2")?.is_some(), "removed before the grace was over");
+    until("the entry of the dead is gone", PATIENCE, || entry(&mesh, "v2").ok()?.is_none().then_some(()))?;
+    ensure!(back.elapsed() > Duration::from_secs(4), "removed after {:?}", back.elapsed());
+    let living = entry(&mesh, "v1")?.context("the entry of the living is gone, too")?;
+    ensure!(living["status"]["conditions"][0]["status"] == "True", "{living:#}");
+    let report = mesh.load(&["--url", URL, "--count", "50", "--fresh"])?;
+    ensure!(report.failed() == 0 && report.share("lives") == 1.0, "{report:?}");
+    Ok(())
+}
+
+/// Its exit is the end of everything that was started for it, and its exit code is that of `mizzen run`.
+fn jobs() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let _reviews = mesh.serve("reviews", "v1", "one")?;
+    mesh.until_answers(URL)?;
+    let call = program("mizzen-e2e").display().to_string();
+    let call = [call.as_str(), "load", "--url", URL, "--count", "3"];
+    let ends: [(&[&str], Option<i32>, Option<i32>); 5] = [
+        (&["true"], Some(0), None),
+        (&["false"], Some(1), None),
+        (&["sh", "-c", "exit 77"], Some(77), None),
+        (&["sh", "-c", "kill -KILL $$"], None, Some(9)),
+        (&call, Some(0), None),
+    ];
+    for (command, code, signal) in ends {
+        let mut run = mesh.mizzen(["run", "--service", "nightly", "--"]);
+        let output = run.args(command).output()?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            (output.status.code(), output.status.signal()) == (code, signal),
+            "{command:?} ended with {}: {told}",
+            output.status
+        );
+        let left = processes("~nightly-");
+        ensure!(left.is_empty(), "{command:?} left processes behind: {left:?}");
+        let entries = mesh.objects("workloadentries")?;
+        ensure!(entries.len() == 1, "{command:?} left its entry behind: {entries:#?}");
+    }
+    let mut missing = mesh.mizzen(["run", "--service", "nightly", "--", "/no/such/program"]);
+    let output = missing.output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && told.contains("/no/such/program"), "{}: {told}", output.status);
+    Ok(())
+}
+
+fn both_answer(mesh: &Mesh, name: &str) -> anyhow::Result<()> {
+    until("both replicas get traffic", Duration::from_secs(30), || {
+        let report = mesh.load(&["--url", URL, "--count", "40"]).ok()?;
+        (report.names.len() == 2 && report.names.contains_key(name)).then_some(())
+    })
+}
+
+/// The entry of a version of reviews.
+fn entry(mesh: &Mesh, version: &str) -> anyhow::Result<Option<Value>> {
+    let entries = mesh.objects("workloadentries")?;
+    Ok(entries.into_iter().find(|e| {
+        e["metadata"]["labels"]["app"] == "reviews" && e["metadata"]["labels"]["version"] == version
+    }))
+}
+
+/// Everything that people and workloads wrote, without what changes by itself.
+fn state(mesh: &Mesh) -> anyhow::Result<Vec<(&'static str, String, Value, Value)>> {
+    let mut state = Vec::new();
+    for kind in KINDS {
+        for object in mesh.objects(kind)? {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            // Clients of until_answers() come and go.
+            state.push((kind, name, object["metadata"]["uid"].clone(), object["spec"].clone()));
+        }
+    }
+    Ok(state)
+}
+
+fn proxies(mesh: &Mesh) -> anyhow::Result<Vec<String>> {
+    let status = mesh.proxies()?;
+    let synced = status["proxies"].as_array().into_iter().flatten().filter(|proxy| proxy["synced"] == true);
+    Ok(synced.filter_map(|proxy| Some(proxy["proxy"].as_str()?.to_owned())).collect())
+}
+
+/// Running processes whose command line holds the text.
+fn processes(text: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(text)).collect()
+}
+
+const RULE: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec:
+  host: reviews
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+";
+
+fn all_to(subset: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: reviews, namespace: default}}
+spec:
+  hosts: [reviews]
+  http: [{{route: [{{destination: {{host: reviews, subset: {subset}}}, weight: 100}}]}}]
+"
+    )
+}

@@ -1,5 +1,6 @@
 //! The scenarios that must hold, each named so that a reader recognizes it.
 
+mod badinput;
 mod balancing;
 mod cascade;
 mod console;
@@ -32,6 +33,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     ingress::SCENARIOS,
     hosts::SCENARIOS,
     life::SCENARIOS,
+    badinput::SCENARIOS,
     envoy::SCENARIOS,
     kube::SCENARIOS,
     explain::SCENARIOS,

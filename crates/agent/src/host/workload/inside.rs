@@ -287,7 +287,7 @@ fn start_proxy(
         words.push(process::c_string(numbered(argument))?);
     }
     let environment = environment()?;
-    start(|| {
+    start("the proxy", || {
         nix::unistd::setsid()?;
         quiet_streams(log.first().map(AsFd::as_fd))?;
         for fd in passed {
@@ -314,7 +314,7 @@ fn start_app(command: &[OsString], credentials: &Credentials, own_session: bool)
     let words = command.iter().map(process::c_string).collect::<io::Result<Vec<CString>>>()?;
     let program = words.first().cloned().ok_or(io::ErrorKind::InvalidInput)?;
     let environment = environment()?;
-    start(|| {
+    start(&format!("{:?}", program), || {
         if own_session {
             nix::unistd::setsid()?;
         }
@@ -347,11 +347,11 @@ fn environment() -> io::Result<Vec<CString>> {
 
 /// Splits off a process that becomes the program. What `become_it` meets on the way is reported as by a shell: on the
 /// process's own error stream and by its exit code.
-fn start(become_it: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
+fn start(what: &str, become_it: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
     if let Some(child) = process::fork()? {
         return Ok(child);
     }
     let error = become_it().err().unwrap_or_else(|| io::ErrorKind::Other.into());
-    eprintln!("mizzen: cannot start the program: {error}");
+    eprintln!("mizzen: cannot start {what}: {error}");
     std::process::exit(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
 }

@@ -46,8 +46,10 @@ pub(crate) fn bound_what_is_in_flight() -> anyhow::Result<()> {
         let names = (1..=3).map(|n| format!("{service}-{n}"));
         names.map(|name| mesh.serve_with(service, "v1", &name, &["--port", port])).collect()
     };
-    let services =
-        [("plain", None, replicas("plain", "http=9080")?), ("second", Some("--http2"), replicas("second", "http2=9080")?)];
+    let services = [
+        ("plain", None, replicas("plain", "http=9080")?),
+        ("second", Some("--http2"), replicas("second", "http2=9080")?),
+    ];
     for (service, version, replicas) in &services {
         let url = format!("http://{service}:9080/");
         e2e::until("all replicas get traffic", super::PATIENCE, || {
@@ -66,11 +68,15 @@ pub(crate) fn bound_what_is_in_flight() -> anyhow::Result<()> {
             let report = mesh.load_as(&caller, &["--proxy-concurrency", threads], &load)?;
             let refused = report.status(503);
             ensure!(refused > 0 && report.ok() + refused == report.sent, "{caller}: {report:?}");
-            let new = replicas.iter().zip(before).flat_map(|(replica, before)| replica.events().split_off(before));
+            let new =
+                replicas.iter().zip(before).flat_map(|(replica, before)| replica.events().split_off(before));
             let events: Vec<_> = new.collect();
             let most = most_at_once(&events);
             ensure!(most == 10, "{caller}: {most} were in flight at once: {report:?}");
-            ensure!(events.len() as u64 == 2 * report.ok(), "{caller}: what was refused was sent all the same");
+            ensure!(
+                events.len() as u64 == 2 * report.ok(),
+                "{caller}: what was refused was sent all the same"
+            );
             overflow_is_logged(&mesh.logged(&caller), refused)?;
         }
     }

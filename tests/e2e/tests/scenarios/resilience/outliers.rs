@@ -123,7 +123,8 @@ fn both_never_out(one: &[Event], other: &[Event]) -> anyhow::Result<()> {
         pairs.map(|pair| (pair[0].at, pair[1].at)).collect()
     };
     let (one, other) = (out(one), out(other));
-    let both = one.iter().flat_map(|a| other.iter().map(move |b| (a, b))).find(|(a, b)| a.0 < b.1 && b.0 < a.1);
+    let both =
+        one.iter().flat_map(|a| other.iter().map(move |b| (a, b))).find(|(a, b)| a.0 < b.1 && b.0 < a.1);
     ensure!(both.is_none(), "two of three were out at once: {both:?}");
     Ok(())
 }

@@ -44,7 +44,8 @@ pub(crate) fn as_configured() -> anyhow::Result<()> {
     for sickness in ["status=503", "abort=1"] {
         sick.behave(sickness)?;
         let before = sick.begun();
-        let post = ["--url", URL, "--method", "POST", "--body", "stars", "--count", "3", "--connections", "1"];
+        let post =
+            ["--url", URL, "--method", "POST", "--body", "stars", "--count", "3", "--connections", "1"];
         let report = mesh.load(&post)?;
         ensure!(report.status(503) == 3, "{sickness}: {report:?}");
         ensure!(sick.begun() == before + 3, "{sickness}: a POST that was read was repeated");
@@ -104,7 +105,8 @@ pub(crate) fn over_a_lossy_and_cut_network() -> anyhow::Result<()> {
     ensure!(mesh.logged("lossy").iter().all(|request| request.attempts <= 4), "more than three retries");
     wire.heal()?;
 
-    let load = |name, url| mesh.start_load_as(name, &[], &["--url", url, "--connections", "2", "--pause", "20"]);
+    let load =
+        |name, url| mesh.start_load_as(name, &[], &["--url", url, "--connections", "2", "--pause", "20"]);
     let (waits, gives_up) = (load("patient", patient)?, load("hasty", hasty)?);
     let seen = |path| far.events().iter().filter(|event| event.path == path).count();
     let before = seen("/patient");
