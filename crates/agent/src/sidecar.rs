@@ -27,7 +27,7 @@ use crate::authority::{AuthorityClient, Token};
 use crate::bootstrap::{BootstrapOptions, Discovery, Node, bootstrap};
 use crate::certificates::{CertificateError, Certificates, Renewer};
 use crate::dns::server::Listening;
-use crate::dns::{Dns, DnsConfig, Names, NamesConfig, ResolvConf, Resolvers};
+use crate::dns::{Dns, DnsConfig, Names, NamesConfig, Resolvers};
 use crate::egress::Egress;
 use crate::relay;
 use crate::sds;
@@ -56,6 +56,8 @@ pub struct AgentOptions {
     /// The port to which capture sends what the proxy cannot reach by itself: see [`relay`].
     pub relay: Option<u16>,
     pub dns: Option<DnsOptions>,
+    /// Who is asked for names outside the mesh.
+    pub resolvers: Resolvers,
     pub app_metrics: Option<AppMetrics>,
     pub probes: std::collections::BTreeMap<String, Probe>,
     pub app_address: IpAddr,
@@ -66,8 +68,8 @@ pub struct DnsOptions {
     pub listen: Vec<SocketAddr>,
     /// `svc.cluster.local`.
     pub service_domain: String,
-    /// What the machine resolved with before; search domains are those of the workload.
-    pub resolv_conf: ResolvConf,
+    /// The search domains of the workload.
+    pub search: Vec<String>,
     pub authoritative: Vec<String>,
 }
 
@@ -115,7 +117,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
 
         let names = match &options.dns {
-            Some(dns) => Some(start_dns(dns, node, &options.egress, &mut tasks).await?),
+            Some(dns) => Some(start_dns(dns, node, &options.resolvers, &mut tasks).await?),
             None => None,
         };
         let status = Status::new(
@@ -318,17 +320,16 @@ impl NameFeed {
 async fn start_dns(
     options: &DnsOptions,
     node: &Node,
-    egress: &Egress,
+    resolvers: &Resolvers,
     tasks: &mut JoinSet<()>,
 ) -> Result<NameFeed, AgentError> {
     let names = NamesConfig {
         namespace: node.namespace().to_owned(),
         service_domain: options.service_domain.clone(),
-        search: options.resolv_conf.search.clone(),
+        search: options.search.clone(),
     };
     let config = DnsConfig { names, authoritative: options.authoritative.clone() };
-    let resolvers = Resolvers::new(options.resolv_conf.nameservers.clone(), egress.clone());
-    let dns = Dns::new(config, resolvers);
+    let dns = Dns::new(config, resolvers.clone());
     for address in &options.listen {
         let listening = Listening::bind(*address).await.map_err(|source| AgentError::Bind {
             what: "DNS",

@@ -62,6 +62,10 @@ const VIRTUAL_SERVICE: &[Rule] = &[
 const DESTINATION_RULE: &[Rule] = &[
     ("**.tunnel", Refused("tunnels through a proxy are not built yet")),
     ("**.proxyProtocol", Refused("PROXY protocol towards services is not built yet")),
+    (
+        "**.retryBudget.budgetInterval",
+        Refused("retries are measured against the requests of the moment; take it out"),
+    ),
     ("**.loadBalancer.zoneAwareLbSetting", Refused("not built yet; write localityLbSetting")),
     ("**.loadBalancer.warmup", Refused("slow start of new endpoints is not built yet")),
     ("**.loadBalancer.warmupDurationSecs", Refused("slow start of new endpoints is not built yet")),

@@ -62,6 +62,8 @@ pub enum Discovery {
 pub struct DnsSettings {
     pub refresh: Duration,
     pub jitter: Duration,
+    /// A record's own time to live counts before `refresh`.
+    pub respect_ttl: bool,
     pub family: DnsFamily,
 }
 
@@ -110,6 +112,8 @@ pub struct HttpSettings {
     pub keepalive: Option<Http2Keepalive>,
     /// `autoSni`: SNI from the request's authority.
     pub auto_sni: bool,
+    /// `autoSanValidation`: the server's certificate must be for the name that is sent.
+    pub auto_san_validation: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

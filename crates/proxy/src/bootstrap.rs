@@ -93,6 +93,7 @@ pub fn settings_of(
         drain_time: overrides.drain_time.unwrap_or(Duration::from_secs(600)),
         others: None,
         outside: None,
+        look_up: None,
     })
 }
 
@@ -263,7 +264,7 @@ fn client_tls(cluster: &Cluster, host: &str, secrets: &mut Secrets) -> Result<Tl
     let Some(decide::UpstreamTransport::Tls(context)) = compiled else {
         return Err(wrong(field, "is not TLS"));
     };
-    let client = secrets.client(&context).map_err(|e| wrong(&*field, e))?;
+    let client = secrets.client(&context, context.auto_sni_san).map_err(|e| wrong(&*field, e))?;
     let name = match &context.sni {
         Some(_) => client.server_name().clone(),
         None => rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(|e| wrong(&*field, e))?,

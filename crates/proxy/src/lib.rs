@@ -32,6 +32,6 @@ mod wire;
 mod worker;
 
 pub use control::{Handle, SecretError, Secrets, Settings, StartError, start};
-pub use net::{Connecting, Outside};
+pub use net::{Connecting, Found, LookUp, Looking, Outside, Question};
 pub use stats::{Snapshot, prometheus, text as stats_text};
 pub use worker::Node;

@@ -18,9 +18,14 @@ pub struct Telemetry {
     ours: RefCell<AHashMap<Arc<str>, Rc<Workload>>>,
     peers: RefCell<AHashMap<(String, Arc<str>), (Arc<PeerMetadata>, Rc<Workload>)>>,
     endpoints: RefCell<AHashMap<(Arc<str>, Arc<str>), Rc<Workload>>>,
-    services: RefCell<AHashMap<Arc<str>, Rc<Service>>>,
+    /// By cluster and, where that has no service, authority.
+    services: RefCell<AHashMap<(Arc<str>, Arc<str>), Rc<Service>>>,
     unknown: Rc<Workload>,
 }
+
+/// The route that refuses hosts which nobody declared, and the service that such requests are counted for.
+const BLOCK_ALL: &str = "block_all";
+const BLACK_HOLE: &str = "BlackHoleCluster";
 
 /// Entries of each cache; beyond them the cache starts anew.
 const MAX: usize = 1024;
@@ -32,6 +37,8 @@ pub struct Call<'a> {
     pub cluster: Option<&'a Cluster>,
     /// The authority or server name, where no service is known.
     pub authority: &'a str,
+    /// The name of the route that was taken, if it has one.
+    pub route: &'a str,
     pub downstream_peer: Option<&'a Arc<PeerMetadata>>,
     pub upstream_peer: Option<&'a Arc<PeerMetadata>>,
     /// Istio's `workload;namespace;…` of the endpoint.
@@ -102,12 +109,9 @@ impl Telemetry {
     }
 
     fn service(&self, call: &Call<'_>) -> Rc<Service> {
-        let Some(cluster) = call.cluster else { return Rc::new(Service::all("unknown")) };
-        let key = if cluster.metadata.services.is_empty() {
-            Arc::from(call.authority)
-        } else {
-            cluster.name.clone()
-        };
+        let Some(cluster) = call.cluster else { return self.nowhere(call) };
+        let known = !cluster.metadata.services.is_empty();
+        let key = (cluster.name.clone(), Arc::from(if known { "" } else { call.authority }));
         let mut services = self.services.borrow_mut();
         room(&mut services);
         let make = || match cluster.metadata.services.first() {
@@ -121,6 +125,21 @@ impl Telemetry {
                     if call.authority.is_empty() { "unknown".into() } else { call.authority.into() };
                 Rc::new(Service { host, name: cluster.name.clone(), namespace: "unknown".into() })
             }
+        };
+        services.entry(key).or_insert_with(make).clone()
+    }
+
+    /// What was answered here. Istio counts what `REGISTRY_ONLY` refuses as if it had gone where nothing comes back.
+    fn nowhere(&self, call: &Call<'_>) -> Rc<Service> {
+        if call.route != BLOCK_ALL {
+            return Rc::new(Service::all("unknown"));
+        }
+        let key = (Arc::from(BLOCK_ALL), Arc::from(call.authority));
+        let mut services = self.services.borrow_mut();
+        room(&mut services);
+        let make = || {
+            let host = if call.authority.is_empty() { "unknown" } else { call.authority };
+            Rc::new(Service { host: host.into(), name: BLACK_HOLE.into(), namespace: "unknown".into() })
         };
         services.entry(key).or_insert_with(make).clone()
     }

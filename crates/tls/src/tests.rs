@@ -206,8 +206,7 @@ async fn the_outside_is_judged_by_name() {
         ("a.example.org", false),
     ];
     for (name, accepted) in cases {
-        let wanted = ServerName::try_from(name).unwrap();
-        let by_name = ClientOptions::new(Verify::name(bundle(&ca), wanted));
+        let by_name = ClientOptions::new(Verify::as_asked(bundle(&ca)));
         let client = ClientTls::new(ClientOptions { sni: Some(name.into()), ..by_name }).unwrap();
         assert_eq!(meet(&server, &client).await.is_ok(), accepted, "{name}");
         let expect = Expect::Chain { sans: vec![SanMatcher::dns(name)] };
@@ -216,6 +215,8 @@ async fn the_outside_is_judged_by_name() {
         assert_eq!(meet(&server, &client).await.is_ok(), accepted, "matcher for {name}");
     }
     meet(&server, &ClientTls::new(ClientOptions::new(Verify::Nothing)).unwrap()).await.unwrap();
+    let nameless = ClientTls::new(ClientOptions::new(Verify::as_asked(bundle(&ca)))).unwrap();
+    assert!(meet(&server, &nameless).await.is_err(), "without a name nobody can be judged by it");
 }
 
 #[tokio::test]

@@ -37,8 +37,8 @@ pub enum Expect {
     /// Exactly one URI name, a SPIFFE id, under the roots of its own trust domain; no other name is looked at. If matchers
     /// are given, one of them must accept it.
     Spiffe { sans: Vec<SanMatcher> },
-    /// The certificate is for this DNS name or address; if matchers are given, one must accept as well.
-    Name { name: ServerName<'static>, sans: Vec<SanMatcher> },
+    /// The certificate is for the name that was sent as SNI, whichever that is for a connection.
+    Asked,
     /// One of the matchers accepts a name; with none given, the chain is enough.
     Chain { sans: Vec<SanMatcher> },
 }
@@ -51,8 +51,8 @@ impl Verify {
     }
 
     /// As servers on the web are judged.
-    pub fn name(bundle: BundleSource, name: ServerName<'static>) -> Self {
-        Self::Against { bundle, expect: Expect::Name { name, sans: Vec::new() }, pins: Pins::default() }
+    pub fn as_asked(bundle: BundleSource) -> Self {
+        Self::Against { bundle, expect: Expect::Asked, pins: Pins::default() }
     }
 
     /// Whether there is anything to judge by now.
@@ -81,7 +81,7 @@ impl Verifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        usage: KeyUsage,
+        (usage, asked): (KeyUsage, Option<&ServerName<'_>>),
     ) -> Result<(), Error> {
         let Verify::Against { bundle, expect, pins } = &self.verify else { return Ok(()) };
         let bundle = bundle.current().ok_or_else(|| refused("no trusted roots are known yet"))?;
@@ -98,10 +98,11 @@ impl Verifier {
         };
         self.chain(&end_entity, intermediates, &anchors, now, usage)?;
         let sans = match expect {
-            Expect::Spiffe { sans } | Expect::Chain { sans } => sans,
-            Expect::Name { name, sans } => {
+            Expect::Spiffe { sans } | Expect::Chain { sans } => sans.as_slice(),
+            Expect::Asked => {
+                let name = asked.ok_or_else(|| refused("a caller has no name to be judged by"))?;
                 end_entity.verify_is_valid_for_subject_name(name).map_err(|e| pki_error(&e))?;
-                sans
+                &[]
             }
         };
         if !sans.is_empty() && !sans.iter().any(|m| m.matches(&names)) {
@@ -201,11 +202,11 @@ impl ServerCertVerifier for Verifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.judge(end_entity, intermediates, now, KeyUsage::server_auth())?;
+        self.judge(end_entity, intermediates, now, (KeyUsage::server_auth(), Some(server_name)))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -248,7 +249,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.judge(end_entity, intermediates, now, KeyUsage::client_auth())?;
+        self.judge(end_entity, intermediates, now, (KeyUsage::client_auth(), None))?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -160,16 +160,22 @@ fn outbound(context: &Context<'_>, target: &Target) -> Option<Resource> {
     discover(context, &mut cluster, service, (port, &target.subset), discovery);
     cluster.connect_timeout = Some(duration(context.mesh().value.connect_timeout().as_std()));
     options::load_balancer(&mut cluster, &policy, discovery);
-    options::pools(&mut cluster, policy.connection_pool.as_ref());
+    options::pools(&mut cluster, &policy);
     options::outliers(&mut cluster, policy.outlier_detection.as_ref());
     if target.sni_dnat {
         // Bytes pass through: neither TLS nor HTTP is this proxy's business.
         cluster.metadata = Some(metadata(service, rule.as_ref(), &target.subset));
         return Some(resource(name, &cluster));
     }
-    options::http_protocol(context, &mut cluster, port.protocol, policy.connection_pool.as_ref());
+    let originates = |tls: &&net::ClientTlsSettings| {
+        matches!(tls.mode, net::ClientTlsMode::Simple | net::ClientTlsMode::Mutual)
+    };
+    let nameless =
+        policy.tls.as_ref().filter(originates).is_some_and(|tls| mtls::server_name(service, tls).is_none());
+    options::http_protocol(context, &mut cluster, port.protocol, policy.connection_pool.as_ref(), nameless);
     if let Some(common) = &mut cluster.common_lb_config
-        && let (Some(_), true) = locality(context, &policy)
+        && let (Some(setting), asked) = locality(context, &policy)
+        && (asked || !setting.distribute.is_empty())
     {
         common.locality_config_specifier =
             Some(pb::cluster::common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(

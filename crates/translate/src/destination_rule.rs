@@ -94,7 +94,8 @@ pub(crate) fn consistent_hash(
     policy(context, Some(&rule), port, subset).load_balancer?.consistent_hash
 }
 
-/// The locality settings in force, and whether the rule itself asks for them.
+/// The locality settings in force, and whether somebody asks for them: the rule itself, or a mesh that says who stands
+/// in for whom.
 pub(crate) fn locality(
     context: &Context<'_>,
     policy: &net::TrafficPolicy,
@@ -102,5 +103,6 @@ pub(crate) fn locality(
     let own = policy.load_balancer.as_ref().and_then(|lb| lb.locality_lb_setting.clone());
     let asked = own.is_some();
     let setting = own.or_else(|| context.mesh().value.locality_lb_setting.clone()).unwrap_or_default();
+    let asked = asked || !setting.failover.is_empty() || !setting.failover_priority.is_empty();
     (Some(setting).filter(|setting| setting.enabled.unwrap_or(true)), asked)
 }

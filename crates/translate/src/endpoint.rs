@@ -54,10 +54,15 @@ pub(crate) fn assignment(
     let policy = policy(context, rule.as_ref(), port.number, subset);
     let labels = rule.as_ref().and_then(|rule| rule.subset(subset)).map(|subset| &subset.labels);
     let all = context.reader.read(Key::Endpoints(service.key.clone())).endpoints(&service.key);
+    // `internalTrafficPolicy: Local`: only what runs on the caller's machine.
+    let machine = service.node_local.then(|| Arc::clone(&context.reader.facets(Facet::Machine).machine));
     let mut reached: Vec<Reached> = all
         .iter()
         .flat_map(|endpoints| &endpoints.all)
         .filter(|endpoint| endpoint.port_name == port.name && endpoint.health == Health::Healthy)
+        .filter(|endpoint| {
+            machine.as_ref().is_none_or(|here| endpoint.node.as_ref().map_or("", |node| node) == &**here)
+        })
         .filter(|endpoint| {
             labels.is_none_or(|wanted| wanted.iter().all(|(k, v)| endpoint.labels.get(k) == Some(v)))
         })
@@ -175,14 +180,10 @@ fn preference(context: &Context<'_>, service: &Service, policy: &net::TrafficPol
     let Some(setting) = setting else { return Preference::None };
     if !setting.distribute.is_empty() {
         let own = &context.reader.facets(Facet::Locality).locality;
-        if let Some(shares) = Preference::shares(&setting.distribute, own) {
-            return shares;
-        }
+        return Preference::shares(&setting.distribute, own).unwrap_or(Preference::None);
     }
-    let failing_over = policy.outlier_detection.is_some()
-        || service.prefer_close
-        || (asked && (!setting.failover.is_empty() || !setting.failover_priority.is_empty()));
-    if !failing_over {
+    // Istio wants outlier detection as well; a rule that asks is enough here, by readiness.
+    if !asked && policy.outlier_detection.is_none() && !service.prefer_close {
         return Preference::None;
     }
     if setting.failover_priority.is_empty() {

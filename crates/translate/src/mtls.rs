@@ -189,11 +189,14 @@ pub(crate) fn originate(
     settings: &net::ClientTlsSettings,
     http2: bool,
 ) -> core::TransportSocket {
+    let skip = settings.insecure_skip_verify.unwrap_or_default();
     let sans = if settings.subject_alt_names.is_empty() {
         service.subject_alt_names.clone()
     } else {
         settings.subject_alt_names.clone()
     };
+    // Without names to expect, the certificate must be for the name that is sent.
+    let as_asked = sans.is_empty() && !skip;
     let mut validation = tls::CertificateValidationContext {
         match_subject_alt_names: sans.into_iter().map(exact).collect(),
         ..Default::default()
@@ -205,7 +208,6 @@ pub(crate) fn originate(
     if !settings.ca_crl.is_empty() {
         validation.crl = Some(file(&settings.ca_crl));
     }
-    let skip = settings.insecure_skip_verify.unwrap_or_default();
     let mut common = tls::CommonTlsContext::default();
     use tls::common_tls_context::ValidationContextType;
     if !settings.credential_name.is_empty() && context.is_router() {
@@ -237,14 +239,18 @@ pub(crate) fn originate(
     if http2 {
         common.alpn_protocols = vec!["h2".into()];
     }
-    let sni = if settings.sni.is_empty() { service.key.host.to_string() } else { settings.sni.clone() };
     socket(&tls::UpstreamTlsContext {
         common_tls_context: Some(common),
-        // A wildcard is no server name: the caller's own is used then.
-        auto_host_sni: sni.starts_with('*'),
-        sni: if sni.starts_with('*') { String::new() } else { sni },
+        sni: server_name(service, settings).unwrap_or_default().to_owned(),
+        auto_sni_san_validation: as_asked,
         ..Default::default()
     })
+}
+
+/// The name that is sent to a server outside of the mesh. A wildcard is none: the host of each request is sent then.
+pub(crate) fn server_name<'a>(service: &'a Service, settings: &'a net::ClientTlsSettings) -> Option<&'a str> {
+    let name = if settings.sni.is_empty() { &*service.key.host } else { settings.sni.as_str() };
+    (!name.starts_with('*')).then_some(name)
 }
 
 /// Where the roots are on the systems that the proxy is made for.

@@ -52,6 +52,8 @@ pub struct Node {
     /// The agent answers DNS, so that hosts without addresses get one.
     pub dns_capture: bool,
     pub http10: bool,
+    /// The machine of the cluster that it runs on, where there is one.
+    pub machine: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +121,7 @@ impl Node {
             },
             dns_capture: meta.flag("DNS_CAPTURE"),
             http10: meta.flag("HTTP10"),
+            machine: meta.text("NODE_NAME").unwrap_or("").into(),
         })
     }
 }

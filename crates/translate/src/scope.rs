@@ -37,6 +37,8 @@ pub struct Facets {
     /// Of `x.y.svc.cluster.local`, the part from `svc` on.
     pub domain: Arc<str>,
     pub mesh_id: Arc<str>,
+    /// The machine of the cluster that it runs on.
+    pub machine: Arc<str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,9 +67,10 @@ pub(crate) enum Facet {
     Http10,
     Domain,
     MeshId,
+    Machine,
 }
 
-const FACETS: usize = 13;
+const FACETS: usize = 14;
 
 impl Facet {
     pub(crate) const fn bit(self) -> Mask {
@@ -98,6 +101,7 @@ impl Scope {
             http10: node.http10,
             domain: domain.into(),
             mesh_id: Arc::clone(&node.mesh_id),
+            machine: Arc::clone(&node.machine),
         })
     }
 
@@ -116,6 +120,7 @@ impl Scope {
             hash(&facets.http10),
             hash(&facets.domain),
             hash(&facets.mesh_id),
+            hash(&facets.machine),
         ];
         Self(Arc::new(Inner { facets, hashes }))
     }

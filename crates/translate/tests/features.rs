@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use base::Locality;
-use common::{Mesh, facets, ingress, name, service, sidecar, stock, upsert};
+use common::{Mesh, facets, ingress, name, pod, service, sidecar, stock, upsert};
 use model::{Object, Sensitive, TlsSecret};
 use proto::ResourceType;
 use serde_json::{Value, json};
@@ -175,6 +175,11 @@ fn clusters_say_what_destination_rules_say() {
         ("outlierDetection: {}", "/commonLbConfig/healthyPanicThreshold", json!({})),
         ("tls: {mode: DISABLE}", "/transportSocketMatches", Value::Null),
         ("tls: {mode: ISTIO_MUTUAL}", "/transportSocket/name", json!("envoy.transport_sockets.tls")),
+        (
+            "retryBudget: {percent: 40, minRetryConcurrency: 7}",
+            "/circuitBreakers/thresholds/0/retryBudget/minRetryConcurrency",
+            json!(7),
+        ),
         (
             "loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 9s}}",
             "/roundRobinLbConfig/slowStartConfig/slowStartWindow",
@@ -361,12 +366,79 @@ spec: {{host: reviews, trafficPolicy: {{{policy}}}}}
     assert_eq!(of(&outlier, &at("r1/z1")), pairs([("r1", 0), ("r2", 1)]));
     let failover = rule("loadBalancer: {localityLbSetting: {failover: [{from: r1, to: r2}]}}");
     assert_eq!(of(&failover, &at("r1/z1")), pairs([("r1", 0), ("r2", 1)]));
+    // Nobody says how: the rule asks all the same, and readiness is enough.
+    let asked = rule("loadBalancer: {localityLbSetting: {enabled: true}}");
+    assert_eq!(of(&asked, &at("r1/z1")), pairs([("r1", 0), ("r2", 1)]));
+    let declined = rule("outlierDetection: {}, loadBalancer: {localityLbSetting: {enabled: false}}");
+    assert_eq!(of(&declined, &at("r1/z1")), pairs([("r1", 0), ("r2", 0)]));
+    let elsewhere = rule(
+        "outlierDetection: {}, loadBalancer: {localityLbSetting: {distribute: [{from: r9/*, to: {r1/*: 100}}]}}",
+    );
+    assert_eq!(of(&elsewhere, &at("r1/z1")), pairs([("r1", 0), ("r2", 0)]));
     let shares =
         rule("loadBalancer: {localityLbSetting: {distribute: [{from: r1/*, to: {r1/*: 80, r2/*: 20}}]}}");
     let assignment = shares.endpoints(&at("r1/z1"), "outbound|9080||reviews.default.svc.cluster.local");
     let weights: Vec<_> =
         (0..2).map(|at| assignment["endpoints"][at]["loadBalancingWeight"].clone()).collect();
     assert_eq!(weights, [json!(8000), json!(2000)]);
+}
+
+#[test]
+fn a_service_for_its_machine_has_the_endpoints_there() {
+    let mut mesh = Mesh::bookinfo("");
+    let mut local = service("default", "reviews", "10.96.177.211", &[("http", 9080, 9080)]);
+    local.node_local = true;
+    let mut here = pod("default", "reviews-v1", "10.244.1.16", "reviews", "v1", "r1/z1");
+    here.node = Some("machine-1".into());
+    mesh.world.apply(vec![upsert(Object::Service(local)), upsert(Object::Pod(here))]);
+    let on = |machine: &str| Scope::new(Facets { machine: machine.into(), ..facets("productpage", "v1") });
+    let count = |machine: &str| {
+        let assignment = mesh.endpoints(&on(machine), "outbound|9080||reviews.default.svc.cluster.local");
+        let groups = assignment["endpoints"].as_array().cloned().unwrap_or_default();
+        groups.iter().map(|group| group["lbEndpoints"].as_array().map_or(0, Vec::len)).sum::<usize>()
+    };
+    assert_eq!((count("machine-1"), count("machine-2")), (1, 0));
+}
+
+#[test]
+fn servers_outside_must_be_who_they_are_asked_for() {
+    let origin = |tls: &str| {
+        let mesh = Mesh::bookinfo(&format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: origin, namespace: default}}
+spec:
+  hosts: [origin.example.com, '*.wild.example.com']
+  location: MESH_EXTERNAL
+  resolution: NONE
+  ports: [{{number: 80, name: http, protocol: HTTP}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: origin, namespace: default}}
+spec: {{host: origin.example.com, trafficPolicy: {{tls: {tls}}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: wild, namespace: default}}
+spec: {{host: '*.wild.example.com', trafficPolicy: {{tls: {tls}}}}}
+"
+        ));
+        let of = |host: &str| mesh.cluster(&sidecar("reviews"), &format!("outbound|80||{host}"));
+        [of("origin.example.com"), of("*.wild.example.com")]
+    };
+    let context = |cluster: &Value| cluster["transportSocket"]["typedConfig"].clone();
+    let [named, wild] = origin("{mode: SIMPLE}");
+    assert_eq!(context(&named)["autoSniSanValidation"], true);
+    assert_eq!(context(&named)["sni"], "origin.example.com");
+    // A wildcard is no name: the host of each request is.
+    assert_eq!((&context(&wild)["autoSniSanValidation"], context(&wild).get("sni")), (&json!(true), None));
+    assert!(wild.to_string().contains("\"autoSni\":true") && !named.to_string().contains("\"autoSni\":"));
+    let [named, _] = origin("{mode: SIMPLE, subjectAltNames: [other.example.com]}");
+    assert_eq!(context(&named).get("autoSniSanValidation"), None);
+    let [named, _] = origin("{mode: SIMPLE, insecureSkipVerify: true}");
+    assert_eq!(context(&named).get("autoSniSanValidation"), None);
 }
 
 #[test]

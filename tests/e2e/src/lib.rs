@@ -8,6 +8,7 @@ pub mod garbage;
 pub mod hold;
 pub mod load;
 pub mod mesh;
+pub mod outside;
 pub mod proxies;
 pub mod serve;
 pub mod stage;

@@ -1,10 +1,11 @@
 //! Load that counts every answer.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
@@ -12,17 +13,25 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
+
+/// Where a request's number goes in headers.
+const NUMBER: &str = "{}";
+/// Where a proxy tells what it counted.
+const METRICS: &str = "http://127.0.0.1:15020/stats/prometheus";
 
 /// What to send.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Plan {
+    /// http://… for a request, tcp://HOST:PORT for a connection that says a line and reads what comes
     #[arg(long)]
     pub url: String,
     #[arg(long, default_value = "GET")]
     pub method: String,
-    /// `name: value`
+    /// `name: value`; `{}` in it is the number of the request, modulo `--vary`
     #[arg(long = "header")]
     pub headers: Vec<String>,
     #[arg(long, default_value = "")]
@@ -40,6 +49,17 @@ pub struct Plan {
     pub fresh: bool,
     #[arg(long)]
     pub http2: bool,
+    #[arg(long, default_value_t = 1)]
+    pub vary: u64,
+    /// Each connection keeps the cookies that it is given
+    #[arg(long)]
+    pub keep_cookies: bool,
+    /// At the end, tell what the proxy beside this client counted
+    #[arg(long)]
+    pub metrics: bool,
+    /// A file that always says what was counted so far
+    #[arg(long)]
+    pub progress: Option<PathBuf>,
     /// How long to wait for an answer, in milliseconds
     #[arg(long, default_value_t = 30_000)]
     pub patience: u64,
@@ -62,8 +82,13 @@ pub struct Report {
     /// The longest wait for an answer.
     pub slowest_ms: u64,
     /// Connections that were opened.
-    #[serde(default)]
     pub opened: u64,
+    /// Who answered, by the request's number (`--vary`) or the connection's (`--keep-cookies`).
+    pub places: BTreeMap<u64, BTreeMap<String, u64>>,
+    /// When each name answered first and last, in milliseconds since 1970.
+    pub seen: BTreeMap<String, (u64, u64)>,
+    /// In the form of Prometheus.
+    pub metrics: String,
 }
 
 impl Report {
@@ -73,6 +98,32 @@ impl Report {
 
     pub fn status(&self, status: u16) -> u64 {
         self.statuses.get(&status).copied().unwrap_or_default()
+    }
+
+    /// What came after an earlier report of the same load.
+    pub fn since(&self, before: &Self) -> Self {
+        fn less<K: Ord + Clone>(now: &BTreeMap<K, u64>, then: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+            let count = |(key, count): (&K, &u64)| {
+                let more = count - then.get(key).copied().unwrap_or_default();
+                (more > 0).then(|| (key.clone(), more))
+            };
+            now.iter().filter_map(count).collect()
+        }
+        Self {
+            sent: self.sent - before.sent,
+            statuses: less(&self.statuses, &before.statuses),
+            names: less(&self.names, &before.names),
+            errors: less(&self.errors, &before.errors),
+            ..self.clone()
+        }
+    }
+
+    /// What the client's proxy counted in the series of that name which have all these labels.
+    pub fn counted(&self, metric: &str, labels: &[(&str, &str)]) -> f64 {
+        let of = |line: &&str| line.strip_prefix(metric).is_some_and(|rest| rest.starts_with('{'));
+        let has = |line: &str| labels.iter().all(|(k, v)| line.contains(&format!("{k}=\"{v}\"")));
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        self.metrics.lines().filter(of).filter(|line| has(line)).filter_map(value).sum()
     }
 
     /// Everything but 200.
@@ -102,17 +153,44 @@ pub async fn run(plan: Plan) -> Report {
             }
         })
     };
+    let telling = plan.progress.clone().map(|file| tokio::spawn(tell(file, Arc::clone(&report))));
+    let numbers = Arc::new(AtomicU64::new(0));
     let workers: Vec<_> = (0..plan.connections.max(1))
-        .map(|_| worker(Arc::clone(&plan), Arc::clone(&left), Arc::clone(&opened), Arc::clone(&report)))
-        .map(tokio::spawn)
+        .map(|_| {
+            let (plan, left, report) = (Arc::clone(&plan), Arc::clone(&left), Arc::clone(&report));
+            tokio::spawn(worker(plan, (left, Arc::clone(&numbers)), Arc::clone(&opened), report))
+        })
         .collect();
     for worker in workers {
         let _ = worker.await;
     }
     stop.abort();
+    if let Some(telling) = telling {
+        telling.abort();
+    }
     let mut report = report.lock().await.clone();
     report.opened = opened.load(Ordering::Relaxed);
+    if plan.metrics {
+        let plan = Plan { url: METRICS.into(), method: "GET".into(), headers: Vec::new(), ..(*plan).clone() };
+        let got = once(&connection(&plan, Arc::default()), &plan, 0, None).await;
+        report.metrics =
+            got.map_or_else(|error| error, |got| String::from_utf8_lossy(&got.body).into_owned());
+    }
     report
+}
+
+async fn tell(file: PathBuf, report: Arc<Mutex<Report>>) {
+    let next = file.with_extension("next");
+    loop {
+        let now = report.lock().await.clone();
+        let _ = write(&next, &file, &now);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn write(next: &Path, file: &Path, report: &Report) -> std::io::Result<()> {
+    std::fs::write(next, serde_json::to_vec(report)?)?;
+    std::fs::rename(next, file)
 }
 
 type Connection = Client<Counting, Full<Bytes>>;
@@ -148,17 +226,35 @@ fn connection(plan: &Plan, opened: Arc<AtomicU64>) -> Connection {
     builder.build(Counting { connector: HttpConnector::new(), opened })
 }
 
-async fn worker(plan: Arc<Plan>, left: Arc<AtomicI64>, opened: Arc<AtomicU64>, report: Arc<Mutex<Report>>) {
+async fn worker(
+    plan: Arc<Plan>,
+    (left, numbers): (Arc<AtomicI64>, Arc<AtomicU64>),
+    opened: Arc<AtomicU64>,
+    report: Arc<Mutex<Report>>,
+) {
     let client = connection(&plan, opened);
+    // The first number of a connection is the connection's own.
+    let mut cookie: Option<(u64, String)> = None;
     while left.fetch_sub(1, Ordering::Relaxed) > 0 {
         let start = Instant::now();
-        let outcome = tokio::time::timeout(Duration::from_millis(plan.patience), once(&client, &plan)).await;
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
+        let asked = once(&client, &plan, number % plan.vary.max(1), cookie.as_ref().map(|(_, text)| &**text));
+        let outcome = tokio::time::timeout(Duration::from_millis(plan.patience), asked).await;
         let waited = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut report = report.lock().await;
         report.sent += 1;
         report.slowest_ms = report.slowest_ms.max(waited);
         match outcome {
-            Ok(Ok((status, body))) => report.count(status, &body),
+            Ok(Ok(got)) => {
+                if let Some(given) = got.cookie.filter(|_| plan.keep_cookies) {
+                    cookie.get_or_insert((number, String::new())).1 = given;
+                }
+                let place = match &cookie {
+                    Some((own, _)) => Some(*own),
+                    None => (plan.vary > 1).then_some(number % plan.vary),
+                };
+                report.count(got.status, &got.body, place);
+            }
             Ok(Err(error)) => *report.errors.entry(error).or_default() += 1,
             Err(_) => *report.errors.entry("no answer in time".into()).or_default() += 1,
         }
@@ -170,7 +266,7 @@ async fn worker(plan: Arc<Plan>, left: Arc<AtomicI64>, opened: Arc<AtomicU64>, r
 }
 
 impl Report {
-    fn count(&mut self, status: u16, body: &[u8]) {
+    fn count(&mut self, status: u16, body: &[u8], place: Option<u64>) {
         *self.statuses.entry(status).or_default() += 1;
         if status != 200 {
             self.last_failure = String::from_utf8_lossy(body).into_owned();
@@ -180,24 +276,67 @@ impl Report {
         let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         if let Some(name) = value["name"].as_str().or_else(|| value["podname"].as_str()) {
             *self.names.entry(name.to_owned()).or_default() += 1;
+            let now = now_ms();
+            self.seen.entry(name.to_owned()).or_insert((now, now)).1 = now;
+            if let Some(place) = place {
+                *self.places.entry(place).or_default().entry(name.to_owned()).or_default() += 1;
+            }
         }
     }
 }
 
-async fn once(client: &Connection, plan: &Plan) -> Result<(u16, Bytes), String> {
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Got {
+    status: u16,
+    body: Bytes,
+    /// `name=value` of a cookie that was set.
+    cookie: Option<String>,
+}
+
+async fn once(client: &Connection, plan: &Plan, number: u64, cookie: Option<&str>) -> Result<Got, String> {
+    if let Some(address) = plan.url.strip_prefix("tcp://") {
+        return over_tcp(address).await;
+    }
     let method = Method::from_bytes(plan.method.as_bytes()).map_err(|e| e.to_string())?;
     let mut request = Request::builder().method(method).uri(&plan.url);
     for header in &plan.headers {
         let (name, value) = header.split_once(':').ok_or("a header without a colon")?;
         let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|e| e.to_string())?;
-        let value = HeaderValue::from_str(value.trim()).map_err(|e| e.to_string())?;
-        request = request.header(name, value);
+        let value = value.trim().replace(NUMBER, &number.to_string());
+        request = request.header(name, HeaderValue::from_str(&value).map_err(|e| e.to_string())?);
+    }
+    if let Some(cookie) = cookie {
+        request = request.header(http::header::COOKIE, cookie);
     }
     let request = request.body(Full::from(plan.body.clone())).map_err(|e| e.to_string())?;
     let response = client.request(request).await.map_err(|e| chain(&e))?;
     let status = response.status().as_u16();
+    let set = response.headers().get(http::header::SET_COOKIE).and_then(|value| value.to_str().ok());
+    let cookie = set.and_then(|set| set.split(';').next()).map(str::to_owned);
     let body = response.into_body().collect().await.map_err(|e| chain(&e))?.to_bytes();
-    Ok((status, body))
+    Ok(Got { status, body, cookie })
+}
+
+/// A connection that is answered counts as 200.
+async fn over_tcp(address: &str) -> Result<Got, String> {
+    let converse = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"hello\n").await?;
+        let mut text = vec![0; 4096];
+        let length = stream.read(&mut text).await?;
+        text.truncate(length);
+        std::io::Result::Ok(text)
+    };
+    match converse.await {
+        Ok(text) if text.is_empty() => Err("closed without a word".into()),
+        Ok(text) => Ok(Got { status: 200, body: text.into(), cookie: None }),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// An error with its causes.

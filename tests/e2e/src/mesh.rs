@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -221,6 +222,30 @@ impl Mesh {
         self.folder.path().join(format!("{name}.proxy.log"))
     }
 
+    /// Applies YAML and waits until every proxy concerned has accepted it.
+    pub fn steer(&self, yaml: &str) -> anyhow::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(self.folder.path())?;
+        file.write_all(yaml.as_bytes())?;
+        let file = file.path().display().to_string();
+        let applied = self.kubectl_ok(&["apply", "-o", "json", "-f", &file])?;
+        let applied: serde_json::Value = serde_json::from_str(&applied)?;
+        let one = [applied.clone()];
+        for object in applied["items"].as_array().map_or(&one[..], Vec::as_slice) {
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            let metadata = &object["metadata"];
+            self.wait(&text(&metadata["namespace"]), &text(&object["kind"]), &text(&metadata["name"]))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every proxy concerned has accepted a resource as it is now.
+    pub fn wait(&self, namespace: &str, kind: &str, name: &str) -> anyhow::Result<()> {
+        let output = self.mizzen(["-n", namespace, "wait", kind, name]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "mizzen wait {kind} {name}: {said}");
+        Ok(())
+    }
+
     /// Starts a replica of a service that answers with `name`.
     pub fn serve(&self, service: &str, version: &str, name: &str) -> anyhow::Result<Workload> {
         self.serve_with(service, version, name, &["--port", "http=9080"])
@@ -292,7 +317,22 @@ impl Mesh {
 
     /// The same under a name of its own, with more arguments of `mizzen run`.
     pub fn start_load_as(&self, name: &str, options: &[&str], arguments: &[&str]) -> anyhow::Result<Load> {
-        self.start_client(name, options, "load", arguments)
+        self.start_load_from("client", name, options, arguments)
+    }
+
+    /// The same from another service.
+    pub fn start_load_from(
+        &self,
+        service: &str,
+        name: &str,
+        options: &[&str],
+        arguments: &[&str],
+    ) -> anyhow::Result<Load> {
+        let progress = self.next_progress();
+        let file = progress.display().to_string();
+        let arguments = [arguments, &["--progress", &file]].concat();
+        let client = self.start_client(service, name, options, "load", &arguments)?;
+        Ok(Load { client, progress })
     }
 
     /// The same to its end.
@@ -302,22 +342,29 @@ impl Mesh {
 
     /// A connection that stays open, with arguments of [`crate::hold::Options`].
     pub fn start_hold(&self, arguments: &[&str]) -> anyhow::Result<Client<Held>> {
-        self.start_client("client", &[], "hold", arguments)
+        self.start_client("client", "client", &[], "hold", arguments)
     }
 
     fn start_client<R>(
         &self,
+        service: &str,
         name: &str,
         options: &[&str],
         part: &str,
         arguments: &[&str],
     ) -> anyhow::Result<Client<R>> {
-        let mut command = self.run("client", name, options);
+        let mut command = self.run(service, name, options);
         command.args(Proxies::of_caller()?).arg("--");
         command.arg(program("mizzen-e2e")).arg(part).args(arguments);
         let child =
             command.stdout(Stdio::piped()).stderr(self.log(name)?).spawn().context(part.to_owned())?;
         Ok(Client { child, log: self.folder.path().join(format!("{name}.log")), report: PhantomData })
+    }
+
+    /// A file of its own for each load.
+    fn next_progress(&self) -> PathBuf {
+        static LOADS: AtomicU32 = AtomicU32::new(0);
+        self.folder.path().join(format!("{}.progress", LOADS.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Waits until a URL answers 200 inside the mesh.
@@ -344,7 +391,53 @@ pub struct Client<R> {
 }
 
 /// Load that is under way.
-pub type Load = Client<Report>;
+pub struct Load {
+    client: Client<Report>,
+    progress: PathBuf,
+}
+
+impl Load {
+    /// What was counted up to a moment ago.
+    pub fn so_far(&self) -> Report {
+        let text = std::fs::read(&self.progress).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Waits for at least so many more answers and says what they were.
+    pub fn next(&self, count: u64) -> anyhow::Result<Report> {
+        // Requests that were under way when the question was asked may be answered as before.
+        let before = until("requests go on", START, || {
+            let now = self.so_far();
+            (now.sent > 0).then_some(now)
+        })?;
+        until("requests go on", START, || {
+            let now = self.so_far();
+            (now.sent >= before.sent + count).then(|| now.since(&before))
+        })
+    }
+
+    /// Waits until requests are answered by exactly these, and none fails.
+    pub fn until_only(&self, names: &[&str]) -> anyhow::Result<Report> {
+        let mut last = Report::default();
+        let only = until(&format!("all goes to {names:?}"), START, || {
+            last = self.next(60).ok()?;
+            let exactly =
+                last.names.len() == names.len() && names.iter().all(|n| last.names.contains_key(*n));
+            (exactly && last.failed() == 0).then(|| last.clone())
+        });
+        only.with_context(|| format!("{last:?}"))
+    }
+
+    /// Ends it and reads what it counted.
+    pub fn stop(self) -> anyhow::Result<Report> {
+        self.client.stop()
+    }
+
+    /// Waits for its end and reads what it counted.
+    pub fn report(self) -> anyhow::Result<Report> {
+        self.client.report()
+    }
+}
 
 impl<R: DeserializeOwned> Client<R> {
     /// Ends it and reads what it saw.
@@ -415,6 +508,24 @@ impl Workload {
     /// SIGTERM, as an orchestrator does; waits for the end.
     pub fn stop(mut self) -> anyhow::Result<()> {
         terminate(&mut self.child, Duration::from_secs(20))
+    }
+
+    /// `kill -9` of the application alone, as when it crashes.
+    pub fn crash(&self) -> anyhow::Result<()> {
+        let script = self.script.display().to_string();
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            let mut words = line.split('\0');
+            let ours = words.next().is_some_and(|first| Path::new(first) == program("mizzen-e2e"));
+            if ours
+                && words.any(|word| word == script)
+                && let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+            {
+                kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+            }
+        }
+        Ok(())
     }
 
     /// `kill -9` of the whole workload.

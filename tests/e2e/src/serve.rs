@@ -28,8 +28,9 @@ use crate::websocket;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
+    /// Without one, it is the address that was called
     #[arg(long)]
-    pub name: String,
+    pub name: Option<String>,
     #[arg(long, default_value_t = 9080)]
     pub port: u16,
     #[arg(long)]
@@ -75,7 +76,7 @@ struct Work<'a> {
 struct Aborted;
 
 struct App {
-    name: String,
+    name: Option<String>,
     script: Option<PathBuf>,
     events: Option<File>,
     served: AtomicU64,
@@ -95,6 +96,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         in_flight: AtomicU64::new(0),
         most_in_flight: AtomicU64::new(0),
     });
+    // When it began to be there, for who counts the moments until it is used.
+    eprintln!("listening {}", crate::load::now_ms());
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
     let mut stop = signal(SignalKind::terminate())?;
     loop {
@@ -104,9 +107,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         };
         stream.set_nodelay(true)?;
         let app = Arc::clone(&app);
+        let called = stream.local_addr()?.ip().to_string();
         let service = service_fn(move |request| {
-            let app = Arc::clone(&app);
-            async move { app.answer(request).await }
+            let (app, called) = (Arc::clone(&app), called.clone());
+            async move { app.answer(request, &called).await }
         });
         let builder = Builder::new(TokioExecutor::new());
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
@@ -155,7 +159,11 @@ impl Drop for Work<'_> {
 }
 
 impl App {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Aborted> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        called: &str,
+    ) -> Result<Response<Full<Bytes>>, Aborted> {
         if request.headers().contains_key(SEC_WEBSOCKET_KEY) {
             return Ok(echo(request));
         }
@@ -186,7 +194,7 @@ impl App {
         }
         let status = word("status").and_then(|s| StatusCode::from_u16(u16::try_from(s).ok()?).ok());
         let text = json!({
-            "name": self.name, "method": work.event.method, "path": work.event.path, "headers": headers,
+            "name": self.name.as_deref().unwrap_or(called), "method": work.event.method, "path": work.event.path, "headers": headers,
             "body": body, "served": served, "mostInFlight": self.most_in_flight.load(Ordering::Relaxed),
         });
         work.end(What::Answered);

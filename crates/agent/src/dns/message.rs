@@ -1,6 +1,6 @@
 //! The wire form of DNS (RFC 1035, EDNS(0) of RFC 6891), as far as an answering proxy needs it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub const A: u16 = 1;
 pub const CNAME: u16 = 5;
@@ -233,6 +233,56 @@ fn write_name(name: &str) -> Option<Vec<u8>> {
     (out.len() <= MAX_NAME).then_some(out)
 }
 
+/// What an answer says of addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub code: u8,
+    /// It did not fit: ask again over TCP.
+    pub truncated: bool,
+    pub addresses: Vec<IpAddr>,
+    /// The shortest life of the records, in seconds; absent where there are none.
+    pub ttl: Option<u32>,
+}
+
+/// Reads the addresses in an answer to a question for them, whatever alias they stand under. `None` if it is malformed.
+pub fn read_answer(message: &[u8]) -> Option<Answer> {
+    let word = |at: usize| Some(u16::from_be_bytes(*message.get(at..)?.first_chunk()?));
+    let (flags, questions, answers) = (word(2)?, word(4)?, word(6)?);
+    let mut at = HEADER;
+    for _ in 0..questions {
+        at = skip_name(message, at)? + 4;
+    }
+    let truncated = flags & 0x0200 != 0;
+    let mut answer = Answer { code: (flags & 15) as u8, truncated, addresses: Vec::new(), ttl: None };
+    for _ in 0..answers {
+        at = skip_name(message, at)?;
+        let (kind, class, length) = (word(at)?, word(at + 2)?, usize::from(word(at + 8)?));
+        let ttl = u32::from_be_bytes(*message.get(at + 4..)?.first_chunk()?);
+        let data = message.get(at + 10..at + 10 + length)?;
+        at += 10 + length;
+        let address: IpAddr = match (kind, class) {
+            (A, IN) => (*<&[u8; 4]>::try_from(data).ok()?).into(),
+            (AAAA, IN) => (*<&[u8; 16]>::try_from(data).ok()?).into(),
+            _ => continue,
+        };
+        answer.addresses.push(address);
+        answer.ttl = Some(answer.ttl.map_or(ttl, |least| least.min(ttl)));
+    }
+    Some(answer)
+}
+
+/// The end of a name, which may end in a pointer.
+fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *message.get(at)? {
+            0 => return Some(at + 1),
+            0xc0.. => return Some(at + 2),
+            length @ ..=63 => at += 1 + usize::from(length),
+            _ => return None,
+        }
+    }
+}
+
 /// A question, for whoever asks.
 pub fn question(id: u16, name: &str, kind: u16) -> Option<Vec<u8>> {
     let mut out: Vec<u8> = [id, 0x0100, 1, 0, 0, 0].iter().flat_map(|w: &u16| w.to_be_bytes()).collect();
@@ -318,9 +368,23 @@ mod tests {
         assert_eq!(refuse(Malformed::FormErr(9)).unwrap()[..4], [0, 9, 0x80, 0x81]);
     }
 
+    #[test]
+    fn addresses_are_read_behind_aliases_with_the_shortest_life() {
+        let query = Query::parse(&question(1, "a.b.search", A).unwrap()).unwrap();
+        let records = Records { alias: Some("a.b".into()), v4: vec![[1, 2, 3, 4].into()], v6: vec![] };
+        let mut message = query.answer(&records, 512);
+        let read = read_answer(&message).unwrap();
+        assert_eq!((read.addresses, read.ttl), (vec![IpAddr::from([1, 2, 3, 4])], Some(30)));
+        message.truncate(message.len() - 1);
+        assert_eq!(read_answer(&message), None);
+        let none = read_answer(&query.respond(Code::NxDomain)).unwrap();
+        assert_eq!((none.code, none.addresses.len(), none.ttl), (3, 0, None));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), limit in 0usize..600) {
+            let _ = read_answer(&bytes);
             if let Ok(query) = Query::parse(&bytes) {
                 let records = Records {
                     alias: Some(query.name.clone()),

@@ -9,6 +9,6 @@ pub mod message;
 pub mod names;
 pub mod server;
 
-pub use forward::{ResolvConf, Resolvers};
+pub use forward::{Found, ResolvConf, Resolvers};
 pub use names::{Names, NamesConfig};
 pub use server::{Dns, DnsConfig};

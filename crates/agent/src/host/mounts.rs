@@ -32,7 +32,7 @@ pub(super) fn cover(names: &Names<'_>) -> Result<(), Error> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
         .map_err(failed("keep mounts from the host"))?;
     let files = [
-        ("/etc/hosts", hosts(names)),
+        ("/etc/hosts", hosts(names, &fs::read_to_string("/etc/hosts").unwrap_or_default())),
         ("/etc/resolv.conf", resolv_conf(names.search)),
         ("/etc/nsswitch.conf", NSSWITCH.to_owned()),
     ];
@@ -78,11 +78,21 @@ fn bind_all(scratch: &Path, targets: &[(PathBuf, String)]) -> io::Result<()> {
 const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n\
     protocols: files\nservices: files\nethers: files\nrpc: files\n";
 
-fn hosts(names: &Names<'_>) -> String {
-    format!(
+/// What the machine's own file says stays true, but for its loopback addresses: those are now the workload's.
+fn hosts(names: &Names<'_>, machine: &str) -> String {
+    let mut text = format!(
         "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{} {}\n",
         names.address, names.hostname
-    )
+    );
+    for line in machine.lines() {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+        let others: Vec<&str> = words.filter(|name| *name != names.hostname).collect();
+        if let Some(address) = address.filter(|address| !address.is_loopback() && !others.is_empty()) {
+            text.push_str(&format!("{address} {}\n", others.join(" ")));
+        }
+    }
+    text
 }
 
 fn resolv_conf(search: &[String]) -> String {
@@ -111,7 +121,9 @@ mod tests {
     fn the_files_name_the_workload_and_the_mesh() {
         let search = ["default.svc.cluster.local".to_owned(), "svc.cluster.local".to_owned()];
         let names = Names { address: [10, 44, 0, 5].into(), hostname: "box", search: &search };
-        assert!(hosts(&names).ends_with("10.44.0.5 box\n"));
+        assert!(hosts(&names, "").ends_with("10.44.0.5 box\n"));
+        let machine = "127.0.1.1 box\n# note\n192.0.2.9 box db.local # old\n::1 six\n192.0.2.8 box\n";
+        assert!(hosts(&names, machine).ends_with("10.44.0.5 box\n192.0.2.9 db.local\n"));
         assert_eq!(
             resolv_conf(&search),
             "nameserver 127.0.0.1\nsearch default.svc.cluster.local svc.cluster.local\noptions ndots:5\n"

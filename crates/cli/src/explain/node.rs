@@ -119,6 +119,7 @@ fn node(snapshot: &Snapshot, workload: &Workload) -> anyhow::Result<Node> {
         interception: if gateway { Interception::None } else { Interception::Redirect },
         dns_capture: !gateway,
         http10: false,
+        machine: workload.node.clone().unwrap_or_else(|| "".into()),
         addresses,
     })
 }

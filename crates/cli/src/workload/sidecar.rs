@@ -109,7 +109,8 @@ pub(super) fn options(
 ) -> anyhow::Result<ProxyOptions> {
     let broker = agent::egress::serve().context("serve the proxy's sockets to the outside")?;
     // The workload's own file names the agent as its resolver.
-    let resolvers = MemoryFile::new("resolv.conf", &agent::dns::ResolvConf::of_machine())?;
+    let machine = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolvers = MemoryFile::new("resolv.conf", &machine)?;
     let mut fds = vec![files.token.fd()?, files.root.fd()?, files.metadata.fd()?, broker, resolvers.fd()?];
     let spec = identity.spec;
     let mut arguments: Vec<String> = vec![

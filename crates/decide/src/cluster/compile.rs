@@ -136,6 +136,7 @@ fn dns(message: &pb::Cluster) -> Taken<DnsSettings> {
     Ok(DnsSettings {
         refresh: duration(&message.dns_refresh_rate, "dnsRefreshRate")?.unwrap_or(Duration::from_secs(5)),
         jitter: duration(&message.dns_jitter, "dnsJitter")?.unwrap_or_default(),
+        respect_ttl: message.respect_dns_ttl,
         family,
     })
 }

@@ -28,6 +28,7 @@ pub(super) fn http_settings(message: &pb::Cluster) -> Taken<HttpSettings> {
     }
     if let Some(options) = &message.upstream_http_protocol_options {
         settings.auto_sni = options.auto_sni;
+        settings.auto_san_validation = options.auto_san_validation;
     }
     for (key, any) in &message.typed_extension_protocol_options {
         if key != HTTP_OPTIONS {
@@ -48,6 +49,7 @@ fn apply(options: &http::HttpProtocolOptions, settings: &mut HttpSettings) -> Ta
     }
     if let Some(upstream) = &options.upstream_http_protocol_options {
         settings.auto_sni = upstream.auto_sni;
+        settings.auto_san_validation = upstream.auto_san_validation;
     }
     match &options.upstream_protocol_options {
         None => Ok(()),

@@ -28,9 +28,9 @@ envoy.config.cluster.v3.Cluster: alt_stat_name circuit_breakers cluster_type com
     common_lb_config connect_timeout dns_jitter dns_lookup_family dns_refresh_rate eds_cluster_config filters \
     http2_protocol_options http_protocol_options lb_policy least_request_lb_config load_assignment \
     maglev_lb_config max_requests_per_connection metadata name original_dst_lb_config outlier_detection \
-    per_connection_buffer_limit_bytes protocol_selection ring_hash_lb_config round_robin_lb_config \
-    transport_socket transport_socket_matches type typed_extension_protocol_options upstream_bind_config \
-    upstream_connection_options upstream_http_protocol_options
+    per_connection_buffer_limit_bytes protocol_selection respect_dns_ttl ring_hash_lb_config \
+    round_robin_lb_config transport_socket transport_socket_matches type typed_extension_protocol_options \
+    upstream_bind_config upstream_connection_options upstream_http_protocol_options
 envoy.config.cluster.v3.Cluster.CommonLbConfig: consistent_hashing_lb_config healthy_panic_threshold \
     locality_weighted_lb_config
 envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig: use_hostname_for_hashing
@@ -86,7 +86,7 @@ envoy.config.core.v3.SubstitutionFormatString: content_type json_format omit_emp
 envoy.config.core.v3.TcpKeepalive: keepalive_interval keepalive_probes keepalive_time
 envoy.config.core.v3.TransportSocket: name typed_config
 envoy.config.core.v3.TypedExtensionConfig: name typed_config
-envoy.config.core.v3.UpstreamHttpProtocolOptions: auto_sni
+envoy.config.core.v3.UpstreamHttpProtocolOptions: auto_san_validation auto_sni
 envoy.config.endpoint.v3.ClusterLoadAssignment: cluster_name endpoints policy
 envoy.config.endpoint.v3.ClusterLoadAssignment.Policy: drop_overloads overprovisioning_factor
 envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload: drop_percentage
@@ -302,11 +302,6 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
         "envoy.config.cluster.v3.Cluster",
         "cleanup_interval",
         "no list of original destinations is kept: their connections end by being idle",
-    ),
-    (
-        "envoy.config.cluster.v3.Cluster",
-        "respect_dns_ttl",
-        "the system's resolver tells no TTL; dnsRefreshRate holds",
     ),
     ("envoy.config.cluster.v3.Cluster", "typed_dns_resolver_config", "names are resolved as on the host"),
     (

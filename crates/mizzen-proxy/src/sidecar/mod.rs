@@ -17,7 +17,7 @@ use std::time::Duration;
 use agent::authority::Token;
 use agent::bootstrap::{BootstrapOptions, Discovery, Node};
 use agent::capture::{Cidr, MARK, RELAY_PORT};
-use agent::dns::ResolvConf;
+use agent::dns::{ResolvConf, Resolvers};
 use agent::egress::Egress;
 use agent::host::passed;
 use agent::sidecar::{Agent, AgentOptions, DnsOptions, sds_socket};
@@ -160,6 +160,7 @@ fn agent_options(args: &SidecarArgs) -> anyhow::Result<AgentOptions> {
     let resolver = dns.as_ref().filter(|_| stock).and_then(|dns| dns.listen.first().copied());
     Ok(AgentOptions {
         dns,
+        resolvers: resolvers(args, &egress),
         trust_domain: args.trust_domain.clone(),
         root: TrustBundle::any_from_pem("--root-cert", &root)?,
         token: args.token_file.clone().map_or(Token::None, Token::File),
@@ -205,17 +206,6 @@ fn node(args: &SidecarArgs) -> anyhow::Result<Node> {
 fn dns_options(args: &SidecarArgs, node: &Node) -> Option<DnsOptions> {
     let captured = node.metadata.get("DNS_CAPTURE").and_then(|v| v.as_str()) == Some("true");
     let port = args.dns_port.or_else(|| captured.then_some(15053)).filter(|port| *port != 0)?;
-    // What the application sees names the search domains; what the machine had names the resolvers.
-    let seen = read_resolv_conf(Path::new("/etc/resolv.conf"));
-    let mut resolv_conf = read_resolv_conf(&args.resolv_conf);
-    if !seen.search.is_empty() {
-        resolv_conf.search = seen.search;
-    }
-    // A resolver of the workload's own loopback would be ourselves.
-    resolv_conf.nameservers.retain(|address| !address.ip().is_loopback());
-    if resolv_conf.nameservers.is_empty() {
-        tracing::warn!(file = %args.resolv_conf.display(), "no resolver for names outside the mesh");
-    }
     let mut authoritative = args.dns_authoritative.clone();
     if authoritative.is_empty() && args.egress_fd.is_some() {
         authoritative.push("cluster.local".into());
@@ -224,7 +214,25 @@ fn dns_options(args: &SidecarArgs, node: &Node) -> Option<DnsOptions> {
     if std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
         listen.push(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port));
     }
-    Some(DnsOptions { listen, service_domain: "svc.cluster.local".into(), resolv_conf, authoritative })
+    // What the application sees names the search domains; what the machine had names the resolvers.
+    let mut search = read_resolv_conf(Path::new("/etc/resolv.conf")).search;
+    if search.is_empty() {
+        search = read_resolv_conf(&args.resolv_conf).search;
+    }
+    Some(DnsOptions { listen, service_domain: "svc.cluster.local".into(), search, authoritative })
+}
+
+fn resolvers(args: &SidecarArgs, egress: &Egress) -> Resolvers {
+    let mut servers = read_resolv_conf(&args.resolv_conf).nameservers;
+    if args.egress_fd.is_none() {
+        // A resolver of the workload's own loopback would be ourselves.
+        servers.retain(|address| !address.ip().is_loopback());
+    }
+    if servers.is_empty() {
+        tracing::warn!(file = %args.resolv_conf.display(), "no resolver for names outside the mesh");
+    }
+    // Behind a broker they are meant as the host sees them, which may have one on its own loopback.
+    Resolvers::new(servers, egress.of_host())
 }
 
 fn read_resolv_conf(path: &Path) -> ResolvConf {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::dns::Resolvers;
 use agent::egress::Egress;
 use agent::sidecar::Agent;
 use agent::status::Action;
@@ -36,6 +37,7 @@ pub(super) async fn run(
     all.extend(agent.wanted());
     settings.ads = Some(agent.ads(all)?);
     settings.outside = args.egress_fd.map(|_| outside(&agent.options().egress));
+    settings.look_up = args.egress_fd.map(|_| look_up(&agent.options().resolvers));
     let (sender, mut others) = mpsc::channel(16);
     settings.others = Some(sender);
     let handle = proxy::start(settings).await?;
@@ -74,6 +76,18 @@ pub(super) async fn run(
     handle.flush_logs().await;
     handle.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names as the host knows them: the workload's own resolver answers for the mesh, with addresses that lead back here.
+fn look_up(resolvers: &Resolvers) -> proxy::LookUp {
+    let resolvers = resolvers.clone();
+    Arc::new(move |question: proxy::Question| {
+        let resolvers = resolvers.clone();
+        Box::pin(async move {
+            let found = resolvers.look_up(&question.host, question.v4, question.v6).await?;
+            Ok(proxy::Found { addresses: found.addresses, ttl: found.ttl })
+        })
+    })
 }
 
 /// Connections of the proxy by sockets that are exempt from capture and, beyond the mesh's networks, come from the host.

@@ -1,8 +1,8 @@
 //! Changes of configuration, from resources to what workers are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use decide::{Cluster, Discovery};
 use prost::Message as _;
@@ -10,8 +10,12 @@ use proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use proto::{Delta, Rejection, ResourceType};
 use upstream::{Assignment, ClusterState};
 
-use super::{ClusterEntry, ClusterView, Control, dns, target};
+use super::dns::{Resolution, Resolved};
+use super::{ClusterEntry, ClusterView, Control, target};
 use crate::worker::{ClusterUpdate, Config, Message};
+
+/// How long a change may wait for the addresses of names that are new.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 impl Control {
     /// Applies deltas in their order; a resource that is refused leaves its last good version serving.
@@ -75,9 +79,10 @@ impl Control {
     async fn spread(&mut self, touched: Touched, rejections: &mut Vec<Rejection>) {
         let mut upserted = Vec::new();
         let mut removed = Vec::new();
+        let mut warm = self.warm_up(&touched).await;
         for (name, dynamic) in &touched.clusters {
             match self.plan.cluster_named(name).cloned() {
-                Some(cluster) => match self.upsert(&cluster, *dynamic) {
+                Some(cluster) => match self.upsert(&cluster, *dynamic, warm.remove(name)) {
                     Ok(update) => upserted.push(update),
                     Err(reason) => {
                         rejections.push(rejection(ResourceType::Cluster, name, "transportSocket", reason));
@@ -126,7 +131,28 @@ impl Control {
         }
     }
 
-    fn upsert(&mut self, cluster: &Arc<Cluster>, dynamic: bool) -> Result<ClusterUpdate, String> {
+    /// Looks up names that are new, so that the first requests find hosts.
+    async fn warm_up(&self, touched: &Touched) -> HashMap<Arc<str>, Resolved> {
+        let looking = touched.clusters.iter().filter_map(|(name, _)| {
+            let resolution = self.resolution(self.plan.cluster_named(name)?)?;
+            let known = self.clusters.get(name).is_some_and(|entry| {
+                let before = self.resolution(&entry.target.config);
+                entry.resolved.is_some() && before.is_some_and(|b| b.assignment == resolution.assignment)
+            });
+            (!known).then(|| async move {
+                let resolved = tokio::time::timeout(WARM_UP, resolution.resolve()).await.ok()?.ok()?;
+                Some((name.clone(), resolved))
+            })
+        });
+        futures::future::join_all(looking).await.into_iter().flatten().collect()
+    }
+
+    fn upsert(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        dynamic: bool,
+        warm: Option<Resolved>,
+    ) -> Result<ClusterUpdate, String> {
         let mut target = target::target(cluster, &mut self.secrets).map_err(|e| e.to_string())?;
         target.outside.clone_from(&self.outside);
         let target = Arc::new(target);
@@ -150,12 +176,14 @@ impl Control {
                 }
                 self.plan.assignment(cluster).cloned().unwrap_or(empty)
             }
-            Discovery::StrictDns { assignment, dns: settings } => {
-                entry.resolver = Some(self.resolve(&cluster.name, assignment, *settings, true));
-                entry.resolved.clone().map_or(empty, Arc::new)
-            }
-            Discovery::LogicalDns { assignment, dns: settings } => {
-                entry.resolver = Some(self.resolve(&cluster.name, assignment, *settings, false));
+            Discovery::StrictDns { .. } | Discovery::LogicalDns { .. } => {
+                if let Some(warm) = &warm {
+                    entry.resolved = Some(warm.assignment.clone());
+                }
+                entry.resolver = self.resolution(cluster).map(|resolution| {
+                    let work = resolution.keep(cluster.name.clone(), warm, self.dns.clone());
+                    tokio::task::spawn_local(work).abort_handle()
+                });
                 entry.resolved.clone().map_or(empty, Arc::new)
             }
             Discovery::OriginalDestination { .. } => empty,
@@ -166,15 +194,15 @@ impl Control {
         Ok(update)
     }
 
-    fn resolve(
-        &self,
-        name: &Arc<str>,
-        assignment: &Arc<Assignment>,
-        settings: decide::DnsSettings,
-        all: bool,
-    ) -> tokio::task::AbortHandle {
-        let work = dns::keep_resolved(name.clone(), assignment.clone(), settings, all, self.dns.clone());
-        tokio::task::spawn_local(work).abort_handle()
+    /// How the names of a cluster become addresses, if it has any.
+    fn resolution(&self, cluster: &Cluster) -> Option<Resolution> {
+        let (assignment, settings, all) = match &cluster.discovery {
+            Discovery::StrictDns { assignment, dns } => (assignment, dns, true),
+            Discovery::LogicalDns { assignment, dns } => (assignment, dns, false),
+            _ => return None,
+        };
+        let look_up = self.look_up.clone();
+        Some(Resolution { assignment: assignment.clone(), settings: *settings, all, look_up })
     }
 
     pub(super) async fn resolved(&mut self, name: &Arc<str>, assignment: Assignment) {

@@ -23,7 +23,7 @@ use upstream::{Assignment, ClusterState};
 
 use crate::cluster::Target;
 use crate::log::LogSink;
-use crate::net::Outside;
+use crate::net::{LookUp, Outside};
 use crate::stats::Snapshot;
 use crate::worker::{Node, WorkerHandle};
 
@@ -48,6 +48,8 @@ pub struct Settings {
     pub drain_time: Duration,
     /// How connections leave where this network has no way out.
     pub outside: Option<Outside>,
+    /// How names become addresses where this network's own resolver is not the one to ask.
+    pub look_up: Option<LookUp>,
     /// Resources that are not the proxy's own, such as the name table.
     pub others: Option<mpsc::Sender<Delta>>,
 }
@@ -159,6 +161,7 @@ struct Control {
     dns: mpsc::Sender<(Arc<str>, Assignment)>,
     others: Option<mpsc::Sender<Delta>>,
     outside: Option<Outside>,
+    look_up: LookUp,
     draining: bool,
 }
 

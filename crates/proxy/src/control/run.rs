@@ -154,6 +154,7 @@ fn control(
         dns,
         others: settings.others,
         outside: settings.outside,
+        look_up: settings.look_up.unwrap_or_else(crate::net::look_up_here),
         draining: false,
     })
 }

@@ -84,13 +84,18 @@ impl Secrets {
     }
 
     /// A client's TLS. The same context gives the same object, so that an unchanged cluster keeps its connections.
-    pub fn client(&mut self, context: &Arc<UpstreamTls>) -> Result<Arc<ClientTls>, SecretError> {
+    /// `as_asked`: the peer is to be who the connection's server name says.
+    pub fn client(
+        &mut self,
+        context: &Arc<UpstreamTls>,
+        as_asked: bool,
+    ) -> Result<Arc<ClientTls>, SecretError> {
         let id = Arc::as_ptr(context) as usize;
         if let Some((_, made)) = self.clients.get(&id) {
             return Ok(made.clone());
         }
         let verify = match &context.common.validation {
-            Some(validation) => self.verify(validation, context.sni.as_deref(), context.auto_sni_san)?,
+            Some(validation) => self.verify(validation, as_asked)?,
             // Envoy: without a validation context, nothing is verified.
             None => Verify::Nothing,
         };
@@ -117,9 +122,9 @@ impl Secrets {
         };
         let client_certificates = match &context.common.validation {
             Some(v) if context.require_client_certificate => {
-                ClientCertificates::Required(self.verify(v, None, false)?)
+                ClientCertificates::Required(self.verify(v, false)?)
             }
-            Some(v) if v.has_roots() => ClientCertificates::Optional(self.verify(v, None, false)?),
+            Some(v) if v.has_roots() => ClientCertificates::Optional(self.verify(v, false)?),
             _ if context.require_client_certificate => {
                 return Err(SecretError::Field("requireClientCertificate needs a validation context".into()));
             }
@@ -158,7 +163,7 @@ impl Secrets {
             .collect()
     }
 
-    fn verify(&mut self, v: &Validation, sni: Option<&str>, pin_sni: bool) -> Result<Verify, SecretError> {
+    fn verify(&mut self, v: &Validation, as_asked: bool) -> Result<Verify, SecretError> {
         if v.crl.is_some() || v.allow_expired {
             return Err(SecretError::Field(
                 "validationContext: crl and allowExpiredCertificate are not supported".into(),
@@ -174,12 +179,10 @@ impl Secrets {
             }
             (None, None) => BundleSource::new(tls::system_roots()?),
         };
-        let sans: Vec<SanMatcher> = v.sans.iter().map(san).collect();
-        let name = sni.filter(|_| pin_sni).map(|s| tls::ServerName::try_from(s.to_owned()));
-        let expect = match name {
-            Some(Ok(name)) => Expect::Name { name, sans },
-            Some(Err(_)) => return Err(SecretError::Field("sni: not a DNS name".into())),
-            None => Expect::Chain { sans },
+        // Envoy: the name that is sent replaces the names in the configuration.
+        let expect = match as_asked {
+            true => Expect::Asked,
+            false => Expect::Chain { sans: v.sans.iter().map(san).collect() },
         };
         Ok(Verify::Against { bundle, expect, pins: pins(v)? })
     }

@@ -14,9 +14,10 @@ use crate::net::{ConnectOptions, Keepalive};
 pub fn target(cluster: &Arc<Cluster>, secrets: &mut Secrets) -> Result<Target, SecretError> {
     let mut transports = Vec::with_capacity(cluster.transport_matches.len() + 1);
     for m in &cluster.transport_matches {
-        transports.push(Transport { labels: m.labels.clone(), tls: client(&m.transport, secrets)? });
+        let tls = client(&m.transport, cluster, secrets)?;
+        transports.push(Transport { labels: m.labels.clone(), tls });
     }
-    transports.push(Transport { labels: Vec::new(), tls: client(&cluster.transport, secrets)? });
+    transports.push(Transport { labels: Vec::new(), tls: client(&cluster.transport, cluster, secrets)? });
     let http = &cluster.http;
     Ok(Target {
         name: cluster.name.clone(),
@@ -43,11 +44,15 @@ pub fn target(cluster: &Arc<Cluster>, secrets: &mut Secrets) -> Result<Target, S
 
 fn client(
     transport: &UpstreamTransport,
+    cluster: &Cluster,
     secrets: &mut Secrets,
 ) -> Result<Option<Arc<tls::ClientTls>>, SecretError> {
     match transport {
         UpstreamTransport::Plain => Ok(None),
-        UpstreamTransport::Tls(context) => secrets.client(context).map(Some),
+        UpstreamTransport::Tls(context) => {
+            let as_asked = context.auto_sni_san || cluster.http.auto_san_validation;
+            secrets.client(context, as_asked).map(Some)
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use decide::{Forward, Known, Method, Version};
+use decide::{Forward, Known, Method, UpstreamTransport, Version};
 use upstream::Host;
 
 use super::failure::TryError;
@@ -88,7 +88,7 @@ pub async fn attempt(
         host,
         http2,
         by_alpn,
-        tls: tls_override(plan, request),
+        tls: tls_override(plan, request, host),
         priority: plan.forward.priority,
         fresh,
         careful: !is_idempotent(&request.request.method),
@@ -104,10 +104,16 @@ pub async fn attempt(
     }
 }
 
-fn tls_override(plan: &Plan<'_>, request: &RequestHead) -> TlsOverride {
+fn tls_override(plan: &Plan<'_>, request: &RequestHead, host: &Host) -> TlsOverride {
     let alpn: Option<Arc<[Arc<str>]>> = plan.forward.alpn.clone();
-    let target = plan.cluster.target();
-    let sni = target.config.http.auto_sni.then(|| host_only(&request.request.authority).into());
+    let config = &plan.cluster.target().config;
+    let sni = if config.http.auto_sni {
+        Some(host_only(&request.request.authority).into())
+    } else if matches!(&config.transport, UpstreamTransport::Tls(tls) if tls.auto_host_sni) {
+        Some(&*host.endpoint.hostname).filter(|name| !name.is_empty()).map(Into::into)
+    } else {
+        None
+    };
     TlsOverride { sni, alpn: alpn.map(|a| a.iter().map(|p| p.as_bytes().to_vec()).collect()) }
 }
 

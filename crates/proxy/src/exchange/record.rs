@@ -175,6 +175,7 @@ impl Record {
             connection: &connection.connection,
             cluster,
             authority: &request.authority,
+            route: decision.map_or("", Decision::route_name),
             downstream_peer: decision.and_then(|d| d.peer.as_ref()),
             upstream_peer: self.upstream_peer.as_ref(),
             endpoint: self.host.as_ref().map(|h| &h.endpoint.workload),

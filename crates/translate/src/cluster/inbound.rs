@@ -43,9 +43,10 @@ fn build(
     }
     let mut cluster = base(name);
     cluster.connect_timeout = Some(crate::encode::duration(context.mesh().value.connect_timeout().as_std()));
-    options::pools(&mut cluster, policy.connection_pool.as_ref());
+    options::pools(&mut cluster, &policy);
     if instance.protocol != Protocol::Detect || policy.connection_pool.is_some() {
-        options::http_protocol(context, &mut cluster, instance.protocol, policy.connection_pool.as_ref());
+        let pool = policy.connection_pool.as_ref();
+        options::http_protocol(context, &mut cluster, instance.protocol, pool, false);
     } else {
         options::as_called(&mut cluster);
     }
@@ -104,7 +105,7 @@ pub(super) fn passthrough(context: &Context<'_>, name: &str, inbound: bool) -> p
     cluster.alt_stat_name = format!("{};", super::PASSTHROUGH);
     cluster.cluster_discovery_type = kind(pb::cluster::DiscoveryType::OriginalDst);
     cluster.lb_policy = pb::cluster::LbPolicy::ClusterProvided as i32;
-    options::pools(&mut cluster, None);
+    options::pools(&mut cluster, &Default::default());
     options::as_called(&mut cluster);
     if inbound {
         cluster.upstream_bind_config = Some(bind(context));

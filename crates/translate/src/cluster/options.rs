@@ -91,7 +91,8 @@ fn warmup(lb: &net::LoadBalancerSettings) -> Option<pb::cluster::SlowStartConfig
 }
 
 /// No limit unless one is set: Envoy's own of 1024 and 3 surprise people.
-pub(super) fn pools(cluster: &mut pb::Cluster, pool: Option<&net::ConnectionPoolSettings>) {
+pub(super) fn pools(cluster: &mut pb::Cluster, policy: &net::TrafficPolicy) {
+    let pool = policy.connection_pool.as_ref();
     let limit = |set: Option<i32>| {
         Some(u32v(set.and_then(|set| u32::try_from(set).ok()).filter(|set| *set > 0).unwrap_or(u32::MAX)))
     };
@@ -103,6 +104,7 @@ pub(super) fn pools(cluster: &mut pb::Cluster, pool: Option<&net::ConnectionPool
             max_pending_requests: limit(http.map(|http| http.http1_max_pending_requests)),
             max_requests: limit(http.map(|http| http.http2_max_requests)),
             max_retries: limit(http.map(|http| http.max_retries)),
+            retry_budget: policy.retry_budget.as_ref().map(retry_budget),
             ..Default::default()
         }],
         ..Default::default()
@@ -123,6 +125,14 @@ pub(super) fn pools(cluster: &mut pb::Cluster, pool: Option<&net::ConnectionPool
             }),
             ..Default::default()
         });
+    }
+}
+
+fn retry_budget(budget: &net::RetryBudget) -> pb::circuit_breakers::thresholds::RetryBudget {
+    pb::circuit_breakers::thresholds::RetryBudget {
+        budget_percent: budget.percent.map(|value| Percent { value }),
+        min_retry_concurrency: (budget.min_retry_concurrency > 0).then(|| u32v(budget.min_retry_concurrency)),
+        ..Default::default()
     }
 }
 
@@ -167,6 +177,7 @@ pub(super) fn http_protocol(
     cluster: &mut pb::Cluster,
     protocol: Protocol,
     pool: Option<&net::ConnectionPoolSettings>,
+    name_by_request: bool,
 ) {
     use http::http_protocol_options::{
         ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
@@ -212,11 +223,13 @@ pub(super) fn http_protocol(
         None
     };
     let common = common_options(pool);
-    if upstream.is_none() && common.is_none() {
+    if upstream.is_none() && common.is_none() && !name_by_request {
         return;
     }
     let options = http::HttpProtocolOptions {
         common_http_protocol_options: common,
+        upstream_http_protocol_options: name_by_request
+            .then(|| core::UpstreamHttpProtocolOptions { auto_sni: true, ..Default::default() }),
         upstream_protocol_options: Some(
             upstream.unwrap_or_else(|| explicit(ProtocolConfig::HttpProtocolOptions(Default::default()))),
         ),

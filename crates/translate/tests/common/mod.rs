@@ -254,6 +254,7 @@ pub fn facets(app: &str, version: &str) -> Facets {
         http10: false,
         domain: "cluster.local".into(),
         mesh_id: "".into(),
+        machine: "".into(),
     }
 }
 

@@ -1,40 +1,151 @@
 //! Discovery and the shifting of traffic.
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use e2e::load::now_ms;
+use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Mesh, until};
+use e2e::{Mesh, outside, until};
 
-pub(crate) const SCENARIOS: &[Scenario] =
-    &[("discovery_by_name_with_no_configuration", discovery), ("traffic_shift_by_weight", shift)];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    ("discovery_by_name_with_no_configuration", discovery_at_once),
+    ("discovery_of_a_hundred_replicas", hundred),
+    ("discovery_of_unmodified_python_and_node", python_and_node),
+    ("traffic_shift_by_weight", shift),
+    ("traffic_shift_under_load_and_back", shift_back),
+];
 
 const REVIEWS: &str = "http://reviews:9080/reviews/0";
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A service is reached by its name with no configuration; replicas come and go and no request is lost.
 pub(crate) fn discovery() -> anyhow::Result<()> {
+    come_and_go().map(drop)
+}
+
+/// The same, and who comes gets traffic within a second, who goes gets none after one.
+fn discovery_at_once() -> anyhow::Result<()> {
+    let Moments { came, went } = come_and_go()?;
+    println!("first request {came:?} ms after listening, last one {went:?} ms after SIGTERM");
+    // On a machine that does other things as well, one of two may be late.
+    for took in [came, went] {
+        ensure!(took.iter().any(|ms| *ms <= 1000), "came {came:?} ms, went {went:?} ms");
+    }
+    Ok(())
+}
+
+/// How long it took callers to see the replicas `two` and `three` come and go, in milliseconds.
+struct Moments {
+    came: [u64; 2],
+    went: [u64; 2],
+}
+
+/// Under load from one replica to three, to two, and back to one.
+fn come_and_go() -> anyhow::Result<Moments> {
     let mesh = Mesh::start()?;
     let _one = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(REVIEWS)?;
     let load = mesh.start_load(&["--url", REVIEWS, "--connections", "4", "--pause", "5"])?;
+    load.until_only(&["one"])?;
     let two = mesh.serve("reviews", "v1", "two")?;
-    let _three = mesh.serve("reviews", "v1", "three")?;
-    until("all three get traffic", Duration::from_secs(20), || {
-        let report = mesh.load(&["--url", REVIEWS, "--count", "60", "--fresh"]).ok()?;
-        (report.names.len() == 3).then_some(())
-    })?;
+    let three = mesh.serve("reviews", "v1", "three")?;
+    load.until_only(&["one", "two", "three"])?;
+
+    let left_two = now_ms();
     two.stop()?;
     let after = mesh.load(&["--url", REVIEWS, "--count", "100", "--fresh"])?;
-    ensure!(
-        !after.names.contains_key("two") && after.failed() == 0,
-        "a replica that left still gets traffic: {after:?}"
-    );
+    ensure!(!after.names.contains_key("two") && after.failed() == 0, "who left gets traffic: {after:?}");
+    load.until_only(&["one", "three"])?;
+    let left_three = now_ms();
+    three.stop()?;
+    load.until_only(&["one"])?;
+
     let report = load.stop()?;
     ensure!(report.failed() == 0 && report.sent > 100, "requests were lost: {report:?}");
+    let began = |name: &str| -> anyhow::Result<u64> {
+        let log = mesh.logs(name);
+        let moment = log.lines().find_map(|line| line.strip_prefix("listening ")?.parse().ok());
+        moment.with_context(|| format!("{name} never listened: {log}"))
+    };
+    let seen = |name: &str| report.seen.get(name).copied().unwrap_or_default();
+    Ok(Moments {
+        came: [seen("two").0.saturating_sub(began("two")?), seen("three").0.saturating_sub(began("three")?)],
+        went: [seen("two").1.saturating_sub(left_two), seen("three").1.saturating_sub(left_three)],
+    })
+}
+
+/// A hundred small replicas, each an address without a proxy, get their shares.
+fn hundred() -> anyhow::Result<()> {
+    const REPLICAS: u32 = 100;
+    outside::addresses()?;
+    let mesh = Mesh::start()?;
+    let mut server = Command::new(program("mizzen-e2e"));
+    server.args(["serve", "--port", "9080"]);
+    let _server = mesh.spawn(server, "server", PathBuf::new())?;
+    let mut yaml = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: default}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+"
+    .to_owned();
+    for last in 1..=REPLICAS {
+        yaml.push_str(&format!(
+            "---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: reviews-{last}, namespace: default}}
+spec: {{address: 192.0.2.{last}, labels: {{app: reviews}}}}
+"
+        ));
+    }
+    mesh.apply(&yaml)?;
+    let load = mesh.start_load(&["--url", REVIEWS, "--connections", "8"])?;
+    until("all are known", PATIENCE, || (load.so_far().names.len() == 100).then_some(()))?;
+    let report = load.next(10_000)?;
+    drop(load.stop()?);
+    ensure!(report.failed() == 0 && report.names.len() == 100, "not all get traffic: {report:?}");
+    let (least, most) = (report.names.values().min(), report.names.values().max());
+    let share = report.sent / 100;
+    println!("of {} requests between {least:?} and {most:?} each", report.sent);
+    // Two random choices each time: five standard deviations are half of a share.
+    let fair = |count: &u64| (share / 2..=share * 3 / 2).contains(count);
+    ensure!(report.names.values().all(fair), "not fair: {report:?}");
     Ok(())
 }
 
-/// A VirtualService splits by weight within two points over 10,000 requests, and moving all of it loses none.
+/// An application in Python and a client in Node, as people write them, work the same.
+fn python_and_node() -> anyhow::Result<()> {
+    let (Some(python), Some(node)) = (testkit::peers::need("python3"), testkit::peers::need("node")) else {
+        return Ok(());
+    };
+    let mesh = Mesh::start()?;
+    let mut details = mesh.mizzen(["run", "--service", "details", "--version", "v1", "--port", "http=9080"]);
+    details.arg("--").arg(python).arg(app("details.py"));
+    let _details = mesh.spawn(details, "details", PathBuf::new())?;
+    mesh.until_answers("http://details:9080/details/0")?;
+    let mut client = mesh.mizzen(["run", "--service", "client", "--"]);
+    client.arg(node).arg(app("client.js")).args(["http://details:9080/details/0", "300"]);
+    let output = client.stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "Node: {said}");
+    let told: serde_json::Value =
+        serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())?;
+    ensure!(told["names"]["details-python"] == 300, "{told}");
+    let report = mesh.load(&["--url", "http://details.default:9080/details/1", "--count", "200"])?;
+    ensure!(report.names.get("details-python") == Some(&200), "{report:?}");
+    Ok(())
+}
+
+/// A program that people might have written.
+fn app(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("apps").join(name)
+}
+
+/// A VirtualService splits by weight within two points over 10,000 requests.
 pub(crate) fn shift() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _v2 = mesh.serve("reviews", "v2", "v2")?;
@@ -43,26 +154,46 @@ pub(crate) fn shift() -> anyhow::Result<()> {
     mesh.apply(RULE)?;
     mesh.apply(&split(50))?;
     mesh.kubectl_ok(&["get", "virtualservice", "reviews"])?;
-    until("the split holds", Duration::from_secs(10), || {
+    until("the split holds", PATIENCE, || {
         let report = mesh.load(&["--url", REVIEWS, "--count", "200"]).ok()?;
         (report.names.len() == 2).then_some(())
     })?;
     let report = mesh.load(&["--url", REVIEWS, "--count", "10000", "--connections", "8"])?;
+    println!("{:.2} % went to v2", report.share("v2") * 100.0);
     ensure!((report.share("v2") - 0.5).abs() <= 0.02, "not half and half: {report:?}");
+    ensure!(report.failed() == 0, "requests were lost: {report:?}");
+    Ok(())
+}
 
-    let load = mesh.start_load(&["--url", REVIEWS, "--connections", "4", "--pause", "2"])?;
-    mesh.apply(&split(0))?;
-    until("all goes to v3", Duration::from_secs(10), || {
-        let report = mesh.load(&["--url", REVIEWS, "--count", "50"]).ok()?;
-        (report.share("v3") == 1.0).then_some(())
-    })?;
+/// Moving all traffic, rolling back by re-applying and by deleting lose no request; `jason` goes where his match says.
+pub(crate) fn shift_back() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let _v2 = mesh.serve("reviews", "v2", "v2")?;
+    let _v3 = mesh.serve("reviews", "v3", "v3")?;
+    mesh.until_answers(REVIEWS)?;
+    mesh.apply(RULE)?;
+    mesh.steer(&split(50))?;
+    let everybody = ["--url", REVIEWS, "--connections", "4", "--pause", "2"];
+    let load = mesh.start_load(&everybody)?;
+    let jason = mesh.start_load(&[&everybody[..], &["--header", "end-user: jason"]].concat())?;
+    load.until_only(&["v2", "v3"])?;
+    jason.until_only(&["v2"])?;
+
+    mesh.steer(&split(0))?;
+    load.until_only(&["v3"])?;
+    mesh.steer(&split(50))?;
+    load.until_only(&["v2", "v3"])?;
+    mesh.steer(&split(100))?;
+    load.until_only(&["v2"])?;
+    let jason = jason.stop()?;
     mesh.kubectl_ok(&["delete", "virtualservice", "reviews"])?;
-    until("without a rule both get traffic", Duration::from_secs(10), || {
-        let report = mesh.load(&["--url", REVIEWS, "--count", "50"]).ok()?;
-        (report.names.len() == 2).then_some(())
-    })?;
-    let report = load.stop()?;
-    ensure!(report.failed() == 0 && report.sent > 100, "requests were lost: {report:?}");
+    load.until_only(&["v2", "v3"])?;
+    let load = load.stop()?;
+    for report in [&load, &jason] {
+        ensure!(report.failed() == 0 && report.sent > 100, "requests were lost: {report:?}");
+    }
+    ensure!(jason.share("v2") == 1.0, "jason went elsewhere: {jason:?}");
+    println!("{} and {} requests, none lost", load.sent, jason.sent);
     Ok(())
 }
 
