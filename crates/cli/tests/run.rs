@@ -17,7 +17,7 @@ use cli::Cli;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use kube::{
     Api, Client, Config,
-    api::{ApiResource, DynamicObject, ListParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use nix::{
@@ -140,6 +140,15 @@ impl Mesh {
     }
 
     async fn entries(&self) -> Vec<serde_json::Value> {
+        let list = self.api_of_entries().list(&ListParams::default()).await.unwrap();
+        list.items.into_iter().map(|entry| serde_json::to_value(entry).unwrap()).collect()
+    }
+
+    async fn remove(&self, entry: &str) {
+        self.api_of_entries().delete(entry, &DeleteParams::default()).await.unwrap();
+    }
+
+    fn api_of_entries(&self) -> Api<DynamicObject> {
         let kind = ApiResource {
             group: "networking.istio.io".into(),
             version: "v1".into(),
@@ -147,9 +156,7 @@ impl Mesh {
             kind: "WorkloadEntry".into(),
             plural: "workloadentries".into(),
         };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), "default", &kind);
-        let list = api.list(&ListParams::default()).await.unwrap();
-        list.items.into_iter().map(|entry| serde_json::to_value(entry).unwrap()).collect()
+        Api::namespaced_with(self.client.clone(), "default", &kind)
     }
 
     /// Until the entries are as they should be.
@@ -208,6 +215,13 @@ fn registered(mesh: &Mesh, runtime: &tokio::runtime::Runtime) {
     assert_eq!((spec["serviceAccount"].as_str(), spec["locality"].as_str()), (Some("hello"), Some("eu/a/1")));
     assert_eq!(spec["labels"]["version"], "v2");
     assert_eq!(spec["labels"]["tier"], "front");
+
+    runtime.block_on(mesh.remove(entries[0]["metadata"]["name"].as_str().unwrap()));
+    let uid = &entries[0]["metadata"]["uid"];
+    let again = |e: &[serde_json::Value]| {
+        e.first().is_some_and(|e| e["metadata"]["uid"] != *uid && health(e) == "True")
+    };
+    runtime.block_on(mesh.until("registered again", again));
 
     kill(pid(&child), Signal::SIGTERM).unwrap();
     runtime.block_on(mesh.until("withdrawn", |e| e.iter().all(|e| health(e) == "False")));

@@ -15,7 +15,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -194,10 +197,13 @@ pub(crate) struct Running {
     events: UnboundedReceiver<Event>,
     files: Arc<Mutex<Files>>,
     renewal: JoinHandle<()>,
+    registration: JoinHandle<()>,
     /// Goes with the workload.
     envoy_folder: Option<TempDir>,
     app_started: bool,
     ready: bool,
+    /// What the entry should say.
+    takes_traffic: Arc<AtomicBool>,
     app: Option<ExitStatus>,
     proxy_lives: bool,
 }
@@ -226,7 +232,11 @@ impl Running {
             root: MemoryFile::new("root", &root)?,
             metadata: MemoryFile::new("metadata", &identity.metadata().to_string())?,
         };
-        objects.register(&name, &spec, &workload.address().to_string()).await?;
+        let address = workload.address().to_string();
+        objects.register(&name, &spec, &address).await?;
+        let takes_traffic = Arc::new(AtomicBool::new(false));
+        let registration =
+            keep_registered(objects.clone(), name.clone(), spec.clone(), address, Arc::clone(&takes_traffic));
         let files = Arc::new(Mutex::new(files));
         let renewal = renew(objects.clone(), spec.account().to_owned(), Arc::clone(&files), token.seconds);
         let mut running = Self {
@@ -238,7 +248,9 @@ impl Running {
             app_started: false,
             ready: false,
             app: None,
+            takes_traffic,
             renewal,
+            registration,
             files,
             objects,
             workload,
@@ -307,10 +319,15 @@ impl Running {
             self.await_application().await?;
         }
         if self.app.is_none() {
-            self.objects.set_ready(&self.name, true).await?;
+            self.set_ready(true).await?;
             self.ready = true;
         }
         Ok(())
+    }
+
+    async fn set_ready(&self, ready: bool) -> anyhow::Result<()> {
+        self.takes_traffic.store(ready, Ordering::Relaxed);
+        self.objects.set_ready(&self.name, ready).await
     }
 
     /// Whether it has been given traffic.
@@ -368,10 +385,10 @@ impl Running {
 
     async fn revive_proxy(&mut self) -> anyhow::Result<()> {
         tracing::error!("the proxy of {} ended{}; starting it again", self.name, self.last_words());
-        self.objects.set_ready(&self.name, false).await?;
+        self.set_ready(false).await?;
         sleep(Duration::from_secs(1)).await;
         self.start_proxy().await?;
-        self.objects.set_ready(&self.name, true).await
+        self.set_ready(true).await
     }
 
     pub(crate) fn signal(&self, signal: i32) -> anyhow::Result<()> {
@@ -380,7 +397,7 @@ impl Running {
 
     /// Takes the workload out of traffic: no new requests come, those under way are finished.
     pub(crate) async fn drain(&mut self) {
-        if let Err(error) = self.objects.set_ready(&self.name, false).await {
+        if let Err(error) = self.set_ready(false).await {
             tracing::warn!("{error:#}; ending without the mesh's knowledge");
         }
         sleep(NEWS).await;
@@ -403,6 +420,7 @@ impl Running {
     /// Withdraws the workload, lets the proxy finish, and ends everything in its namespaces.
     pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         self.renewal.abort();
+        self.registration.abort();
         let withdrawn = self.objects.withdraw(&self.name).await;
         if self.proxy_lives && self.workload.signal(Target::Proxy, nix::libc::SIGTERM).is_ok() {
             let gone = async {
@@ -544,6 +562,34 @@ fn renew(objects: Objects, account: String, files: Arc<Mutex<Files>>, seconds: u
                     Duration::from_secs(10)
                 }
             };
+        }
+    })
+}
+
+/// Registers the workload again should its entry go while it lives: by hand, or since the control plane was not reached
+/// for longer than entries outlive their proxies.
+fn keep_registered(
+    objects: Objects,
+    name: String,
+    spec: Spec,
+    address: String,
+    takes_traffic: Arc<AtomicBool>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            objects.until_gone(&name).await;
+            tracing::warn!("the entry of {name} was removed though it lives; it is registered again");
+            let registered = async {
+                objects.register(&name, &spec, &address).await?;
+                match takes_traffic.load(Ordering::Relaxed) {
+                    true => objects.set_ready(&name, true).await,
+                    false => Ok(()),
+                }
+            };
+            if let Err(error) = registered.await {
+                tracing::warn!("{error:#}");
+                sleep(Duration::from_secs(1)).await;
+            }
         }
     })
 }

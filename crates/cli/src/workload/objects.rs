@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, anyhow};
+use futures::StreamExt;
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::{ConfigMap, Service, ServiceAccount},
@@ -12,6 +13,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    runtime::{WatchStreamExt, watcher},
 };
 use serde_json::{Value, json};
 
@@ -106,6 +108,22 @@ impl Objects {
             .await
             .with_context(|| format!("workload entry {}/{name}", self.namespace))?;
         self.set_ready(name, false).await
+    }
+
+    /// Completes when the entry is not there, or no more.
+    pub(crate) async fn until_gone(&self, name: &str) {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut events = watcher::watcher(self.entries(), config).default_backoff().boxed();
+        let mut found = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Init) => found = false,
+                Ok(watcher::Event::InitApply(_) | watcher::Event::Apply(_)) => found = true,
+                Ok(watcher::Event::InitDone) if found => {}
+                Ok(watcher::Event::InitDone | watcher::Event::Delete(_)) => return,
+                Err(error) => tracing::debug!(%error, name, "the entry cannot be watched"),
+            }
+        }
     }
 
     pub(crate) async fn set_ready(&self, name: &str, ready: bool) -> anyhow::Result<()> {

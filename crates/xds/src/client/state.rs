@@ -493,7 +493,6 @@ fn name_of(t: ResourceType, body: &[u8]) -> Result<Arc<str>, String> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
     use proto::pb::envoy::config::cluster::v3::{Cluster, cluster};
     use proto::pb::envoy::config::core::v3::{AggregatedConfigSource, ConfigSource, config_source};
     use proto::pb::google::protobuf::Any;
