@@ -234,3 +234,39 @@ pub fn names_of(listen: IpAddr, more: &[String]) -> Vec<String> {
     names.dedup();
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{DiskOptions, DiskStore, Sealer};
+
+    #[tokio::test]
+    async fn a_token_counts_in_its_time_and_as_it_was_signed() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = DiskOptions {
+            path: folder.path().join("store.redb"),
+            sealer: Sealer::open(&folder.path().join("key")).unwrap(),
+            sealed: |_| true,
+            window_events: 16,
+            window_bytes: 1 << 20,
+        };
+        let keys = Keys::open(&DiskStore::open(options).unwrap()).await.unwrap();
+        let text = |text: &str| text.to_owned();
+        let claims = Claims {
+            namespace: text("default"),
+            account: text("reviews"),
+            uid: text("1"),
+            audiences: vec![text("istio-ca")],
+            id: text("2"),
+        };
+        let token = keys.issue(&claims, 10_000, 600).unwrap();
+        assert_eq!(keys.verify(&token, 10_599).unwrap().account, "reviews");
+        assert_eq!(keys.verify(&token, 10_600).err(), Some("the token has expired"));
+        assert_eq!(keys.verify(&token, 9_000).err(), Some("the token is not valid yet"));
+        let (head, _) = token.rsplit_once('.').unwrap();
+        for forged in [format!("{head}."), format!("{head}.AAAA"), head.to_owned(), text("x"), String::new()]
+        {
+            assert!(keys.verify(&forged, 10_100).is_err(), "{forged}");
+        }
+    }
+}

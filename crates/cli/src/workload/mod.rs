@@ -287,6 +287,9 @@ impl Running {
         let deadline = Instant::now() + PROXY_PATIENCE;
         while !self.answers(STATUS_PORT, "/healthz/ready").await {
             self.note_events();
+            if self.app.is_some() {
+                return Ok(());
+            }
             if !self.proxy_lives {
                 bail!("the proxy of {} ended before it was ready{}", self.name, self.last_words());
             }
@@ -374,7 +377,12 @@ impl Running {
                 return Ok(status);
             }
             if !self.proxy_lives {
-                self.revive_proxy().await?;
+                // The control plane may be away, too: the application goes on meanwhile.
+                if let Err(error) = self.revive_proxy().await {
+                    tracing::error!("{error:#}; trying again");
+                    self.note_events();
+                }
+                continue;
             }
             match self.events.recv().await {
                 Some(event) => self.note(&event),
@@ -385,8 +393,8 @@ impl Running {
 
     async fn revive_proxy(&mut self) -> anyhow::Result<()> {
         tracing::error!("the proxy of {} ended{}; starting it again", self.name, self.last_words());
-        self.set_ready(false).await?;
         sleep(Duration::from_secs(1)).await;
+        self.set_ready(false).await?;
         self.start_proxy().await?;
         self.set_ready(true).await
     }
