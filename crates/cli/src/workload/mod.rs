@@ -395,7 +395,11 @@ impl Running {
         tracing::error!("the proxy of {} ended{}; starting it again", self.name, self.last_words());
         sleep(Duration::from_secs(1)).await;
         self.set_ready(false).await?;
-        self.start_proxy().await?;
+        if let Err(error) = self.start_proxy().await {
+            // One that lives and never gets ready: its end is the start of the next.
+            let _ = self.workload.signal(Target::Proxy, nix::libc::SIGKILL);
+            return Err(error);
+        }
         self.set_ready(true).await
     }
 
