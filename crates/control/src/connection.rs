@@ -187,8 +187,8 @@ impl Stream {
         loop {
             let started = Instant::now();
             let Some(out) = self.session.next(&seen, &self.context.payloads, started) else { break };
-            let bytes = out.head.len() + out.payload.bytes.len();
-            sender.send(out.head, out.payload.bytes).await.map_err(closed)?;
+            let bytes = out.head.len() + out.payload.bytes();
+            sender.send_parts(out.head, &out.payload.parts).await.map_err(closed)?;
             self.context.metrics.pushed(out.resource_type, bytes, started.elapsed());
         }
         self.connection().report(view.generation(), self.session.status().collect());

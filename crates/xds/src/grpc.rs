@@ -121,19 +121,24 @@ pub fn request(
 impl Sender {
     /// Sends one message that consists of these two parts.
     pub async fn send(&self, head: Bytes, payload: Bytes) -> Result<(), Closed> {
-        let length = head.len() + payload.len();
-        let Ok(length) = u32::try_from(length) else { return Err(Closed) };
-        let small = payload.len() < SMALL;
-        let mut first = BytesMut::with_capacity(5 + head.len() + if small { payload.len() } else { 0 });
+        self.send_parts(head, &[payload]).await
+    }
+
+    /// Sends one message that consists of all of these.
+    pub async fn send_parts(&self, head: Bytes, parts: &[Bytes]) -> Result<(), Closed> {
+        let payload: usize = parts.iter().map(Bytes::len).sum();
+        let Ok(length) = u32::try_from(head.len() + payload) else { return Err(Closed) };
+        let small = payload < SMALL;
+        let mut first = BytesMut::with_capacity(5 + head.len() + if small { payload } else { 0 });
         first.put_u8(0);
         first.put_u32(length);
         first.put_slice(&head);
         if small {
-            first.put_slice(&payload);
+            parts.iter().for_each(|part| first.put_slice(part));
         }
         self.frames.send(Frame::data(first.freeze())).await.map_err(|_| Closed)?;
-        if !small {
-            self.frames.send(Frame::data(payload)).await.map_err(|_| Closed)?;
+        for part in parts.iter().filter(|_| !small) {
+            self.frames.send(Frame::data(part.clone())).await.map_err(|_| Closed)?;
         }
         Ok(())
     }

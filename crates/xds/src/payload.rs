@@ -2,6 +2,9 @@
 //!
 //! A response's fields may stand in any order on the wire, so everything about the stream (nonce, version, type) goes
 //! into the head, and the resources, encoded once, follow as they are. Nothing of a payload is copied per stream.
+//!
+//! A payload is made of parts, cut where the resources themselves say so: streams whose resources differ in a few share
+//! all parts but those.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,15 +21,26 @@ const TYPE_URL: u32 = 4;
 const NONCE: u32 = 5;
 const REMOVED: u32 = 6;
 
+/// A part ends with one in so many resources.
+const PART: u64 = 16;
+
 /// The resources of a response, encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
-    pub bytes: Bytes,
+    /// One after the other.
+    pub parts: Vec<Bytes>,
     /// Equal for equal resources.
     pub id: u64,
 }
 
-/// Payloads that were encoded lately, for whoever needs the same. Bounded by bytes.
+impl Payload {
+    /// How many bytes there are in all parts.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+}
+
+/// Parts of payloads that were encoded lately, for whoever needs the same. Bounded by bytes.
 #[derive(Debug)]
 pub struct Payloads {
     inner: Mutex<Inner>,
@@ -42,7 +56,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Entry {
-    payload: Payload,
+    part: Bytes,
     used: Instant,
 }
 
@@ -60,16 +74,27 @@ impl Payloads {
         resources: &[Resource],
         now: Instant,
     ) -> Payload {
-        let key = self.key(mode, resource_type, resources);
+        use std::hash::{BuildHasher, Hash, Hasher};
+        let mut id = self.hashers[0].build_hasher();
+        (mode, resource_type, resources.len()).hash(&mut id);
+        let mut parts = Vec::new();
+        for part in resources.split_inclusive(|resource| resource.version.is_multiple_of(PART)) {
+            let key = self.key(mode, resource_type, part);
+            key.hash(&mut id);
+            parts.push(self.part(key, mode, resource_type, part, now));
+        }
+        Payload { parts, id: id.finish() }
+    }
+
+    fn part(&self, key: u128, mode: Mode, t: ResourceType, resources: &[Resource], now: Instant) -> Bytes {
         if let Some(entry) = self.lock().entries.get_mut(&key) {
             entry.used = now;
-            return entry.payload.clone();
+            return entry.part.clone();
         }
-        let bytes = encode(mode, resource_type, resources);
-        let payload = Payload { bytes, id: key as u64 };
+        let part = encode(mode, t, resources);
         let mut inner = self.lock();
-        let added = payload.bytes.len();
-        if inner.entries.insert(key, Entry { payload: payload.clone(), used: now }).is_none() {
+        let added = part.len();
+        if inner.entries.insert(key, Entry { part: part.clone(), used: now }).is_none() {
             inner.bytes += added;
         }
         while inner.bytes > self.max_bytes && inner.entries.len() > 1 {
@@ -78,7 +103,7 @@ impl Payloads {
             };
             inner.remove(oldest);
         }
-        payload
+        part
     }
 
     /// Drops what nobody used for a while.
@@ -113,7 +138,7 @@ impl Payloads {
 impl Inner {
     fn remove(&mut self, key: u128) {
         if let Some(entry) = self.entries.remove(&key) {
-            self.bytes -= entry.payload.bytes.len();
+            self.bytes -= entry.part.len();
         }
     }
 }
@@ -257,7 +282,7 @@ mod tests {
         let t = ResourceType::Cluster;
         let removed: [Arc<str>; 1] = ["gone".into()];
         let delta = payloads.get(Mode::Delta, t, &resources, Instant::now());
-        let bytes = [head(t, 5, "n1", &removed), delta.bytes].concat();
+        let bytes = [&[head(t, 5, "n1", &removed)][..], delta.parts.as_slice()].concat().concat();
         let response = pb::DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap();
         assert_eq!((response.nonce.as_str(), response.type_url.as_str()), ("n1", t.url()));
         assert_eq!(response.removed_resources, ["gone"]);
@@ -266,7 +291,7 @@ mod tests {
         let any = response.resources[1].resource.as_ref().unwrap();
         assert_eq!((any.type_url.as_str(), any.value.len()), (t.url(), 300));
         let sotw = payloads.get(Mode::Sotw, t, &resources, Instant::now());
-        let bytes = [head(t, 5, "n2", &[]), sotw.bytes].concat();
+        let bytes = [&[head(t, 5, "n2", &[])][..], sotw.parts.as_slice()].concat().concat();
         let response = pb::DiscoveryResponse::decode(bytes.as_slice()).unwrap();
         assert_eq!((response.resources.len(), response.nonce.as_str()), (2, "n2"));
         assert_eq!(response.resources[1].value.len(), 300);
@@ -285,11 +310,25 @@ mod tests {
             )
         };
         let first = get(1, 0);
-        assert_eq!(get(1, 1).bytes.as_ptr(), first.bytes.as_ptr());
+        assert_eq!(get(1, 1).parts[0].as_ptr(), first.parts[0].as_ptr());
         get(2, 2);
         assert_eq!(payloads.lock().entries.len(), 1, "two do not fit in the bound");
         payloads.forget(Duration::from_secs(10), start + Duration::from_secs(20));
         let inner = payloads.lock();
         assert_eq!((inner.entries.len(), inner.bytes), (0, 0));
+    }
+
+    #[test]
+    fn who_differs_in_one_resource_shares_the_other_parts() {
+        let payloads = Payloads::new(1 << 20);
+        let mut resources: Vec<_> = (0..500).map(|n| resource(&format!("r{n:03}"), n * 7 + 1, 50)).collect();
+        let get = |of: &[Resource]| payloads.get(Mode::Delta, ResourceType::Cluster, of, Instant::now());
+        let one = get(&resources);
+        resources.insert(100, resource("r099-own", 5, 50));
+        let other = get(&resources);
+        let shared = |part: &&Bytes| one.parts.iter().any(|known| known.as_ptr() == part.as_ptr());
+        assert!(one.parts.len() > 20 && one.id != other.id);
+        assert_eq!(other.parts.iter().filter(shared).count(), other.parts.len() - 1);
+        assert_eq!(get(&resources).id, other.id);
     }
 }

@@ -163,7 +163,7 @@ impl Simulation {
         }
         let Some(session) = &mut self.session else { return };
         let Some(out) = session.next(&self.world, &self.payloads, self.now) else { return };
-        let bytes = [out.head, out.payload.bytes].concat();
+        let bytes = [&[out.head][..], out.payload.parts.as_slice()].concat().concat();
         self.to_client.push_back(match self.mode {
             Mode::Sotw => Response::Sotw(pb::DiscoveryResponse::decode(bytes.as_slice()).unwrap()),
             Mode::Delta => Response::Delta(pb::DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap()),

@@ -89,7 +89,7 @@ impl Peer {
     /// The next response as `type names -removed`.
     fn next(&mut self, source: &Table) -> Option<(String, String)> {
         let out = self.session.next(source, &self.payloads, Instant::now())?;
-        let bytes = [out.head, out.payload.bytes].concat();
+        let bytes = [&[out.head][..], out.payload.parts.as_slice()].concat().concat();
         let short = |t: ResourceType| format!("{t:?}");
         Some(match self.session.mode() {
             Mode::Delta => {

@@ -78,8 +78,7 @@ fn changes() -> anyhow::Result<()> {
         );
         println!("{what}: {} messages on one connection", held.received);
     }
-    let restarted: Vec<_> =
-        streams.iter().filter(|(proxy, stream)| !self::has(&after, proxy, **stream)).collect();
+    let restarted: Vec<_> = streams.iter().filter(|(proxy, stream)| !has(&after, proxy, **stream)).collect();
     ensure!(restarted.is_empty(), "proxies or their streams ended: {restarted:?} of {after:#}");
     ensure!(!after.to_string().contains("NACK"), "a proxy refused a change: {after:#}");
     let states = after["generation"].as_u64().zip(before["generation"].as_u64());
