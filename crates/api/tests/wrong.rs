@@ -218,6 +218,11 @@ fn destination_rules() {
                 "spec.trafficPolicy.loadBalancer.warmup: Forbidden: warmup is not supported: slow start of new endpoints \
              is not built yet",
             ),
+            (
+                "{host: a, trafficPolicy: {retryBudget: {budgetInterval: 5s}}}",
+                "spec.trafficPolicy.retryBudget.budgetInterval: Forbidden: budgetInterval is not supported: retries \
+             are measured against the requests of the moment; take it out",
+            ),
             ("{host: a, subsets: [{name: v1}, {name: v1}]}", "spec.subsets[1].name: Duplicate value: \"v1\""),
             (
                 "{host: a, subsets: [{name: V_1}]}",

@@ -105,6 +105,7 @@ pub struct HttpSettings {
     /// Of a connection without requests; one hour unless configured, nothing when zero was written.
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
+    pub max_stream_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
     pub max_concurrent_streams: Option<u32>,
     pub initial_stream_window: Option<u32>,

@@ -296,7 +296,7 @@ fn timeouts_and_retries_are_the_routes_own() {
     assert_eq!(forward.per_try_timeout, None, "longer than the whole");
     let retry = forward.retry.as_ref().unwrap();
     assert!(retry.policy.on.has(RetryOn::FIVE_XX) && retry.policy.avoid_previous_hosts);
-    assert_eq!((retry.policy.retries, retry.policy.host_attempts), (3, 5));
+    assert_eq!((retry.policy.retries, retry.policy.host_attempts), (3, 6));
     assert!(matches!(retry.attempt_of(&Response::new(503)), Attempt::Response { status: 503, .. }));
     let mut grpc =
         get("/").with_header("content-type", "application/grpc").with_header("grpc-timeout", "100m");

@@ -169,11 +169,6 @@ impl Wire {
         self.disturb("meta l4proto tcp counter reject with tcp reset")
     }
 
-    /// Connections are refused; those that stand stay.
-    pub fn refuse_new(&self) -> anyhow::Result<()> {
-        self.disturb("tcp flags & (syn | ack) == syn counter reject with tcp reset")
-    }
-
     /// How many packets were dropped or refused since the last change.
     pub fn dropped(&self) -> anyhow::Result<u64> {
         let mut nft = self.command();

@@ -256,7 +256,7 @@ impl EndpointSet {
         }
     }
 
-    fn millis(&self, now: Instant) -> u64 {
+    pub(crate) fn millis(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.shared.origin).as_millis() as u64
     }
 }

@@ -35,7 +35,12 @@ impl Mesh {
 }
 
 fn all() -> OutlierConfig {
-    OutlierConfig { max_ejection_percent: 100, enforce_success_rate: 0, ..OutlierConfig::default() }
+    OutlierConfig {
+        max_ejection_percent: 100,
+        enforce_success_rate: 0,
+        interval: Duration::from_secs(1),
+        ..OutlierConfig::default()
+    }
 }
 
 #[test]
@@ -75,6 +80,20 @@ fn each_ejection_lasts_longer_until_the_host_behaves() {
     mesh.tick(93);
     mesh.record(0, Outcome::Status(500), 5, 100);
     assert_eq!(mesh.tick(130), 1, "two quiet intervals forgave two ejections");
+}
+
+#[test]
+fn hosts_come_back_at_the_end_of_an_interval_however_often_it_is_asked() {
+    let config = OutlierConfig {
+        interval: Duration::from_secs(60),
+        base_ejection_time: Duration::from_secs(10),
+        ..all()
+    };
+    let mut mesh = mesh(2, config);
+    mesh.record(0, Outcome::Status(500), 5, 0);
+    let back: usize = (1..=53).map(|second| mesh.tick(second)).sum();
+    assert_eq!(back, 0, "the time is over, the interval is not");
+    assert_eq!(mesh.tick(60), 1);
 }
 
 #[test]

@@ -81,10 +81,9 @@ pub struct RetryPolicy {
     pub avoid_previous_hosts: bool,
     /// How often to choose anew before a host that was tried is taken again.
     pub host_attempts: u32,
-    /// `previous_priorities` with this update frequency.
-    pub previous_priorities: Option<u32>,
-    /// Whether to wait as the upstream says (`retry-after`, `x-ratelimit-reset`): header names and formats.
+    /// Headers by which the upstream says how long to wait (`retry-after`, `x-ratelimit-reset`), in lower case.
     pub reset_headers: Vec<(String, ResetFormat)>,
+    /// What is told beyond this is not heeded.
     pub reset_max_interval: Duration,
 }
 
@@ -105,7 +104,6 @@ impl Default for RetryPolicy {
             backoff: Backoff::default(),
             avoid_previous_hosts: false,
             host_attempts: 1,
-            previous_priorities: None,
             reset_headers: Vec::new(),
             reset_max_interval: Duration::from_secs(300),
         }
@@ -189,6 +187,15 @@ impl RetryState {
 }
 
 impl RetryPolicy {
+    /// The wait before the next try where the upstream named one: that, and up to half as much again.
+    pub fn wait_as_told<R: Random + ?Sized>(&self, told: Duration, rng: &mut R) -> Option<Duration> {
+        if told <= Duration::from_millis(1) || told > self.reset_max_interval {
+            return None;
+        }
+        let half = u64::try_from(told.as_micros() / 2).unwrap_or(u64::MAX);
+        Some(told + Duration::from_micros(rng.below(half)))
+    }
+
     /// Whether the conditions ask for another try, tries left or not.
     pub fn wants(&self, attempt: Attempt) -> bool {
         match attempt {
@@ -300,6 +307,18 @@ mod tests {
         }
         let codes = RetryPolicy { status_codes: vec![429], ..policy("retriable-status-codes") };
         assert!(codes.wants(status(429)) && !codes.wants(status(503)));
+    }
+
+    #[test]
+    fn a_wait_that_was_told_is_kept_and_jittered_unless_it_is_too_long() {
+        let mut rng = SeededRandom::new(1);
+        let policy = RetryPolicy { reset_max_interval: Duration::from_secs(5), ..policy("5xx") };
+        for _ in 0..100 {
+            let wait = policy.wait_as_told(Duration::from_secs(2), &mut rng).unwrap();
+            assert!((Duration::from_secs(2)..Duration::from_secs(3)).contains(&wait), "{wait:?}");
+        }
+        assert_eq!(policy.wait_as_told(Duration::from_secs(6), &mut rng), None);
+        assert_eq!(policy.wait_as_told(Duration::ZERO, &mut rng), None);
     }
 
     #[test]

@@ -86,9 +86,6 @@ fn explicit(
 
 /// The same message stands in listeners, where more of it has a meaning.
 fn apply_common(common: &core::HttpProtocolOptions, settings: &mut HttpSettings) -> Taken<()> {
-    if common.max_stream_duration.is_some() {
-        return Err(Refusal::unsupported("maxStreamDuration"));
-    }
     if common.max_headers_count.is_some() {
         return Err(Refusal::unsupported("maxHeadersCount"));
     }
@@ -96,6 +93,7 @@ fn apply_common(common: &core::HttpProtocolOptions, settings: &mut HttpSettings)
         settings.idle_timeout = timeout(&common.idle_timeout, "idleTimeout")?;
     }
     settings.max_connection_duration = timeout(&common.max_connection_duration, "maxConnectionDuration")?;
+    settings.max_stream_duration = timeout(&common.max_stream_duration, "maxStreamDuration")?;
     if let Some(most) = number(&common.max_requests_per_connection) {
         settings.max_requests_per_connection = Some(most).filter(|n| *n > 0);
     }

@@ -1,6 +1,6 @@
 //! Retry and mirror policies of routes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::pb::envoy::config::route::v3 as pb;
 use upstream::{Attempt, Backoff, ResetFormat, RetryOn, RetryPolicy};
@@ -30,6 +30,18 @@ impl Retry {
             rate_limited: response.headers.contains(Known::XEnvoyRatelimited),
             retriable_header: self.response_headers.iter().any(|h| h.matches_headers(&response.headers)),
         }
+    }
+
+    /// How long the upstream says to wait before another try.
+    pub fn told_wait(&self, response: &Response, now: SystemTime) -> Option<Duration> {
+        self.policy.reset_headers.iter().find_map(|(name, format)| {
+            let number: u64 = response.headers.get_str(name)?.trim().parse().ok()?;
+            let span = Duration::from_secs(number);
+            match format {
+                ResetFormat::Seconds => Some(span),
+                ResetFormat::UnixTimestamp => UNIX_EPOCH.checked_add(span)?.duration_since(now).ok(),
+            }
+        })
     }
 }
 
@@ -81,21 +93,15 @@ pub(crate) fn compile_retry(policy: &pb::RetryPolicy) -> Taken<Retry> {
         status_codes: each(&policy.retriable_status_codes, "retriableStatusCodes", |code| {
             u16::try_from(*code).map_err(|_| Refusal::new("is no HTTP status"))
         })?,
-        host_attempts: u32::try_from(policy.host_selection_retry_max_attempts).unwrap_or(0).max(1),
+        host_attempts: u32::try_from(policy.host_selection_retry_max_attempts).unwrap_or(0).saturating_add(1),
         ..RetryPolicy::default()
     };
     if let Some(b) = &policy.retry_back_off {
         result.backoff = back_off(b).within("retryBackOff")?;
     }
     if let Some(b) = &policy.rate_limited_retry_back_off {
-        result.reset_headers = b
-            .reset_headers
-            .iter()
-            .map(|h| {
-                let unix = h.format == pb::retry_policy::ResetHeaderFormat::UnixTimestamp as i32;
-                (h.name.clone(), if unix { ResetFormat::UnixTimestamp } else { ResetFormat::Seconds })
-            })
-            .collect();
+        result.reset_headers =
+            each(&b.reset_headers, "resetHeaders", reset_header).within("rateLimitedRetryBackOff")?;
         result.reset_max_interval = duration(&b.max_interval, "maxInterval")
             .within("rateLimitedRetryBackOff")?
             .unwrap_or(Duration::from_secs(300));
@@ -116,6 +122,19 @@ pub(crate) fn compile_retry(policy: &pb::RetryPolicy) -> Taken<Retry> {
             HeaderMatcher::compile,
         )?,
     })
+}
+
+fn reset_header(header: &pb::retry_policy::ResetHeader) -> Taken<(String, ResetFormat)> {
+    use pb::retry_policy::ResetHeaderFormat;
+    if header.name.is_empty() {
+        return Err(Refusal::new("is empty").under("name"));
+    }
+    let format = match ResetHeaderFormat::try_from(header.format) {
+        Ok(ResetHeaderFormat::Seconds) => ResetFormat::Seconds,
+        Ok(ResetHeaderFormat::UnixTimestamp) => ResetFormat::UnixTimestamp,
+        Err(_) => return Err(Refusal::new("unknown").under("format")),
+    };
+    Ok((header.name.to_ascii_lowercase(), format))
 }
 
 fn back_off(b: &pb::retry_policy::RetryBackOff) -> Taken<Backoff> {

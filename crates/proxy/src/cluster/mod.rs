@@ -3,11 +3,14 @@
 //! [`Target`] is what the control thread compiled; [`Cluster`] is one worker's pools and balancer of it, and outlives it.
 
 mod dial;
+mod http2;
+mod lease;
 mod local;
 mod pool;
 mod target;
 
 pub use dial::{DialError, TlsOverride, dial};
+pub use lease::{H1Lease, H2Lease, Lease};
 pub use local::Cluster;
-pub use pool::{AcquireError, H1Lease, H2Lease, Lease, UpstreamInfo, Want};
+pub use pool::{AcquireError, UpstreamInfo, Want};
 pub use target::{HttpProtocol, Target, Transport};

@@ -1,4 +1,7 @@
 //! One worker's connections to the hosts of one cluster: idle HTTP/1 ones, shared HTTP/2 ones, and who waits for one.
+//!
+//! A request takes a connection that is ready, or waits in line. Connections are made for those in line by tasks of
+//! their own, so that one is not lost with the request that caused it; whatever comes free goes to the first in line.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,6 +17,8 @@ use tokio::sync::oneshot;
 use upstream::{Address, Host, Permit, Priority, Resource};
 
 use super::dial::{DialError, TlsOverride, dial};
+use super::http2;
+use super::lease::{H1Lease, H2Lease, H2Shared, Lease};
 use super::local::Cluster;
 use super::target::Target;
 use crate::h1::HeadLimits;
@@ -61,43 +66,11 @@ pub enum AcquireError {
     NoTransport,
 }
 
-/// A connection for one request.
-pub enum Lease {
-    H1(H1Lease),
-    H2(H2Lease),
-}
-
-/// An HTTP/1 connection of one's own until it is given back or dropped.
-pub struct H1Lease {
-    pub client: Option<Box<H1Client>>,
-    pub reused: bool,
-    pub info: Rc<UpstreamInfo>,
-    key: PoolKey,
-    generation: u64,
-    permit: Option<Permit>,
-    cluster: Rc<Cluster>,
-}
-
-/// The right to open one stream on a shared HTTP/2 connection.
-pub struct H2Lease {
-    pub send: SendRequest<Bytes>,
-    shared: Rc<H2Shared>,
-}
-
-struct H2Shared {
-    info: Rc<UpstreamInfo>,
-    active: Cell<u32>,
-    dead: Cell<bool>,
-    draining: Cell<bool>,
-    streams: Cell<u32>,
-    idle_since: Cell<Instant>,
-}
-
-struct Idle {
-    client: Box<H1Client>,
-    keep_until: Instant,
-    info: Rc<UpstreamInfo>,
-    permit: Permit,
+pub(super) struct Idle {
+    pub(super) client: Box<H1Client>,
+    pub(super) keep_until: Instant,
+    pub(super) info: Rc<UpstreamInfo>,
+    pub(super) permit: Permit,
 }
 
 struct H2Conn {
@@ -107,31 +80,50 @@ struct H2Conn {
     driver: tokio::task::AbortHandle,
 }
 
+/// A request in line.
+struct Waiter {
+    turn: oneshot::Sender<Result<Lease, AcquireError>>,
+    priority: Priority,
+    by_alpn: bool,
+}
+
 #[derive(Default)]
-struct HostPool {
-    idle: Vec<Idle>,
+pub(super) struct HostPool {
+    pub(super) idle: Vec<Idle>,
     h2: Vec<H2Conn>,
     /// Open HTTP/1 connections of this worker, leased or idle.
     open: u32,
-    waiters: VecDeque<oneshot::Sender<()>>,
-    connecting_h2: bool,
+    /// Connections under way.
+    connecting: usize,
+    waiters: VecDeque<Waiter>,
+}
+
+impl HostPool {
+    /// Those that serve, or will.
+    fn connections(&self) -> usize {
+        let shared = self.h2.iter().filter(|conn| !conn.shared.dead.get() && !conn.shared.draining.get());
+        self.open as usize + shared.count() + self.connecting
+    }
+
+    /// The first in line that is still there.
+    fn next_waiter(&mut self) -> Option<Waiter> {
+        std::iter::from_fn(|| self.waiters.pop_front()).find(|waiter| !waiter.turn.is_closed())
+    }
 }
 
 /// All pools of a cluster in one worker.
 #[derive(Default)]
 pub struct Pools {
-    hosts: RefCell<AHashMap<PoolKey, HostPool>>,
+    pub(super) hosts: RefCell<AHashMap<PoolKey, HostPool>>,
     /// Moves when connections made so far must not be used for new requests.
-    generation: Cell<u64>,
+    pub(super) generation: Cell<u64>,
 }
 
 /// Without configuration an idle connection is kept this long, as in Envoy.
-const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
-/// How much sooner than the server we close, where it says when it will.
-const CLOSE_BEFORE: Duration = Duration::from_secs(1);
+pub(super) const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 
 impl Cluster {
-    /// A connection to the host: an idle one, a new one, or the first that comes free within the breakers' bounds.
+    /// A connection to the host: one that is ready, or the first that is made or comes free within the breakers' bounds.
     pub async fn acquire(self: &Rc<Self>, want: &Want<'_>) -> Result<Lease, AcquireError> {
         let target = self.target();
         let Some((index, _)) = target.transport(&want.host.endpoint) else {
@@ -144,7 +136,7 @@ impl Cluster {
             tls: want.tls.clone(),
         };
         if (want.http2 || want.by_alpn)
-            && let Some(lease) = self.shared_h2(&key, &target).await
+            && let Some(lease) = self.shared_h2(&key, &target)
         {
             return Ok(Lease::H2(lease));
         }
@@ -154,51 +146,61 @@ impl Cluster {
         {
             return Ok(Lease::H1(lease));
         }
-        let Some(pending) = self.state().breakers.acquire(Resource::Pending, want.priority) else {
+        let Some(_pending) = self.state().breakers.acquire(Resource::Pending, want.priority) else {
             self.stats().pending_overflow.inc();
             return Err(AcquireError::Overflow);
         };
         self.stats().pending_total.inc();
-        let lease = self.acquire_pending(want, key, &target).await;
-        drop(pending);
-        lease
+        loop {
+            match self.next_in_line(&key, want).await? {
+                Lease::H1(mut lease) if want.careful && lease.is_gone() => lease.client = None,
+                lease => return Ok(lease),
+            }
+        }
     }
 
-    async fn acquire_pending(
-        self: &Rc<Self>,
-        want: &Want<'_>,
-        key: PoolKey,
-        target: &Target,
-    ) -> Result<Lease, AcquireError> {
+    async fn next_in_line(self: &Rc<Self>, key: &PoolKey, want: &Want<'_>) -> Result<Lease, AcquireError> {
+        let (turn, own) = oneshot::channel();
+        let waiter = Waiter { turn, priority: want.priority, by_alpn: want.by_alpn };
+        self.pools().hosts.borrow_mut().entry(key.clone()).or_default().waiters.push_back(waiter);
+        self.connect_more(key);
+        let gone = || AcquireError::Dial(DialError::Connect("the pool is gone".into()));
+        own.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Begins connections for those in line, as far as the breakers let: one each, or one that all share.
+    pub(super) fn connect_more(self: &Rc<Self>, key: &PoolKey) {
         loop {
-            let permit = match self.state().breakers.acquire(Resource::Connection, want.priority) {
+            let mut hosts = self.pools().hosts.borrow_mut();
+            let Some(pool) = hosts.get_mut(key) else { return };
+            pool.waiters.retain(|waiter| !waiter.turn.is_closed());
+            let wanted = if key.http2 { pool.waiters.len().min(1) } else { pool.waiters.len() };
+            let Some(first) = pool.waiters.front().filter(|_| pool.connecting < wanted) else { return };
+            let (priority, by_alpn) = (first.priority, first.by_alpn);
+            let breakers = &self.state().breakers;
+            let permit = match breakers.acquire(Resource::Connection, priority) {
                 Some(permit) => permit,
                 // Envoy lets each worker have one connection to each host whatever the breaker says.
-                None if self.open_connections(&key) == 0 => {
-                    self.state().breakers.force(Resource::Connection, want.priority)
-                }
+                None if pool.connections() == 0 => breakers.force(Resource::Connection, priority),
                 None => {
                     self.stats().cx_overflow.inc();
-                    self.wait_turn(&key).await;
-                    if let Some(lease) = self.idle_h1(&key, want.careful).await {
-                        return Ok(Lease::H1(lease));
-                    }
-                    continue;
+                    return;
                 }
             };
-            return self.open(want, key, target, permit).await;
+            pool.connecting += 1;
+            let under_way = UnderWay { cluster: Rc::clone(self), key: key.clone() };
+            tokio::task::spawn_local(under_way.connect(permit, by_alpn));
         }
     }
 
     async fn open(
         self: &Rc<Self>,
-        want: &Want<'_>,
-        key: PoolKey,
-        target: &Target,
+        key: &PoolKey,
         permit: Permit,
-    ) -> Result<Lease, AcquireError> {
-        let mut guard = OpenGuard::new(self, &key);
+        by_alpn: bool,
+    ) -> Result<Opened, AcquireError> {
         let generation = self.pools().generation.get();
+        let target = self.target();
         let tls = target.transports.get(usize::from(key.transport)).and_then(|t| t.tls.clone());
         let stats = self.stats();
         stats.cx_total.inc();
@@ -210,52 +212,34 @@ impl Cluster {
             target.connect_timeout,
         )
         .await;
-        let io = match dialed {
-            Ok(io) => io,
-            Err(error) => {
-                stats.cx_connect_fail.inc();
-                if error == DialError::Timeout {
-                    stats.cx_connect_timeout.inc();
-                }
-                return Err(AcquireError::Dial(error));
+        let io = dialed.map_err(|error| {
+            stats.cx_connect_fail.inc();
+            if error == DialError::Timeout {
+                stats.cx_connect_timeout.inc();
             }
-        };
-        if want.http2 || (want.by_alpn && io.alpn() == Some(b"h2")) {
-            return self.open_h2(io, key, target, permit).await.map(Lease::H2);
+            AcquireError::Dial(error)
+        })?;
+        if key.http2 || (by_alpn && io.alpn() == Some(b"h2")) {
+            return self.open_h2(io, (key, &target), permit, generation).await.map(Opened::H2);
         }
         stats.cx_http1_total.inc();
         stats.cx_active.inc();
-        guard.disarm();
         let info = self.info_of(&io);
         let client = Box::new(H1Client::new(Conn::new(io), HeadLimits::default()));
-        Ok(Lease::H1(H1Lease {
-            client: Some(client),
-            reused: false,
-            info,
-            key,
-            generation,
-            permit: Some(permit),
-            cluster: Rc::clone(self),
-        }))
+        Ok(Opened::H1 { client, info, permit, generation })
     }
 
     async fn open_h2(
         self: &Rc<Self>,
         io: Io,
-        key: PoolKey,
-        target: &Target,
+        (key, target): (&PoolKey, &Target),
         permit: Permit,
-    ) -> Result<H2Lease, AcquireError> {
+        generation: u64,
+    ) -> Result<H2Conn, AcquireError> {
         let info = self.info_of(&io);
-        let http = &target.config.http;
-        let handshake = h2::client::Builder::new()
-            .initial_window_size(http.initial_stream_window.unwrap_or(1 << 20).min(16 << 20))
-            .initial_connection_window_size(http.initial_connection_window.unwrap_or(16 << 20).min(64 << 20))
-            .enable_push(false)
-            .max_send_buffer_size(256 * 1024)
-            .handshake::<_, Bytes>(io);
+        let handshake = http2::builder(&target.config.http).handshake::<_, Bytes>(io);
         let failed = |text: String| AcquireError::Dial(DialError::Connect(text));
-        let (send, mut connection) = match tokio::time::timeout(target.connect_timeout, handshake).await {
+        let (send, connection) = match tokio::time::timeout(target.connect_timeout, handshake).await {
             Ok(Ok(pair)) => pair,
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => return Err(AcquireError::Dial(DialError::Timeout)),
@@ -263,46 +247,37 @@ impl Cluster {
         let stats = self.stats();
         stats.cx_http2_total.inc();
         stats.cx_active.inc();
-        let shared = Rc::new(H2Shared {
-            info,
-            active: Cell::new(0),
-            dead: Cell::new(false),
-            draining: Cell::new(false),
-            streams: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
-        });
-        let (ended, cluster) = (Rc::clone(&shared), Rc::clone(self));
-        let alive = keep_alive(connection.ping_pong(), http.keepalive);
+        let shared = Rc::new(H2Shared::new(info, key.clone()));
+        // Made as the configuration was when it began; what has changed since then holds for new ones.
+        shared.draining.set(generation != self.pools().generation.get());
+        let end = H2End { shared: Rc::clone(&shared), cluster: Rc::clone(self) };
+        let keepalive = target.config.http.keepalive;
         let driver = tokio::task::spawn_local(async move {
-            tokio::select! {
-                _ = connection => {}
-                () = alive => {}
-            }
-            ended.dead.set(true);
-            cluster.stats().cx_active.dec();
-            cluster.stats().cx_destroy.inc();
+            let _end = end;
+            http2::drive(connection, keepalive).await;
         })
         .abort_handle();
-        let lease = H2Lease::new(send.clone(), &shared);
-        let conn = H2Conn { send, shared, _permit: permit, driver };
-        self.pools().hosts.borrow_mut().entry(key).or_default().h2.push(conn);
-        Ok(lease)
+        Ok(H2Conn { send, shared, _permit: permit, driver })
     }
 
     /// A stream on a connection that has room.
-    async fn shared_h2(&self, key: &PoolKey, target: &Target) -> Option<H2Lease> {
-        let pools = self.pools();
-        let mut hosts = pools.hosts.borrow_mut();
+    fn shared_h2(self: &Rc<Self>, key: &PoolKey, target: &Target) -> Option<H2Lease> {
+        let mut hosts = self.pools().hosts.borrow_mut();
         let pool = hosts.get_mut(key)?;
         pool.h2.retain(|c| !c.shared.dead.get() && !(c.shared.draining.get() && c.shared.active.get() == 0));
         let limit = target.max_requests_per_connection.unwrap_or(u32::MAX);
+        let now = Instant::now();
         let conn = pool.h2.iter().find(|c| {
             let s = &c.shared;
-            let young = target.max_age.is_none_or(|max| s.info.opened.elapsed() < max);
-            let room = target.max_concurrent_streams.min(c.send.current_max_send_streams() as u32);
-            young && !s.draining.get() && s.active.get() < room && s.streams.get() < limit
+            // Where the peer allows none for now, one request waits on the connection itself.
+            let room = target.max_concurrent_streams.min(c.send.current_max_send_streams() as u32).max(1);
+            let spent = s.streams.get() >= limit || target.is_too_old(s.info.opened, now);
+            if spent {
+                s.draining.set(true);
+            }
+            !s.draining.get() && s.active.get() < room
         })?;
-        Some(H2Lease::new(conn.send.clone(), &conn.shared))
+        Some(H2Lease::new(conn.send.clone(), &conn.shared, self))
     }
 
     /// The most recently used idle connection that is not stale.
@@ -310,102 +285,112 @@ impl Cluster {
         loop {
             let mut idle = self.pools().hosts.borrow_mut().get_mut(key)?.idle.pop()?;
             let stale = poll_fn(|cx| Poll::Ready(idle.client.poll_stale(cx))).await;
-            let gone = careful && idle.client.conn_ref().io().tcp().is_some_and(peer_has_closed);
-            if stale || gone || idle.keep_until <= Instant::now() {
+            let gone = careful && peer_has_closed(&idle.client);
+            let now = Instant::now();
+            let old = idle.keep_until <= now || self.target().is_too_old(idle.info.opened, now);
+            if stale || gone || old {
+                drop(idle.permit);
                 self.closed_h1(key);
                 continue;
             }
-            return Some(H1Lease {
-                client: Some(idle.client),
-                reused: true,
-                info: idle.info,
-                key: key.clone(),
-                generation: self.pools().generation.get(),
-                permit: Some(idle.permit),
-                cluster: Rc::clone(self),
-            });
+            return Some(H1Lease::again(idle, key, self));
         }
     }
 
-    fn open_connections(&self, key: &PoolKey) -> u32 {
-        let hosts = self.pools().hosts.borrow();
-        hosts.get(key).map_or(0, |p| p.open + p.h2.len() as u32)
-    }
-
-    async fn wait_turn(&self, key: &PoolKey) {
-        let (turn, woken) = oneshot::channel();
-        self.pools().hosts.borrow_mut().entry(key.clone()).or_default().waiters.push_back(turn);
-        let _ = woken.await;
-    }
-
-    /// Wakes who waits for this host, else who waits for any host of the cluster.
-    fn wake_one(&self, key: &PoolKey) {
-        let mut hosts = self.pools().hosts.borrow_mut();
-        if let Some(pool) = hosts.get_mut(key) {
-            while let Some(waiter) = pool.waiters.pop_front() {
-                if waiter.send(()).is_ok() {
-                    return;
-                }
-            }
-        }
-        for pool in hosts.values_mut() {
-            while let Some(waiter) = pool.waiters.pop_front() {
-                if waiter.send(()).is_ok() {
-                    return;
-                }
+    /// Gives a connection to the first in line; it comes back if there is nobody.
+    pub(super) fn hand_on(&self, mut lease: H1Lease) -> Option<H1Lease> {
+        loop {
+            // The pool is not borrowed while a lease may be dropped.
+            let waiter = self.pools().hosts.borrow_mut().get_mut(lease.key()).and_then(HostPool::next_waiter);
+            let Some(waiter) = waiter else { return Some(lease) };
+            match waiter.turn.send(Ok(Lease::H1(lease))) {
+                Err(Ok(Lease::H1(back))) => lease = back,
+                _ => return None,
             }
         }
     }
 
-    fn closed_h1(&self, key: &PoolKey) {
+    /// A stream ended: its place is for the first in line.
+    pub(super) fn stream_ended(self: &Rc<Self>, key: &PoolKey) {
+        if self.pools().hosts.borrow().get(key).is_some_and(|pool| !pool.waiters.is_empty()) {
+            self.hand_on_streams(key);
+            self.connect_more(key);
+        }
+    }
+
+    /// Gives streams to those in line, as far as connections have room.
+    fn hand_on_streams(self: &Rc<Self>, key: &PoolKey) {
+        let target = self.target();
+        loop {
+            let waits = self.pools().hosts.borrow().get(key).is_some_and(|pool| !pool.waiters.is_empty());
+            let Some(lease) = waits.then(|| self.shared_h2(key, &target)).flatten() else { return };
+            let waiter = self.pools().hosts.borrow_mut().get_mut(key).and_then(HostPool::next_waiter);
+            match waiter {
+                // One that has just left gives its stream back to the next.
+                Some(waiter) => drop(waiter.turn.send(Ok(Lease::H2(lease)))),
+                None => return lease.forgo(),
+            }
+        }
+    }
+
+    /// A connection was closed: there may be room for another one, to this host or, where the breaker is shared, to any.
+    pub(super) fn closed_h1(self: &Rc<Self>, key: &PoolKey) {
         let stats = self.stats();
         stats.cx_active.dec();
         stats.cx_destroy.inc();
-        self.forget(key);
-    }
-
-    fn forget(&self, key: &PoolKey) {
         if let Some(pool) = self.pools().hosts.borrow_mut().get_mut(key) {
             pool.open = pool.open.saturating_sub(1);
         }
-        self.wake_one(key);
+        self.connect_more(key);
+        self.freed_any();
+    }
+
+    fn freed_any(self: &Rc<Self>) {
+        let waiting: Vec<PoolKey> = {
+            let hosts = self.pools().hosts.borrow();
+            hosts.iter().filter(|(_, pool)| !pool.waiters.is_empty()).map(|(key, _)| key.clone()).collect()
+        };
+        waiting.iter().for_each(|key| self.connect_more(key));
     }
 
     /// Closes what has been idle too long or was closed by its server. Called about once a second.
-    pub fn reap(&self, cx: &mut std::task::Context<'_>, now: Instant) {
+    pub fn reap(self: &Rc<Self>, cx: &mut std::task::Context<'_>, now: Instant) {
         let mut closed = 0;
         {
             let mut hosts = self.pools().hosts.borrow_mut();
             let target = self.target();
             let idle_timeout = target.idle_timeout.unwrap_or(DEFAULT_IDLE);
-            let old = |info: &UpstreamInfo| {
-                target.max_age.is_some_and(|max| now.duration_since(info.opened) >= max)
-            };
             hosts.retain(|_, pool| {
                 let before = pool.idle.len();
-                pool.idle.retain_mut(|i| i.keep_until > now && !i.client.poll_stale(cx));
+                pool.idle.retain_mut(|i| {
+                    i.keep_until > now && !target.is_too_old(i.info.opened, now) && !i.client.poll_stale(cx)
+                });
                 let gone = (before - pool.idle.len()) as u32;
                 pool.open = pool.open.saturating_sub(gone);
                 closed += gone;
                 pool.h2.retain(|c| {
                     let s = &c.shared;
+                    if target.is_too_old(s.info.opened, now) {
+                        s.draining.set(true);
+                    }
                     let expired = s.active.get() == 0
-                        && (s.draining.get()
-                            || old(&s.info)
-                            || now.duration_since(s.idle_since.get()) > idle_timeout);
+                        && (s.draining.get() || now.duration_since(s.idle_since.get()) > idle_timeout);
                     if expired {
                         c.driver.abort();
                     }
                     !s.dead.get() && !expired
                 });
-                pool.waiters.retain(|w| !w.is_closed());
-                !(pool.open == 0 && pool.h2.is_empty() && pool.waiters.is_empty() && !pool.connecting_h2)
+                pool.waiters.retain(|w| !w.turn.is_closed());
+                pool.connections() > 0 || !pool.h2.is_empty() || !pool.waiters.is_empty()
             });
         }
         for _ in 0..closed {
             self.stats().cx_active.dec();
             self.stats().cx_destroy.inc();
             self.stats().cx_idle_timeout.inc();
+        }
+        if closed > 0 {
+            self.freed_any();
         }
     }
 
@@ -438,106 +423,79 @@ impl Cluster {
     }
 }
 
-/// Counts a connection as open while it is being made; gives the count back if it never comes about.
-struct OpenGuard<'a> {
-    cluster: &'a Rc<Cluster>,
-    key: PoolKey,
-    armed: bool,
+/// A connection that was made.
+enum Opened {
+    H1 { client: Box<H1Client>, info: Rc<UpstreamInfo>, permit: Permit, generation: u64 },
+    H2(H2Conn),
 }
 
-impl<'a> OpenGuard<'a> {
-    fn new(cluster: &'a Rc<Cluster>, key: &PoolKey) -> Self {
-        cluster.pools().hosts.borrow_mut().entry(key.clone()).or_default().open += 1;
-        Self { cluster, key: key.clone(), armed: true }
-    }
-
-    fn disarm(&mut self) {
-        self.armed = false;
-    }
+/// Told to the pool when a connection of many streams ends, however that comes.
+struct H2End {
+    shared: Rc<H2Shared>,
+    cluster: Rc<Cluster>,
 }
 
-impl Drop for OpenGuard<'_> {
+impl Drop for H2End {
     fn drop(&mut self) {
-        if self.armed {
-            self.cluster.forget(&self.key);
+        self.shared.dead.set(true);
+        let stats = self.cluster.stats();
+        stats.cx_active.dec();
+        stats.cx_destroy.inc();
+        if let Some(pool) = self.cluster.pools().hosts.borrow_mut().get_mut(&self.shared.key) {
+            pool.h2.retain(|conn| !conn.shared.dead.get());
         }
+        self.cluster.freed_any();
     }
 }
 
-impl H2Lease {
-    fn new(send: SendRequest<Bytes>, shared: &Rc<H2Shared>) -> Self {
-        shared.active.set(shared.active.get() + 1);
-        shared.streams.set(shared.streams.get() + 1);
-        Self { send, shared: Rc::clone(shared) }
-    }
+/// A connection under way: counted until it is made or given up.
+struct UnderWay {
+    cluster: Rc<Cluster>,
+    key: PoolKey,
+}
 
-    pub fn info(&self) -> Rc<UpstreamInfo> {
-        Rc::clone(&self.shared.info)
+impl UnderWay {
+    async fn connect(self, permit: Permit, by_alpn: bool) {
+        let opened = self.cluster.open(&self.key, permit, by_alpn).await;
+        let (cluster, key) = (Rc::clone(&self.cluster), self.key.clone());
+        drop(self);
+        match opened {
+            Ok(Opened::H1 { client, info, permit, generation }) => {
+                cluster.pools().hosts.borrow_mut().entry(key.clone()).or_default().open += 1;
+                H1Lease::first((client, info, permit), generation, &key, &cluster).offer(None);
+            }
+            Ok(Opened::H2(conn)) => {
+                cluster.pools().hosts.borrow_mut().entry(key.clone()).or_default().h2.push(conn);
+                cluster.hand_on_streams(&key);
+            }
+            Err(error) => {
+                // Who waited for a host that cannot be reached is told, and may try another.
+                let waiters =
+                    cluster.pools().hosts.borrow_mut().get_mut(&key).map(|p| std::mem::take(&mut p.waiters));
+                for waiter in waiters.into_iter().flatten() {
+                    let _ = waiter.turn.send(Err(error.clone()));
+                }
+            }
+        }
+        cluster.connect_more(&key);
+        cluster.freed_any();
     }
+}
 
-    /// The connection takes no new streams: it refused one or is going away.
-    pub fn retire(&self) {
-        self.shared.draining.set(true);
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(pool) = self.cluster.pools().hosts.borrow_mut().get_mut(&self.key) {
+            pool.connecting = pool.connecting.saturating_sub(1);
+        }
     }
 }
 
 /// Asks the system, not the event loop, which may not have heard yet.
-fn peer_has_closed(stream: &tokio::net::TcpStream) -> bool {
+pub(super) fn peer_has_closed(client: &H1Client) -> bool {
+    let Some(stream) = client.conn_ref().io().tcp() else { return false };
     let mut byte = [std::mem::MaybeUninit::uninit()];
     match socket2::SockRef::from(stream).peek(&mut byte) {
         Ok(_) => true,
         Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
-    }
-}
-
-/// Ends when a ping is not answered in time; never, where none are asked for.
-async fn keep_alive(pings: Option<h2::PingPong>, settings: Option<decide::Http2Keepalive>) {
-    let every = settings.and_then(|s| Some((s.interval?, s.timeout)));
-    let (Some(mut pings), Some((interval, timeout))) = (pings, every) else {
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::time::sleep(interval).await;
-        if !matches!(tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await, Ok(Ok(_))) {
-            return;
-        }
-    }
-}
-
-impl Drop for H2Lease {
-    fn drop(&mut self) {
-        self.shared.active.set(self.shared.active.get() - 1);
-        self.shared.idle_since.set(Instant::now());
-    }
-}
-
-impl H1Lease {
-    /// Gives the connection back, if its exchange ended well and its cluster still wants it.
-    pub fn release(mut self, mut client: Box<H1Client>, server_keeps: Option<Duration>) {
-        let cluster = Rc::clone(&self.cluster);
-        let target = cluster.target();
-        let spent = target.max_requests_per_connection.is_some_and(|max| client.requests() >= u64::from(max));
-        if spent || !client.reusable() || self.generation != cluster.pools().generation.get() {
-            return;
-        }
-        let Some(permit) = self.permit.take() else { return };
-        let now = Instant::now();
-        let ours = target.idle_timeout.unwrap_or(DEFAULT_IDLE);
-        let keep = server_keeps.map_or(ours, |s| ours.min(s.saturating_sub(CLOSE_BEFORE)));
-        let left = target.max_age.map_or(keep, |max| max.saturating_sub(self.info.opened.elapsed()));
-        client.conn().shrink();
-        let idle = Idle { client, keep_until: now + keep.min(left), info: self.info.clone(), permit };
-        if let Some(pool) = cluster.pools().hosts.borrow_mut().get_mut(&self.key) {
-            pool.idle.push(idle);
-        }
-        cluster.wake_one(&self.key);
-    }
-}
-
-impl Drop for H1Lease {
-    fn drop(&mut self) {
-        if self.permit.take().is_some() {
-            self.cluster.closed_h1(&self.key);
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! What of a cluster's configuration a worker needs to reach its hosts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tls::ClientTls;
 use upstream::Endpoint;
@@ -53,6 +53,11 @@ pub enum HttpProtocol {
 }
 
 impl Target {
+    /// Whether a connection made then is to take no more requests.
+    pub fn is_too_old(&self, opened: Instant, now: Instant) -> bool {
+        self.max_age.is_some_and(|most| now.saturating_duration_since(opened) >= most)
+    }
+
     /// The transport for an endpoint, by `envoy.transport_socket_match`.
     pub fn transport(&self, endpoint: &Endpoint) -> Option<(usize, &Transport)> {
         self.transports

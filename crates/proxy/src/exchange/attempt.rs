@@ -58,7 +58,6 @@ impl From<AcquireError> for TryError {
 pub struct Plan<'a> {
     pub cluster: &'a Rc<Cluster>,
     pub forward: &'a Forward,
-    pub per_try: Option<Duration>,
 }
 
 impl Plan<'_> {
@@ -83,7 +82,8 @@ pub async fn attempt(
     timers: &mut Timers,
 ) -> Result<Begun, Failed> {
     let (http2, by_alpn) = plan.http2(request.request.version);
-    timers.start_try(plan.per_try);
+    let idle = plan.forward.retry.as_ref().and_then(|retry| retry.policy.per_try_idle_timeout);
+    timers.start_try(plan.forward.per_try_timeout, idle);
     let want = Want {
         host,
         http2,

@@ -32,7 +32,7 @@ impl TryError {
                 Some(Attempt::Reset { refused: true, sent })
             }
             Self::Interrupt(Interrupt::Upstream(_)) => Some(Attempt::Reset { refused: false, sent }),
-            Self::Interrupt(Interrupt::PerTryTimeout) => Some(Attempt::PerTryTimeout),
+            Self::Interrupt(Interrupt::PerTryTimeout | Interrupt::PerTryIdle) => Some(Attempt::PerTryTimeout),
             Self::Interrupt(_) => None,
         }
     }
@@ -43,7 +43,9 @@ impl TryError {
             Self::Acquire(AcquireError::Dial(DialError::Timeout)) => Some(Outcome::Timeout),
             Self::Acquire(AcquireError::Dial(_)) => Some(Outcome::ConnectFailed),
             Self::Interrupt(Interrupt::Upstream(_)) => Some(Outcome::Reset),
-            Self::Interrupt(Interrupt::PerTryTimeout | Interrupt::RequestTimeout) => Some(Outcome::Timeout),
+            Self::Interrupt(Interrupt::PerTryTimeout | Interrupt::PerTryIdle | Interrupt::RequestTimeout) => {
+                Some(Outcome::Timeout)
+            }
             Self::Acquire(_) | Self::Interrupt(_) => None,
         }
     }
@@ -99,6 +101,10 @@ impl TryError {
                 LocalReply::new(504, "upstream request timeout", "upstream_per_try_timeout")
                     .with_flags(F::UPSTREAM_REQUEST_TIMEOUT),
             ),
+            Self::Interrupt(Interrupt::PerTryIdle) => Some(
+                LocalReply::new(504, "upstream request timeout", "upstream_per_try_idle_timeout")
+                    .with_flags(F::UPSTREAM_REQUEST_TIMEOUT),
+            ),
             Self::Interrupt(Interrupt::StreamIdle) => Some(
                 LocalReply::new(
                     if request_complete { 504 } else { 408 },
@@ -108,12 +114,12 @@ impl TryError {
                 .with_flags(F::STREAM_IDLE_TIMEOUT),
             ),
             Self::Interrupt(Interrupt::MaxDuration) => Some(
-                LocalReply::new(
-                    408,
-                    "upstream max stream duration reached",
-                    "upstream_max_stream_duration_reached",
-                )
-                .with_flags(F::UPSTREAM_MAX_STREAM_DURATION),
+                LocalReply::new(408, "downstream duration timeout", "max_duration_timeout")
+                    .with_flags(F::DURATION_TIMEOUT),
+            ),
+            Self::Interrupt(Interrupt::UpstreamMaxDuration) => Some(
+                LocalReply::new(504, "upstream request timeout", "upstream_max_stream_duration_reached")
+                    .with_flags(F::UPSTREAM_MAX_STREAM_DURATION),
             ),
             Self::Interrupt(Interrupt::DownstreamBad(_)) => {
                 Some(LocalReply::new(400, "", "http1.codec_error").with_flags(F::DOWNSTREAM_PROTOCOL_ERROR))

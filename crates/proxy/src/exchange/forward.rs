@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use decide::{
     Decision, Forward, Hcm, HostRewriteLater, Known, LocalReply, Outcome as Verdict, Plan, ResponseFlags,
@@ -157,7 +157,12 @@ impl Exchange<'_, '_> {
         let limit = if forward.retry.is_some() { self.connection.buffer_limit } else { KEEP };
         let mut body = RequestBody::new(head.body, head.request.upgrade.is_none(), limit, grpc);
         body.mirror_to(mirror::start(&self.connection.worker, forward, head));
-        let mut timers = Timers::new(forward.timeout, forward.idle_timeout, forward.max_stream_duration);
+        let mut timers = Timers::new(
+            forward.timeout,
+            forward.idle_timeout,
+            forward.max_stream_duration,
+            cluster.target().config.http.max_stream_duration,
+        );
         if body.complete {
             timers.start();
         }
@@ -222,27 +227,18 @@ impl Exchange<'_, '_> {
             self.record.host = Some(host.clone());
             self.prepare(decision, forward, head, &host);
             let active = host.start_request();
-            let plan = attempt::Plan { cluster, forward, per_try: forward.per_try_timeout };
+            let plan = attempt::Plan { cluster, forward };
             let result = attempt(&plan, &host, head, tries.fresh, self.down, body, timers).await;
-            timers.end_try();
             drop(active);
             match result {
                 Ok(begun) => {
+                    timers.settle_try();
                     let status = begun.head.response.status;
                     self.observe(cluster, &host, Outcome::Status(status), status);
                     if let Some(retry) = forward.retry.as_deref()
                         && body.can_replay()
                         && status != 101
-                        && self
-                            .again(
-                                forward,
-                                retry,
-                                cluster,
-                                retry.attempt_of(&begun.head.response),
-                                &mut tries,
-                                timers,
-                            )
-                            .await?
+                        && self.again_after(forward, retry, cluster, &begun, &mut tries, timers).await?
                     {
                         body.rewind();
                         tries.tried.push(host);
@@ -255,6 +251,7 @@ impl Exchange<'_, '_> {
                     return Ok((begun, host));
                 }
                 Err(failed) => {
+                    timers.end_try();
                     if let Some(info) = &failed.info {
                         self.record.info = Some(info.clone());
                     }
@@ -311,7 +308,7 @@ impl Exchange<'_, '_> {
         self.record.transport_failure = error.transport_failure();
         if let (Some(retry), Some(attempt)) = (forward.retry.as_deref(), error.attempt(sent))
             && body.can_replay()
-            && self.again(forward, retry, cluster, attempt, tries, timers).await?
+            && self.again(forward, retry, cluster, (attempt, None), tries, timers).await?
         {
             body.rewind();
             return Ok(());
@@ -323,13 +320,30 @@ impl Exchange<'_, '_> {
         }))
     }
 
-    /// Asks the policy and the breakers for another try, and waits the back-off.
+    /// The same of an answer that has begun.
+    async fn again_after(
+        &mut self,
+        forward: &Forward,
+        retry: &Retry,
+        cluster: &Rc<Cluster>,
+        begun: &Begun,
+        tries: &mut Tries,
+        timers: &mut Timers,
+    ) -> Result<bool, Option<Box<LocalReply>>> {
+        let response = &begun.head.response;
+        let told = retry.told_wait(response, SystemTime::now());
+        let wait =
+            told.and_then(|told| self.connection.worker.with_rng(|rng| retry.policy.wait_as_told(told, rng)));
+        self.again(forward, retry, cluster, (retry.attempt_of(response), wait), tries, timers).await
+    }
+
+    /// Asks the policy and the breakers for another try, and waits the back-off, or as long as the upstream said.
     async fn again(
         &mut self,
         forward: &Forward,
         retry: &Retry,
         cluster: &Rc<Cluster>,
-        attempt: upstream::Attempt,
+        (attempt, told): (upstream::Attempt, Option<Duration>),
         tries: &mut Tries,
         timers: &mut Timers,
     ) -> Result<bool, Option<Box<LocalReply>>> {
@@ -342,8 +356,9 @@ impl Exchange<'_, '_> {
                 self.record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                 return Ok(false);
             }
-            RetryVerdict::Retry(wait) => wait,
+            RetryVerdict::Retry(wait) => told.unwrap_or(wait),
         };
+        timers.end_try();
         tries._retrying = None;
         let Some(permit) = cluster.state().breakers.acquire(Resource::Retry, forward.priority) else {
             cluster.stats().rq_retry_overflow.inc();
@@ -405,7 +420,9 @@ impl Exchange<'_, '_> {
         let stats = cluster.stats();
         match error {
             TryError::Interrupt(Interrupt::RequestTimeout) => stats.rq_timeout.inc(),
-            TryError::Interrupt(Interrupt::PerTryTimeout) => stats.rq_per_try_timeout.inc(),
+            TryError::Interrupt(Interrupt::PerTryTimeout | Interrupt::PerTryIdle) => {
+                stats.rq_per_try_timeout.inc()
+            }
             TryError::Interrupt(Interrupt::Upstream(_)) => stats.rq_rx_reset.inc(),
             TryError::Interrupt(_) => stats.rq_tx_reset.inc(),
             TryError::Acquire(_) => {}
@@ -512,8 +529,10 @@ impl Exchange<'_, '_> {
             Interrupt::RequestTimeout | Interrupt::PerTryTimeout => {
                 (F::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
             }
+            Interrupt::PerTryIdle => (F::UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_idle_timeout"),
             Interrupt::StreamIdle => (F::STREAM_IDLE_TIMEOUT, "stream_idle_timeout"),
-            Interrupt::MaxDuration => {
+            Interrupt::MaxDuration => (F::DURATION_TIMEOUT, "max_duration_timeout"),
+            Interrupt::UpstreamMaxDuration => {
                 (F::UPSTREAM_MAX_STREAM_DURATION, "upstream_max_stream_duration_reached")
             }
         };

@@ -85,16 +85,17 @@ async fn send(
     cluster.stats().rq_total.inc();
     let lease = cluster.acquire(&want).await.ok()?;
     let end = head.body == BodyLength::None;
-    let (mut upstream, mut h1) = match lease {
+    // A stream counts as long as its lease is held.
+    let (mut upstream, mut h1, _h2) = match lease {
         Lease::H1(mut lease) => {
             let mut client = lease.client.take()?;
             client.send_head(head);
-            (Upstream::H1(client), Some(lease))
+            (Upstream::H1(client), Some(lease), None)
         }
         Lease::H2(lease) => {
             let mut sender = lease.send.clone().ready().await.ok()?;
             let (response, stream) = sender.send_request(h2_request_of(head).ok()?, end).ok()?;
-            (Upstream::H2(H2ClientStream::new(response, stream, end)), None)
+            (Upstream::H2(H2ClientStream::new(response, stream, end)), None, Some(lease))
         }
     };
     if end {

@@ -21,8 +21,12 @@ pub enum Interrupt {
     Upstream(Reset),
     RequestTimeout,
     PerTryTimeout,
+    PerTryIdle,
     StreamIdle,
+    /// The longest that the connection manager or route allows.
     MaxDuration,
+    /// The longest that the cluster allows.
+    UpstreamMaxDuration,
 }
 
 /// The request's body as far as it was received, so that it can be sent again.
@@ -214,16 +218,25 @@ pub struct Timers {
     timeout: Option<Duration>,
     deadline: Option<Pin<Box<Sleep>>>,
     per_try: Option<Pin<Box<Sleep>>>,
+    per_try_idle: Option<(Duration, Pin<Box<Sleep>>)>,
     idle: Option<(Duration, Pin<Box<Sleep>>)>,
     max: Option<Pin<Box<Sleep>>>,
+    upstream_max: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timers {
-    pub fn new(timeout: Option<Duration>, idle: Option<Duration>, max: Option<Duration>) -> Self {
+    pub fn new(
+        timeout: Option<Duration>,
+        idle: Option<Duration>,
+        max: Option<Duration>,
+        upstream_max: Option<Duration>,
+    ) -> Self {
+        let sleep = |d| Box::pin(tokio::time::sleep(d));
         Self {
             timeout,
-            idle: idle.map(|d| (d, Box::pin(tokio::time::sleep(d)))),
-            max: max.map(|d| Box::pin(tokio::time::sleep(d))),
+            idle: idle.map(|d| (d, sleep(d))),
+            max: max.map(sleep),
+            upstream_max: upstream_max.map(sleep),
             ..Self::default()
         }
     }
@@ -235,23 +248,30 @@ impl Timers {
         }
     }
 
-    pub fn start_try(&mut self, per_try: Option<Duration>) {
+    pub fn start_try(&mut self, per_try: Option<Duration>, idle: Option<Duration>) {
         self.per_try = per_try.map(|d| Box::pin(tokio::time::sleep(d)));
+        self.per_try_idle = idle.map(|d| (d, Box::pin(tokio::time::sleep(d))));
+    }
+
+    /// The try has its answer's head: what is left may take its time, but not stand still.
+    pub fn settle_try(&mut self) {
+        self.per_try = None;
     }
 
     pub fn end_try(&mut self) {
         self.per_try = None;
+        self.per_try_idle = None;
     }
 
     /// After an upgrade or the head of a long answer only idleness counts.
     pub fn disarm(&mut self) {
         self.timeout = None;
         self.deadline = None;
-        self.per_try = None;
+        self.end_try();
     }
 
     pub fn progress(&mut self) {
-        if let Some((idle, sleep)) = &mut self.idle {
+        for (idle, sleep) in [&mut self.idle, &mut self.per_try_idle].into_iter().flatten() {
             sleep.as_mut().reset(tokio::time::Instant::now() + *idle);
         }
     }
@@ -269,10 +289,19 @@ impl Timers {
         if due(&mut self.max) {
             return Poll::Ready(Interrupt::MaxDuration);
         }
-        match &mut self.idle {
-            Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| Interrupt::StreamIdle),
-            None => Poll::Pending,
+        if due(&mut self.upstream_max) {
+            return Poll::Ready(Interrupt::UpstreamMaxDuration);
         }
+        for (idle, interrupt) in
+            [(&mut self.per_try_idle, Interrupt::PerTryIdle), (&mut self.idle, Interrupt::StreamIdle)]
+        {
+            if let Some((_, sleep)) = idle
+                && sleep.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(interrupt);
+            }
+        }
+        Poll::Pending
     }
 }
 

@@ -195,16 +195,17 @@ async fn post(worker: &Worker, cluster: &str, place: &str, body: Vec<u8>) -> Opt
         fresh: false,
         careful: true,
     };
-    let (mut upstream, lease) = match cluster.acquire(&want).await.ok()? {
+    // A stream counts as long as its lease is held.
+    let (mut upstream, lease, _stream) = match cluster.acquire(&want).await.ok()? {
         Lease::H1(mut lease) => {
             let mut client = lease.client.take()?;
             client.send_head(&head);
-            (Upstream::H1(client), Some(lease))
+            (Upstream::H1(client), Some(lease), None)
         }
         Lease::H2(lease) => {
             let mut sender = lease.send.clone().ready().await.ok()?;
             let (response, stream) = sender.send_request(h2_request_of(&head).ok()?, false).ok()?;
-            (Upstream::H2(H2ClientStream::new(response, stream, false)), None)
+            (Upstream::H2(H2ClientStream::new(response, stream, false)), None, Some(lease))
         }
     };
     upstream.send_data(Bytes::from(body));

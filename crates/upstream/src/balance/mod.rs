@@ -67,10 +67,26 @@ impl Balancer {
             let repeated = pick.avoid.contains(host);
             chosen = Some(host.clone());
             if !repeated {
-                break;
+                return chosen;
             }
         }
-        chosen
+        if pick.attempts <= 1 || self.set.policy.kind.is_hashed() {
+            return chosen;
+        }
+        self.untried(pick.avoid, rng).or(chosen)
+    }
+
+    /// A host that was not tried, where chance found none: the one that just failed often looks least loaded.
+    fn untried<R: Random + ?Sized>(&self, avoid: &[Host], rng: &mut R) -> Option<Host> {
+        let (priority, source) = self.loads.choose(rng.next_u64())?;
+        let (hosts, pools) = (&self.set.priorities.get(priority)?.hosts, self.pools.get(priority)?);
+        let start = rng.below(hosts.len() as u64) as usize;
+        (0..hosts.len())
+            .map(|step| (start + step) % hosts.len())
+            .filter(|at| pools.accepts(source, *at))
+            .map(|at| &hosts[at])
+            .find(|host| !avoid.contains(host))
+            .cloned()
     }
 
     /// Counts how a request to a host ended; tells when that ejected the host.

@@ -204,6 +204,20 @@ fn retries_go_to_other_hosts_first() {
 }
 
 #[test]
+fn a_host_that_was_not_tried_is_found_although_it_is_busy() {
+    let mut rng = SeededRandom::new(7);
+    let assignment = Assignment::of((1..=2).map(|p| endpoint(p, 1)).collect());
+    let settings = settings(LbKind::LeastRequest { choices: 2 });
+    let (state, mut balancer) = balancer(&assignment, &settings, &mut rng);
+    let hosts: Vec<_> = state.endpoints().hosts().cloned().collect();
+    let _busy = (hosts[1].start_request(), hosts[1].start_request());
+    for _ in 0..1000 {
+        let host = balancer.pick(&Pick { avoid: &hosts[..1], attempts: 5, hash: None }, &mut rng);
+        assert_eq!(host.as_ref(), Some(&hosts[1]));
+    }
+}
+
+#[test]
 fn an_ejected_host_gets_nothing_and_comes_back() {
     let mut rng = SeededRandom::new(7);
     let mut settings = settings(LbKind::RoundRobin);

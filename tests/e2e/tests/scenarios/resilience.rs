@@ -12,6 +12,7 @@ use e2e::{Mesh, until};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("retries_cost_no_request_by_default", retries::by_default),
+    ("retries_of_requests_on_connections_that_are_reset", retries::of_standing_connections),
     ("retries_as_configured", retries::as_configured),
     ("retries_over_a_lossy_and_cut_network", retries::over_a_lossy_and_cut_network),
     ("retries_over_a_slow_network", retries::over_a_slow_network),

@@ -63,7 +63,7 @@ pub(crate) fn bound_what_is_in_flight() -> anyhow::Result<()> {
             let seen = |replica: &Workload| replica.events().len();
             let before: Vec<_> = replicas.iter().map(seen).collect();
             let caller = format!("{service}-{threads}");
-            let load = ["--url", &url, "--connections", "100", "--count", "500", "--pause", "20"];
+            let load = ["--url", &url, "--connections", "100", "--count", "300", "--pause", "20"];
             let load: Vec<_> = load.into_iter().chain(*version).collect();
             let report = mesh.load_as(&caller, &["--proxy-concurrency", threads], &load)?;
             let refused = report.status(503);
