@@ -102,7 +102,7 @@ fn stopped() -> anyhow::Result<()> {
     let fresh = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "5", "--fresh"])?;
     let posts = mesh.start_load(&["--url", URL, "--method", "POST", "--connections", "2", "--pause", "5"])?;
     let http2 = mesh.start_load(&["--url", URL, "--http2", "--connections", "2", "--pause", "5"])?;
-    std::thread::sleep(Duration::from_secs(1));
+    under_way(&mesh, 6)?;
     goes.stop()?;
     std::thread::sleep(Duration::from_millis(500));
     for (what, load) in [("steady", steady), ("fresh", fresh), ("posts", posts), ("http2", http2)] {
@@ -126,7 +126,7 @@ fn killed() -> anyhow::Result<()> {
     dies.behave("delay=100")?;
     let connections = CONNECTIONS.to_string();
     let load = mesh.start_load(&["--url", URL, "--connections", &connections, "--pause", "5"])?;
-    std::thread::sleep(Duration::from_secs(1));
+    under_way(&mesh, 3)?;
     dies.kill();
     until("its entry says that its proxy is lost", PATIENCE, || {
         let condition = entry(&mesh, "v2").ok()??["status"]["conditions"][0].clone();
@@ -207,6 +207,17 @@ fn both_answer(mesh: &Mesh, name: &str) -> anyhow::Result<()> {
         let report = mesh.load(&["--url", URL, "--count", "40"]).ok()?;
         (report.names.len() == 2 && report.names.contains_key(name)).then_some(())
     })
+}
+
+/// Waits until that many workloads run, and lets their load flow for a moment.
+fn under_way(mesh: &Mesh, workloads: usize) -> anyhow::Result<()> {
+    until("all loads are under way", PATIENCE, || {
+        let entries = mesh.objects("workloadentries").ok()?;
+        let is_ready = |entry: &&Value| entry["status"]["conditions"][0]["status"] == "True";
+        (entries.iter().filter(is_ready).count() == workloads).then_some(())
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    Ok(())
 }
 
 /// The entry of a version of reviews.
