@@ -61,8 +61,9 @@ pub struct Certificates {
     pub identity: IdentitySource,
     /// The roots that peers are judged by.
     pub bundle: BundleSource,
-    /// The roots that the control plane is judged by: those we were started with, and those learnt since.
+    /// The roots that the control plane is judged by: those we were started with, and those announced last.
     pub control_plane_roots: BundleSource,
+    bootstrap: Arc<TrustBundle>,
     failure: watch::Sender<Option<CertificateError>>,
 }
 
@@ -72,7 +73,8 @@ impl Certificates {
         Self {
             identity: IdentitySource::empty(),
             bundle: BundleSource::empty(),
-            control_plane_roots: BundleSource::new(bootstrap),
+            control_plane_roots: BundleSource::new(bootstrap.clone()),
+            bootstrap: Arc::new(bootstrap),
             failure: watch::Sender::new(None),
         }
     }
@@ -106,7 +108,7 @@ impl Certificates {
         if self.bundle.current().is_some_and(|current| *current == announced) {
             return Ok(());
         }
-        let mut known = self.control_plane_roots.current().map(|b| b.certificates()).unwrap_or_default();
+        let mut known = self.bootstrap.certificates();
         let new = announced.certificates();
         known.extend(new.into_iter().filter(|c| !known.contains(c)).collect::<Vec<_>>());
         self.control_plane_roots.set(TrustBundle::any(known)?);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use base::{SpiffeId, SystemClock, TrustDomain};
 use prost::Message as _;
-use proto::istio::{NameInfo, NameTable};
+use proto::istio::{NameInfo, NameTable, ProxyConfig};
 use proto::pb::envoy::config::core::v3::Node as WireNode;
 use proto::{Delta, ResourceType};
 use serde_json::{Value, json};
@@ -263,7 +263,8 @@ impl Agent {
 
     /// What a proxy's stream should ask for beside what the proxy needs.
     pub fn wanted(&self) -> Vec<ResourceType> {
-        if self.names.is_some() { vec![ResourceType::NameTable] } else { Vec::new() }
+        let names = self.names.as_ref().map(|_| ResourceType::NameTable);
+        names.into_iter().chain([ResourceType::ProxyConfig]).collect()
     }
 
     /// Takes what came by the proxy's stream.
@@ -271,11 +272,13 @@ impl Agent {
         if let Some(names) = &self.names {
             names.take(delta);
         }
+        take_roots(&self.certificates, delta);
     }
 
     /// Beside a stock Envoy, whose stream does not tell us: a stream of our own for what is [`Self::wanted`].
-    pub fn follow_names(&mut self) -> Result<(), AgentError> {
-        let Some(names) = self.names.clone() else { return Ok(()) };
+    pub fn follow(&mut self) -> Result<(), AgentError> {
+        let names = self.names.clone();
+        let certificates = self.certificates.clone();
         let config = self.ads(self.wanted())?;
         let (sender, mut updates) = mpsc::channel(4);
         let identity = self.certificates.identity.clone();
@@ -285,7 +288,12 @@ impl Agent {
         });
         self.tasks.spawn(async move {
             while let Some(update) = updates.recv().await {
-                update.deltas.iter().for_each(|delta| names.take(delta));
+                for delta in &update.deltas {
+                    if let Some(names) = &names {
+                        names.take(delta);
+                    }
+                    take_roots(&certificates, delta);
+                }
                 let _ = update.verdict.send(Vec::new());
             }
         });
@@ -314,6 +322,28 @@ impl NameFeed {
         let single = pieces.iter().filter_map(|(host, t)| Some((&**host, t.name_info.as_ref()?)));
         let hosts: Vec<(&str, &NameInfo)> = whole.chain(single).collect();
         self.dns.set_names(Names::from_resources(hosts, self.dns.names_config()));
+    }
+}
+
+/// Roots that the control plane announces, between two renewals. Their withdrawal is no news: a mesh without roots
+/// would be no mesh.
+fn take_roots(certificates: &Certificates, delta: &Delta) {
+    if delta.resource_type != ResourceType::ProxyConfig {
+        return;
+    }
+    for resource in &delta.changed {
+        let taken =
+            ProxyConfig::decode(resource.body.clone()).map_err(|e| e.to_string()).and_then(|config| {
+                let pem = config.ca_certificates_pem.concat();
+                if pem.is_empty() {
+                    return Ok(());
+                }
+                let roots = tls::certificates_from_pem("announced roots", pem.as_bytes());
+                roots.and_then(|roots| certificates.take_roots(roots)).map_err(|e| e.to_string())
+            });
+        if let Err(reason) = taken {
+            tracing::warn!(reason, "announced roots are not usable; those known before stay");
+        }
     }
 }
 

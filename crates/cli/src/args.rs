@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::analyze::AnalyzeArgs;
 use crate::dashboard::DashboardArgs;
 use crate::explain::ExplainArgs;
+use crate::gateway::GatewayArgs;
 use crate::objects::{ApplyArgs, DeleteArgs, GetArgs};
 use crate::proxy_config::ProxyConfigArgs;
 use crate::proxy_status::ProxyStatusArgs;
@@ -46,6 +47,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run a command as a workload of the mesh
     Run(RunArgs),
+    /// Run a gateway: a proxy at the mesh's edge, reached by ports of this machine
+    Gateway(GatewayArgs),
     /// Say what this machine allows, and the cure for what it does not
     Check(CheckArgs),
     /// Create or change resources from manifests

@@ -4,11 +4,12 @@
 //! made lives in processes, their namespaces and one temporary folder.
 
 mod check;
-mod door;
 mod parts;
 mod plane;
+mod traffic;
 
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -24,10 +25,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     GlobalArgs,
     check::{findings, obstacles},
-    workload::{Mesh, Running, programs},
+    workload::{Door, Mesh, Running, ensure_namespace, programs},
 };
-use door::{Door, Traffic};
 use plane::Plane;
+use traffic::Traffic;
 
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
@@ -122,14 +123,16 @@ impl Stage {
 
 async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> anyhow::Result<ExitCode> {
     // Before any work: a port in use is the commonest obstacle.
-    let door = Door::open(args.port).await?;
+    let door = Door::open((Ipv4Addr::LOCALHOST, args.port).into())
+        .await
+        .context("the product page's port: choose another with --port")?;
     stage.say("starting the control plane");
     let launcher = Launcher::default();
     stage.plane = Some(Plane::start(&stage.folder, &launcher).await?);
     let plane = stage.plane.as_ref().context("the control plane")?;
     let mesh = Mesh { client: plane.client().await?, launcher, proxy: programs.proxy.clone() };
     stage.say("applying the routes of Bookinfo");
-    plane.ensure_namespace(parts::GATEWAY_NAMESPACE).await?;
+    ensure_namespace(mesh.client.clone(), parts::GATEWAY_NAMESPACE).await?;
     plane.apply(&parts::manifests(&stage.folder)?).await?;
 
     stage.say("starting the gateway and Bookinfo's services");

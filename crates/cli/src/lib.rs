@@ -13,6 +13,7 @@ mod demo;
 #[cfg(test)]
 mod docs;
 mod explain;
+mod gateway;
 mod objects;
 mod output;
 mod proxy_config;
@@ -35,6 +36,7 @@ pub fn execute(command: Command, global: &GlobalArgs) -> anyhow::Result<ExitCode
         Command::Up(_) => anyhow::bail!("`up` is assembled by the program"),
         Command::Demo(args) => demo::execute(&args, global),
         Command::Run(args) => run::execute(&args, global),
+        Command::Gateway(args) => gateway::execute(&args, global),
         Command::Check(args) => check::execute(&args),
         Command::Hub(args) => run::hub(&args),
         Command::Apply(args) => block_on(objects::apply(&args, global)),

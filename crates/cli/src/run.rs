@@ -115,7 +115,7 @@ fn spec(args: &RunArgs, global: &GlobalArgs) -> Spec {
 }
 
 /// Where a user's programs keep what they would rather not lose.
-fn state_folder() -> PathBuf {
+pub(crate) fn state_folder() -> PathBuf {
     let home =
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/tmp".into())).join(".local/state");
     std::env::var_os("XDG_STATE_HOME").map_or_else(home, PathBuf::from).join("mizzen")
@@ -177,14 +177,14 @@ enum Ask {
     Forward(i32),
 }
 
-struct Signals {
+pub(crate) struct Signals {
     watched: Vec<(i32, Signal)>,
     /// The terminal sends its signals to the application by itself.
     terminal: bool,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let numbers =
             [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
         let watch = |number| anyhow::Ok((number, signal(SignalKind::from_raw(number))?));
@@ -206,7 +206,7 @@ impl Signals {
     }
 
     /// The next wish that all should end.
-    async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         while !matches!(self.number().await, libc::SIGTERM | libc::SIGINT | libc::SIGHUP) {}
     }
 

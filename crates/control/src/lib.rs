@@ -6,6 +6,7 @@
 //!
 //! Registries are not started here: their changes come through a channel. Nothing is translated here: [`Translate`] is.
 
+mod audit;
 pub mod ca_service;
 mod configz;
 mod connection;

@@ -101,12 +101,17 @@ impl Writer {
         if changes.is_empty() {
             return Some(self);
         }
+        // What was there at the start is no change.
+        let serving = *self.serving.borrow();
         let work = move || {
             let started = Instant::now();
             self.metrics.events(&changes);
             let before = self.world.snapshot();
             let after = self.world.apply(changes);
             let diff = before.diff(&after);
+            if serving {
+                crate::audit::policies(&before, &after, &diff);
+            }
             if before.id() != after.id() {
                 self.publisher.publish(after, &diff);
                 self.metrics.published(&diff, started.elapsed());

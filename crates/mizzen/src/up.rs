@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 
 pub(crate) fn execute(args: &UpArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
     tls::install_provider();
-    runtime::logging::init(runtime::logging::Format::Text, "warn");
+    runtime::logging::init(runtime::logging::Format::Text, "warn,audit=info");
     // The hub is joined before threads exist: its process is started from this one.
     let hub = if args.no_hub { None } else { join_hub() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -41,6 +41,8 @@ pub enum Object {
     Node(Node),
     Secret(TlsSecret),
     Mesh(Box<MeshConfig>),
+    /// The roots that the mesh's authority announces, in PEM.
+    Roots(std::sync::Arc<str>),
     VirtualService(Config<VirtualService>),
     DestinationRule(Config<DestinationRule>),
     Gateway(Config<Gateway>),
@@ -54,7 +56,8 @@ pub enum Object {
     Telemetry(Config<Telemetry>),
 }
 
-/// Which thing: cluster-scoped kinds have an empty namespace; there is one `Mesh`, its name does not matter.
+/// Which thing: cluster-scoped kinds have an empty namespace; there is one `Mesh` and one `Roots`, whose names do not
+/// matter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectRef {
     pub kind: Kind,
@@ -71,6 +74,7 @@ pub enum Kind {
     Node,
     Secret,
     Mesh,
+    Roots,
     VirtualService,
     DestinationRule,
     Gateway,
@@ -107,6 +111,7 @@ impl Object {
             Self::Node(it) => (Kind::Node, cluster_scoped(&it.name)),
             Self::Secret(it) => (Kind::Secret, it.name.clone()),
             Self::Mesh(_) => (Kind::Mesh, NamespacedName::new("", "mesh")),
+            Self::Roots(_) => (Kind::Roots, NamespacedName::new("", "roots")),
             Self::VirtualService(it) => (Kind::VirtualService, it.name.clone()),
             Self::DestinationRule(it) => (Kind::DestinationRule, it.name.clone()),
             Self::Gateway(it) => (Kind::Gateway, it.name.clone()),

@@ -28,6 +28,7 @@ pub(crate) struct Inner {
     pub(crate) domain: Arc<str>,
     pub(crate) root_namespace: Arc<str>,
     pub(crate) mesh: Arc<Mesh>,
+    pub(crate) roots: Arc<Revised<Arc<str>>>,
     pub(crate) services: Arc<Services>,
     pub(crate) endpoints: Map<ServiceKey, Arc<Endpoints>>,
     pub(crate) accounts: Map<ServiceKey, Arc<Accounts>>,
@@ -124,6 +125,7 @@ impl Services {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
     Mesh,
+    Roots,
     /// The set of services: any that comes, changes or goes, but not its endpoints.
     Services,
     Service(ServiceKey),
@@ -149,7 +151,7 @@ pub struct Diff {
     pub accounts: Vec<ServiceKey>,
     pub services: Vec<ServiceKey>,
     pub secrets: Vec<NamespacedName>,
-    /// Kinds of users' resources of which any changed; `Mesh`, `Namespace` and `Gateway` networks included.
+    /// Kinds of users' resources of which any changed; `Mesh`, `Roots`, `Namespace` and `Gateway` networks included.
     pub kinds: Vec<Kind>,
 }
 
@@ -199,6 +201,7 @@ macro_rules! configs {
                 let mut kinds = Vec::new();
                 $(if self.0.$field.revision != newer.0.$field.revision { kinds.push(Kind::$kind) })*
                 if self.0.mesh.revision != newer.0.mesh.revision { kinds.push(Kind::Mesh) }
+                if self.0.roots.revision != newer.0.roots.revision { kinds.push(Kind::Roots) }
                 if self.0.namespaces.revision != newer.0.namespaces.revision
                     || self.0.networks.revision != newer.0.networks.revision { kinds.push(Kind::Namespace) }
                 kinds
@@ -246,6 +249,11 @@ impl Snapshot {
 
     pub fn mesh(&self) -> &Arc<Mesh> {
         &self.0.mesh
+    }
+
+    /// The roots that workloads trust, in PEM; empty where nobody announced any.
+    pub fn roots(&self) -> &Arc<str> {
+        &self.0.roots.value
     }
 
     pub fn services(&self) -> &Arc<Services> {
@@ -296,6 +304,7 @@ impl Snapshot {
     pub fn revision(&self, key: &Key) -> u64 {
         match key {
             Key::Mesh => self.0.mesh.revision,
+            Key::Roots => self.0.roots.revision,
             Key::Services => self.0.services.revision,
             Key::Service(key) => self.service(key).map_or(0, |service| service.revision),
             Key::Endpoints(key) => self.endpoints(key).map_or(0, |endpoints| endpoints.revision),

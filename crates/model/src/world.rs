@@ -145,6 +145,7 @@ macro_rules! tables {
                     domain: Arc::clone(&settings.domain),
                     root_namespace: Arc::clone(&settings.root_namespace),
                     mesh: Arc::default(),
+                    roots: Arc::default(),
                     services: Arc::default(),
                     endpoints: crate::Map::default(),
                     accounts: crate::Map::default(),
@@ -257,7 +258,15 @@ impl World {
                     dirty.mesh = true;
                 }
             }
+            Object::Roots(pem) => self.set_roots(pem),
             config => self.upsert_config(cluster, config, dirty),
+        }
+    }
+
+    fn set_roots(&mut self, pem: Arc<str>) {
+        if self.inner.roots.value != pem {
+            let revision = self.next();
+            self.inner.roots = Arc::new(Revised { revision, value: pem });
         }
     }
 
@@ -303,6 +312,7 @@ impl World {
                 }
             }
             Kind::Mesh => dirty.mesh |= self.mesh.remove(cluster).is_some(),
+            Kind::Roots => self.set_roots("".into()),
             kind => {
                 if kind == Kind::ServiceEntry {
                     self.entry_hosts(&at.name, dirty);

@@ -10,7 +10,7 @@ use crate::node::NodeKind;
 use crate::scope::Facet;
 use crate::translator::{Memo, Part};
 use crate::view::{Services, VirtualServices};
-use crate::{cluster, endpoint, gateway, listener, nds, route, secret};
+use crate::{cluster, endpoint, gateway, listener, nds, roots, route, secret};
 
 /// What a build may use: the reader, and results remembered before.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,7 @@ pub(crate) fn common(context: &Context<'_>, of: ResourceType) -> Vec<Resource> {
         ResourceType::Listener if !context.is_router() => listener::outbound_all(context),
         ResourceType::Route if !context.is_router() => route::all(context),
         ResourceType::NameTable => nds::all(context),
+        ResourceType::ProxyConfig => roots::all(context),
         _ => Vec::new(),
     }
 }

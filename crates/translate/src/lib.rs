@@ -25,6 +25,7 @@ mod nds;
 mod node;
 mod peer;
 mod rbac;
+mod roots;
 mod route;
 mod scope;
 mod secret;

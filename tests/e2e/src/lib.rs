@@ -4,11 +4,15 @@
 //! behind. In it, [`Mesh`] starts the programs as a user would; applications and load are processes of
 //! `mizzen-e2e`, which knows nothing of the mesh.
 
+pub mod capture;
+pub mod dial;
 pub mod garbage;
 pub mod hold;
 pub mod load;
 pub mod mesh;
 pub mod outside;
+pub mod probe;
+pub mod processes;
 pub mod proxies;
 pub mod serve;
 pub mod stage;

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
+
+use crate::dial::Dial;
 
 /// Where a request's number goes in headers.
 const NUMBER: &str = "{}";
@@ -60,6 +61,12 @@ pub struct Plan {
     /// A file that always says what was counted so far
     #[arg(long)]
     pub progress: Option<PathBuf>,
+    /// Connect there, whatever the URL says
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub connect: Option<String>,
+    /// Roots to trust where the URL says https, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub roots: Option<PathBuf>,
     /// How long to wait for an answer, in milliseconds
     #[arg(long, default_value_t = 30_000)]
     pub patience: u64,
@@ -89,6 +96,23 @@ pub struct Report {
     pub seen: BTreeMap<String, (u64, u64)>,
     /// In the form of Prometheus.
     pub metrics: String,
+    /// The last answer, whatever its status.
+    pub last: Answer,
+    /// Connections by TLS, by what they were served with; see [`crate::dial::fingerprint`].
+    pub certificates: BTreeMap<String, u64>,
+}
+
+/// An answer in full.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+}
+
+/// What a client says when its first request is over.
+pub fn began(pid: u32) -> String {
+    format!("load {pid} has begun")
 }
 
 impl Report {
@@ -139,10 +163,10 @@ impl Report {
 }
 
 /// Runs the plan; SIGTERM ends it early.
-pub async fn run(plan: Plan) -> Report {
+pub async fn run(plan: Plan) -> anyhow::Result<Report> {
+    let dial = Dial::new(plan.connect.as_deref(), plan.roots.as_deref(), plan.http2)?;
     let left = Arc::new(AtomicI64::new(plan.count.map_or(i64::MAX, i64::from)));
     let report = Arc::new(Mutex::new(Report::default()));
-    let opened = Arc::new(AtomicU64::new(0));
     let plan = Arc::new(plan);
     let stop = {
         let left = Arc::clone(&left);
@@ -158,7 +182,7 @@ pub async fn run(plan: Plan) -> Report {
     let workers: Vec<_> = (0..plan.connections.max(1))
         .map(|_| {
             let (plan, left, report) = (Arc::clone(&plan), Arc::clone(&left), Arc::clone(&report));
-            tokio::spawn(worker(plan, (left, Arc::clone(&numbers)), Arc::clone(&opened), report))
+            tokio::spawn(worker(plan, (left, Arc::clone(&numbers)), dial.clone(), report))
         })
         .collect();
     for worker in workers {
@@ -169,14 +193,15 @@ pub async fn run(plan: Plan) -> Report {
         telling.abort();
     }
     let mut report = report.lock().await.clone();
-    report.opened = opened.load(Ordering::Relaxed);
+    report.opened = dial.opened();
+    report.certificates = dial.certificates();
     if plan.metrics {
         let plan = Plan { url: METRICS.into(), method: "GET".into(), headers: Vec::new(), ..(*plan).clone() };
-        let got = once(&connection(&plan, Arc::default()), &plan, 0, None).await;
+        let got = once(&connection(&plan, dial), &plan, 0, None).await;
         report.metrics =
-            got.map_or_else(|error| error, |got| String::from_utf8_lossy(&got.body).into_owned());
+            got.map_or_else(|error| error, |got| got.answer.body);
     }
-    report
+    Ok(report)
 }
 
 async fn tell(file: PathBuf, report: Arc<Mutex<Report>>) {
@@ -193,46 +218,24 @@ fn write(next: &Path, file: &Path, report: &Report) -> std::io::Result<()> {
     std::fs::rename(next, file)
 }
 
-type Connection = Client<Counting, Full<Bytes>>;
+type Connection = Client<Dial, Full<Bytes>>;
 
-/// Counts the connections that it opens.
-#[derive(Clone)]
-struct Counting {
-    connector: HttpConnector,
-    opened: Arc<AtomicU64>,
-}
-
-impl tower::Service<Uri> for Counting {
-    type Response = <HttpConnector as tower::Service<Uri>>::Response;
-    type Error = <HttpConnector as tower::Service<Uri>>::Error;
-    type Future = <HttpConnector as tower::Service<Uri>>::Future;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.connector.poll_ready(context)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        self.connector.call(uri)
-    }
-}
-
-fn connection(plan: &Plan, opened: Arc<AtomicU64>) -> Connection {
+fn connection(plan: &Plan, dial: Dial) -> Connection {
     let mut builder = Client::builder(TokioExecutor::new());
     builder.http2_only(plan.http2).retry_canceled_requests(false);
     if plan.fresh {
         builder.pool_max_idle_per_host(0);
     }
-    builder.build(Counting { connector: HttpConnector::new(), opened })
+    builder.build(dial)
 }
 
 async fn worker(
     plan: Arc<Plan>,
     (left, numbers): (Arc<AtomicI64>, Arc<AtomicU64>),
-    opened: Arc<AtomicU64>,
+    dial: Dial,
     report: Arc<Mutex<Report>>,
 ) {
-    let client = connection(&plan, opened);
+    let client = connection(&plan, dial);
     // The first number of a connection is the connection's own.
     let mut cookie: Option<(u64, String)> = None;
     while left.fetch_sub(1, Ordering::Relaxed) > 0 {
@@ -242,6 +245,9 @@ async fn worker(
         let outcome = tokio::time::timeout(Duration::from_millis(plan.patience), asked).await;
         let waited = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut report = report.lock().await;
+        if report.sent == 0 {
+            eprintln!("{}", began(std::process::id()));
+        }
         report.sent += 1;
         report.slowest_ms = report.slowest_ms.max(waited);
         match outcome {
@@ -253,7 +259,7 @@ async fn worker(
                     Some((own, _)) => Some(*own),
                     None => (plan.vary > 1).then_some(number % plan.vary),
                 };
-                report.count(got.status, &got.body, place);
+                report.count(got.answer, place);
             }
             Ok(Err(error)) => *report.errors.entry(error).or_default() += 1,
             Err(_) => *report.errors.entry("no answer in time".into()).or_default() += 1,
@@ -266,14 +272,16 @@ async fn worker(
 }
 
 impl Report {
-    fn count(&mut self, status: u16, body: &[u8], place: Option<u64>) {
-        *self.statuses.entry(status).or_default() += 1;
-        if status != 200 {
-            self.last_failure = String::from_utf8_lossy(body).into_owned();
+    fn count(&mut self, answer: Answer, place: Option<u64>) {
+        *self.statuses.entry(answer.status).or_default() += 1;
+        self.last = answer;
+        let Answer { status, body, .. } = &self.last;
+        if *status != 200 {
+            self.last_failure.clone_from(body);
             return;
         }
-        self.last_body = String::from_utf8_lossy(body).into_owned();
-        let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        self.last_body.clone_from(body);
+        let value: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
         if let Some(name) = value["name"].as_str().or_else(|| value["podname"].as_str()) {
             *self.names.entry(name.to_owned()).or_default() += 1;
             let now = now_ms();
@@ -292,8 +300,7 @@ pub fn now_ms() -> u64 {
 }
 
 struct Got {
-    status: u16,
-    body: Bytes,
+    answer: Answer,
     /// `name=value` of a cookie that was set.
     cookie: Option<String>,
 }
@@ -318,8 +325,11 @@ async fn once(client: &Connection, plan: &Plan, number: u64, cookie: Option<&str
     let status = response.status().as_u16();
     let set = response.headers().get(http::header::SET_COOKIE).and_then(|value| value.to_str().ok());
     let cookie = set.and_then(|set| set.split(';').next()).map(str::to_owned);
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     let body = response.into_body().collect().await.map_err(|e| chain(&e))?.to_bytes();
-    Ok(Got { status, body, cookie })
+    let answer = Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned() };
+    Ok(Got { answer, cookie })
 }
 
 /// A connection that is answered counts as 200.
@@ -334,7 +344,10 @@ async fn over_tcp(address: &str) -> Result<Got, String> {
     };
     match converse.await {
         Ok(text) if text.is_empty() => Err("closed without a word".into()),
-        Ok(text) => Ok(Got { status: 200, body: text.into(), cookie: None }),
+        Ok(text) => {
+            let body = String::from_utf8_lossy(&text).into_owned();
+            Ok(Got { answer: Answer { status: 200, body, ..Answer::default() }, cookie: None })
+        }
         Err(error) => Err(error.to_string()),
     }
 }

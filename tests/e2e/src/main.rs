@@ -19,6 +19,10 @@ enum Part {
     Hold(e2e::hold::Options),
     /// What no well-meaning client sends
     Garbage(e2e::garbage::Options),
+    /// One TCP connection, and what the server says by itself
+    Probe(e2e::probe::Options),
+    /// What goes over the links of a process's network
+    Capture(e2e::capture::Options),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -34,9 +38,14 @@ async fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Part::Load(plan) => {
-            let report = e2e::load::run(plan).await;
+            let report = e2e::load::run(plan).await?;
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
+        Part::Probe(options) => {
+            println!("{}", serde_json::to_string(&e2e::probe::run(&options)?)?);
+            Ok(())
+        }
+        Part::Capture(options) => e2e::capture::run(&options),
     }
 }

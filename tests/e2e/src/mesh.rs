@@ -19,8 +19,9 @@ use testkit::hosts::Wire;
 
 use crate::hold::Held;
 use crate::load::Report;
+use crate::probe::Heard;
 use crate::serve::{Event, What};
-use crate::{Proxies, until};
+use crate::{Proxies, processes, until};
 
 const START: Duration = Duration::from_secs(30);
 
@@ -140,10 +141,14 @@ impl Mesh {
         Ok(File::options().create(true).append(true).open(file)?)
     }
 
-    /// What a process wrote, for the message of a failure.
+    /// Everything that a process wrote.
+    pub fn whole_log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// The end of it, for the message of a failure.
     pub fn logs(&self, name: &str) -> String {
-        let text =
-            std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default();
+        let text = self.whole_log(name);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
@@ -304,6 +309,52 @@ impl Mesh {
         let log = self.log(name)?;
         let child = command.stdout(log.try_clone()?).stderr(log).spawn().with_context(|| name.to_owned())?;
         Ok(Workload { child, name: name.to_owned(), script })
+    }
+
+    /// Starts a gateway with arguments of `mizzen gateway`; returns when its ports of this machine lead to it.
+    pub fn gateway(&self, arguments: &[&str]) -> anyhow::Result<Workload> {
+        let name = "gateway";
+        let log = self.folder.path().join("gateway-proxy.log");
+        let mut command = self.mizzen(["gateway", "--proxy-log"]);
+        command.arg(log).args(arguments);
+        let mut gateway = self.spawn(command, name, PathBuf::new())?;
+        let doors = arguments.iter().filter(|argument| **argument == "--listen").count();
+        let open = || {
+            let ended = gateway.child.try_wait().ok().flatten().is_some();
+            (ended || self.logs(name).matches(" listens on ").count() >= doors).then_some(!ended)
+        };
+        match until("the gateway is ready", START, open) {
+            Ok(true) => Ok(gateway),
+            Ok(false) => bail!("the gateway ended: {}", self.logs(name)),
+            Err(error) => Err(error.context(self.all_logs())),
+        }
+    }
+
+    /// What one TCP connection to HOST:PORT hears from a workload of that account.
+    pub fn probe(&self, account: &str, to: &str, say: &str) -> anyhow::Result<Heard> {
+        let mut command = self.mizzen(["run", "--service", account, "--"]);
+        command.arg(program("mizzen-e2e")).args(["probe", "--to", to, "--say", say]);
+        let output = command.output().context("probe")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "the probe of {to} failed: {said}");
+        serde_json::from_slice(&output.stdout).with_context(|| said.into_owned())
+    }
+
+    /// Load from this machine, outside the mesh.
+    pub fn load_from_outside(&self, arguments: &[&str]) -> anyhow::Result<Report> {
+        self.start_load_from_outside(arguments)?.report()
+    }
+
+    /// The same; returns when the first request is over.
+    pub fn start_load_from_outside(&self, arguments: &[&str]) -> anyhow::Result<Load> {
+        let mut command = Command::new(program("mizzen-e2e"));
+        command.arg("load").args(arguments).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(self.log("outside")?);
+        let child = command.spawn().context("load from outside")?;
+        let load = Client { child, log: self.folder.path().join("outside.log"), report: PhantomData };
+        let began = crate::load::began(load.child.id());
+        until("the load begins", START, || self.whole_log("outside").contains(&began).then_some(()))?;
+        Ok(load)
     }
 
     /// Load from a workload of the mesh, with arguments of [`crate::load::Plan`]; waits for its report.
@@ -474,6 +525,14 @@ impl Workload {
         self.child.id()
     }
 
+    /// The process of that program in the workload: the application, or `mizzen-proxy`.
+    pub fn process(&self, program: &str) -> anyhow::Result<u32> {
+        let found = processes::descendants(self.child.id())
+            .into_iter()
+            .find(|pid| processes::program_of(*pid).is_some_and(|name| name == program));
+        found.with_context(|| format!("{} runs no {program}", self.name))
+    }
+
     /// From now on it behaves so; see [`crate::serve`].
     pub fn behave(&self, script: &str) -> anyhow::Result<()> {
         let next = self.script.with_extension("next");
@@ -561,6 +620,11 @@ fn terminate(child: &mut Child, within: Duration) -> anyhow::Result<()> {
 /// The status of a plain GET.
 pub fn get(address: &str, path: &str) -> Option<u16> {
     get_page(address, path).map(|(status, _)| status)
+}
+
+/// The body of a plain GET that is answered 200.
+pub fn get_text(address: &str, path: &str) -> Option<String> {
+    get_page(address, path).filter(|(status, _)| *status == 200).map(|(_, body)| body)
 }
 
 /// Status and body of a plain GET.

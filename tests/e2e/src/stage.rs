@@ -40,6 +40,23 @@ fn start(name: &str) -> Result<(), Failed> {
     if output.status.success() { Ok(()) } else { Err(text.into()) }
 }
 
+/// Gives this scenario temporary folders of its own, so that all in them is its doing.
+pub fn own_temporary_folders() -> anyhow::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    const NONE: Option<&str> = None;
+    let program = std::env::current_exe()?;
+    unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    for folder in ["/tmp", "/var/tmp", "/dev/shm"] {
+        // A project that lies there itself must stay in sight.
+        if !program.starts_with(folder) {
+            mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))
+                .with_context(|| format!("cover {folder}"))?;
+        }
+    }
+    Ok(())
+}
+
 fn play<'a>(mut scenarios: impl Iterator<Item = &'a Scenario>, name: &str) -> anyhow::Result<()> {
     let Some((_, scenario)) = scenarios.find(|(known, _)| *known == name) else {
         bail!("no scenario is called {name}");

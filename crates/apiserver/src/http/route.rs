@@ -79,6 +79,9 @@ fn version() -> Value {
     })
 }
 
+/// The API group of policies: who writes one is put on record.
+const POLICIES: &str = "security.istio.io";
+
 /// What kubectl writes some core kinds in.
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
@@ -213,7 +216,7 @@ impl Call<'_> {
         }
         let target =
             Target { resource, version: place.version, namespace: place.namespace, name: place.name, part };
-        match verb {
+        let answer = match verb {
             "watch" => self.watch(&target),
             "list" => self.list(&target),
             "get" => {
@@ -230,7 +233,27 @@ impl Call<'_> {
             "delete" if part == Part::Whole => self.delete(&target, body).await,
             "deletecollection" if self.is(&Method::DELETE) => self.delete_collection(&target, body).await,
             _ => Err(Status::method_not_allowed()),
+        };
+        if !matches!(verb, "watch" | "list" | "get") && part == Part::Whole {
+            self.audit(verb, &target, answer.as_ref().err().map(|status| status.as_ref()));
         }
+        answer
+    }
+
+    /// Who wrote a policy, or tried to. What came of it for proxies is the control plane's to say.
+    fn audit(&self, verb: &str, target: &Target, refused: Option<&Status>) {
+        if target.resource.group != POLICIES {
+            return;
+        }
+        tracing::info!(
+            target: "audit",
+            event = if refused.is_some() { "policy.write-refused" } else { "policy.written" },
+            user = self.user.name,
+            verb,
+            kind = %target.resource.kind,
+            namespace = target.namespace.as_deref().unwrap_or_default(),
+            name = target.name.as_deref().unwrap_or_default(),
+        );
     }
 
     fn object(&self, code: u16, resource: &Resource, object: Value) -> Response<Body> {

@@ -9,10 +9,8 @@ use std::{
 
 use agent::host::Launcher;
 use anyhow::{Context, bail, ensure};
-use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, Client, Config,
-    api::PostParams,
+    Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use nix::{
@@ -92,17 +90,6 @@ impl Plane {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).context("the control plane's kubeconfig")?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         Client::try_from(config.context("the control plane's kubeconfig")?).context("make a client")
-    }
-
-    /// Makes the namespace if it is absent.
-    pub(super) async fn ensure_namespace(&self, name: &str) -> anyhow::Result<()> {
-        let namespaces: Api<Namespace> = Api::all(self.client().await?);
-        let metadata = kube::api::ObjectMeta { name: Some(name.to_owned()), ..Default::default() };
-        let namespace = Namespace { metadata, ..Default::default() };
-        match namespaces.create(&PostParams::default(), &namespace).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            result => result.map(drop).with_context(|| format!("namespace {name}")),
-        }
     }
 
     /// The console's address, as the control plane announced it.

@@ -3,6 +3,7 @@
 //! `mizzen run` makes one of it, `mizzen demo` a handful. The order is what loses no request: the application starts
 //! when its proxy has configuration and certificate, gets traffic when it listens, and is told to end when it has none.
 
+mod door;
 mod http;
 mod objects;
 pub(crate) mod programs;
@@ -39,8 +40,10 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+pub(crate) use door::Door;
 pub(crate) use http::{ReadyUrl, get};
 use objects::Objects;
+pub(crate) use objects::ensure_namespace;
 use sidecar::{Files, Identity, MemoryFile};
 
 const STATUS_PORT: u16 = 15021;

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use futures::StreamExt;
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
-    core::v1::{ConfigMap, Service, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, Service, ServiceAccount},
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -160,6 +160,14 @@ impl Objects {
     {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
+}
+
+/// Makes the namespace if it is absent.
+pub(crate) async fn ensure_namespace(client: Client, name: &str) -> anyhow::Result<()> {
+    let metadata = kube::api::ObjectMeta { name: Some(name.to_owned()), ..Default::default() };
+    let namespace = Namespace { metadata, ..Default::default() };
+    let made = create_if_absent(&Api::all(client), name, &namespace).await;
+    made.map(drop).with_context(|| format!("namespace {name}"))
 }
 
 async fn create_if_absent<K>(api: &Api<K>, name: &str, object: &K) -> kube::Result<bool>

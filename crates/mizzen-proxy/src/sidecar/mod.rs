@@ -133,7 +133,7 @@ async fn serve(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
     }
     match &args.envoy {
         Some(program) => {
-            agent.follow_names()?;
+            agent.follow()?;
             envoy::run(args, &agent, program, actions, end).await
         }
         None => ours::run(args, &agent, actions, end).await,

@@ -12,7 +12,7 @@ use tls::IdentitySource;
 use tls::seal::SealKey;
 
 /// How often rotations and plugged-in files are looked after.
-const TICK: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_secs(2);
 
 /// An intermediate where one is plugged in (files as in Istio's `cacerts`), else a root of our own, both in the data
 /// folder.

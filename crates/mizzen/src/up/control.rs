@@ -10,7 +10,7 @@ use cli::UpArgs;
 use control::ca_service::CaService;
 use control::{ControlPlane, Debounce, Handle, Listeners};
 use registry::Event;
-use tls::{ClientCertificates, ServerOptions, ServerTls, Verify};
+use tls::{BundleSource, ClientCertificates, ServerOptions, ServerTls, Verify};
 use tokio::sync::{mpsc, watch};
 
 const XDS: u16 = 15010;
@@ -31,7 +31,7 @@ pub(super) fn start(
         cluster: Arc::clone(&settings.home),
         root_namespace: settings.root_namespace.to_string(),
     };
-    let (changes, synced) = listen_to(registry::kubernetes::watch(client, &config));
+    let (changes, synced) = listen_to(registry::kubernetes::watch(client, &config), authority.bundle());
     let mut options = ServerOptions::new(serving);
     options.client_certificates = ClientCertificates::Optional(Verify::spiffe(authority.bundle(), []));
     options.alpn = vec![b"h2".to_vec()];
@@ -60,9 +60,11 @@ pub(super) fn start(
 /// Splits what the registry says: facts for the world, and whether it has said everything.
 fn listen_to(
     mut events: mpsc::Receiver<Event>,
+    roots: BundleSource,
 ) -> (mpsc::Receiver<Vec<model::Change>>, watch::Receiver<bool>) {
     let (facts, changes) = mpsc::channel(64);
     let (done, synced) = watch::channel(false);
+    tokio::spawn(tell_roots(roots, facts.clone()));
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             match event {
@@ -80,6 +82,23 @@ fn listen_to(
         }
     });
     (changes, synced)
+}
+
+/// The roots to trust are a fact like any other: proxies are told as soon as they change.
+async fn tell_roots(roots: BundleSource, facts: mpsc::Sender<Vec<model::Change>>) {
+    let mut changes = roots.watch();
+    let home = model::Settings::default().home;
+    loop {
+        if let Some(bundle) = roots.current() {
+            let fact = model::Object::Roots(bundle.to_pem().into());
+            if facts.send(vec![model::Change::upsert(Arc::clone(&home), fact)]).await.is_err() {
+                return;
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// A listener on the host, and one inside the hub where there is one.

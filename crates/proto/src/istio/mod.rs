@@ -36,6 +36,14 @@ pub struct NameInfo {
     pub alt_hosts: Vec<String>,
 }
 
+/// `istio.mesh.v1alpha1.ProxyConfig`, as much of it as travels to agents: the roots that workloads trust.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ProxyConfig {
+    /// In PEM.
+    #[prost(string, repeated, tag = "34")]
+    pub ca_certificates_pem: Vec<String>,
+}
+
 /// `envoy.tcp.metadataexchange.config.MetadataExchange`: TCP peers tell each other who they are.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct MetadataExchange {
@@ -101,6 +109,7 @@ macro_rules! named {
 named! {
     NameTable => "istio.networking.nds.v1" "NameTable",
     NameInfo => "istio.networking.nds.v1.NameTable" "NameInfo",
+    ProxyConfig => "istio.mesh.v1alpha1" "ProxyConfig",
     MetadataExchange => "envoy.tcp.metadataexchange.config" "MetadataExchange",
     TypedStruct => "udpa.type.v1" "TypedStruct",
     AlpnFilterConfig => "istio.envoy.config.filter.http.alpn.v2alpha1" "FilterConfig",

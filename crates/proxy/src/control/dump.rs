@@ -105,8 +105,24 @@ impl Control {
                 }],
             }));
         }
+        for (name, source) in self.secrets.bundles() {
+            let Some(bundle) = source.current() else { continue };
+            let roots: Vec<Value> =
+                bundle.certificates().iter().filter_map(|root| root_of(name, root)).collect();
+            certificates.push(json!({ "ca_cert": roots, "cert_chain": [] }));
+        }
         json!({ "certificates": certificates })
     }
+}
+
+fn root_of(name: &str, root: &tls::CertificateDer<'static>) -> Option<Value> {
+    let info = tls::PeerInfo::from_chain(std::slice::from_ref(root)).ok()?;
+    Some(json!({
+        "path": format!("<inline: {name}>"),
+        "serial_number": info.serial,
+        "valid_from": timestamp(info.not_before),
+        "expiration_time": timestamp(info.not_after),
+    }))
 }
 
 fn value_of(t: ResourceType, resource: &Resource) -> Value {

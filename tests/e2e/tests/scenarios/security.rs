@@ -1,57 +1,264 @@
 //! Identity and authorization.
 
-use std::time::Duration;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use e2e::capture::Packets;
+use e2e::mesh::{get_text, program};
 use e2e::stage::Scenario;
-use e2e::{Mesh, until};
+use e2e::{Mesh, Workload, processes, until};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    ("identity_is_proven_with_no_configuration", identity),
+    ("identity_every_call_is_mutual_tls", on_the_wire),
+    ("identity_an_impostor_is_refused", impostor),
+    ("identity_strict_refuses_plaintext", identity),
+    ("identity_certificates_are_renewed_under_load", renewal),
+    ("identity_roots_are_rotated_under_load", rotation),
+    ("authorization_guards_the_database", database),
     ("authorization_by_method_and_path", authorization),
+    ("authorization_at_the_gateway", at_the_gateway),
 ];
 
 const URL: &str = "http://reviews:9080/reviews/0";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
+const MARKER: &str = "nobody-may-read-this-on-the-wire";
 
-/// Every call is mutual TLS with no configuration at all, and the callee learns who called; no key is in any file.
+/// With no PeerAuthentication at all every call of Bookinfo is mutual TLS, on the wire too; every certificate has its
+/// SPIFFE URI; no key is in any file.
+fn on_the_wire() -> anyhow::Result<()> {
+    e2e::stage::own_temporary_folders()?;
+    let began = SystemTime::now();
+    let mesh = Mesh::start()?;
+    let parts = [("details", "v1"), ("ratings", "v1"), ("reviews", "v3"), ("productpage", "v1")];
+    let services: Vec<Workload> =
+        parts.iter().map(|(service, version)| bookinfo(&mesh, service, version)).collect::<Result<_, _>>()?;
+    let page = "http://productpage:9080/productpage";
+    mesh.until_answers(page)?;
+    let [_, _, reviews, _] = services.as_slice() else { unreachable!("four were started") };
+    let capture = Capture::start(&mesh, reviews)?;
+    let asked =
+        mesh.load(&["--url", page, "--count", "20", "--header", &format!("x-request-id: {MARKER}")])?;
+    ensure!(asked.failed() == 0 && asked.last.body.contains("Shakespeare"), "{asked:?}");
+
+    let packets = capture.packets()?;
+    ensure!(!packets.contains(MARKER) && !packets.contains("Shakespeare"), "plaintext is on the wire");
+    let words = packets.first_words(9080);
+    // From productpage, and to ratings: each flow has two directions.
+    ensure!(words.len() >= 4, "the capture missed the calls: {words:?}");
+    let handshake = 0x16;
+    ensure!(words.iter().all(|(_, _, first)| *first == handshake), "not all of it is TLS: {words:?}");
+
+    for (workload, (service, _)) in services.iter().zip(parts) {
+        let pid = workload.process("bookinfo")?;
+        let certificates = processes::inside(pid, || get_text("127.0.0.1:15000", "/certs"))?;
+        let certificates = certificates.with_context(|| format!("/certs of {service}"))?;
+        let id = format!("spiffe://cluster.local/ns/default/sa/{service}");
+        ensure!(certificates.contains(&id), "{service} has no certificate for {id}: {certificates}");
+        let metrics = processes::inside(pid, || get_text("127.0.0.1:15090", "/stats/prometheus"))?;
+        let metrics = metrics.with_context(|| format!("metrics of {service}"))?;
+        let received: Vec<&str> = metrics
+            .lines()
+            .filter(|line| {
+                line.starts_with("istio_requests_total{") && line.contains("reporter=\"destination\"")
+            })
+            .collect();
+        ensure!(!received.is_empty(), "{service} counted no request");
+        let secure = |line: &&str| line.contains("connection_security_policy=\"mutual_tls\"");
+        ensure!(received.iter().all(|line| secure(&line)), "{service}: {received:#?}");
+    }
+    drop(capture);
+    no_key_in_any_file(&mesh, began)
+}
+
+/// A peer with a valid certificate of another account that answers for reviews is refused by the caller.
+pub(crate) fn impostor() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let impostor = mesh.serve("impostor", "v1", "impostor")?;
+    mesh.until_answers("http://impostor:9080/")?;
+    let address = mesh.kubectl_ok(&[
+        "get",
+        "workloadentries",
+        "-l",
+        "app=impostor",
+        "-o",
+        "jsonpath={.items[0].spec.address}",
+    ])?;
+    let claim = |account: &str| {
+        mesh.apply(&format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: reviews, namespace: default}}
+spec: {{selector: {{app: reviews}}, ports: [{{name: http, port: 9080}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: claims-to-be-reviews, namespace: default}}
+spec: {{address: {address}, labels: {{app: reviews}}, serviceAccount: {account}}}
+"
+        ))
+    };
+    claim("reviews")?;
+    let served = || -> anyhow::Result<u64> {
+        let report = mesh.load(&["--url", "http://impostor:9080/", "--count", "1"])?;
+        let body: serde_json::Value = serde_json::from_str(&report.last.body)?;
+        body["served"].as_u64().with_context(|| format!("{report:?}"))
+    };
+    let before = served()?;
+    let refused = until("the impostor is reached", PATIENCE, || {
+        let report = mesh.load(&["--url", URL, "--count", "5"]).ok()?;
+        report.last_failure.contains("TLS").then_some(report)
+    })
+    .with_context(|| mesh.logs("client"))?;
+    ensure!(refused.status(503) == 5, "an impostor answered for reviews: {refused:?}");
+    ensure!(served()? == before + 1, "requests for reviews reached the impostor");
+    // The account is all that was wrong with it.
+    claim("impostor")?;
+    until("the same peer is taken for what it is", PATIENCE, || {
+        mesh.load(&["--url", URL, "--count", "5"]).ok().filter(|report| report.ok() == 5)
+    })?;
+    drop(impostor);
+    Ok(())
+}
+
+/// STRICT refuses plaintext, and the identity that a caller proves is what policies see.
 pub(crate) fn identity() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
-    let _reviews = mesh.serve("reviews", "v1", "one")?;
+    let reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;
     mesh.apply(
         "
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
 metadata: {name: reviews, namespace: default}
-spec:
-  selector: {matchLabels: {app: reviews}}
-  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/client]}}]}]
+spec: {host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}
 ",
     )?;
-    mesh.apply(
-        "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default, namespace: default}
-spec: {mtls: {mode: STRICT}}
-",
-    )?;
+    let capture = Capture::start(&mesh, &reviews)?;
+    let marked = format!("x-marker: {MARKER}");
+    // Plaintext is let in, and a capture would show it: what the other scenario does not find is not there.
+    until("plaintext is seen on the wire", PATIENCE, || {
+        let report = mesh.load(&["--url", URL, "--count", "5", "--header", &marked]).ok()?;
+        (report.failed() == 0 && capture.packets().ok()?.contains(MARKER)).then_some(())
+    })?;
+    mesh.apply(&peer_authentication("STRICT"))?;
+    let refused = until("plaintext is refused", PATIENCE, || {
+        mesh.load(&["--url", URL, "--count", "5"]).ok().filter(|report| report.ok() == 0)
+    })?;
+    ensure!(refused.status(503) == 5, "{refused:?}");
+    mesh.kubectl_ok(&["delete", "destinationrule", "reviews"])?;
+    mesh.apply(&allow("reviews", "client"))?;
     // The client's identity is the only one that is let in: were it not proven, this would be denied.
     until("the client is let in by its identity", PATIENCE, || {
         mesh.load(&["--url", URL, "--count", "20"]).ok().filter(|report| report.failed() == 0)
+    })
+    .map(drop)
+}
+
+/// With certificates of one minute nothing fails under load while all of them are renewed and the first ones expire.
+fn renewal() -> anyhow::Result<()> {
+    let mesh = Mesh::start_with(&["--workload-cert-ttl", "1m"])?;
+    let _one = mesh.serve("reviews", "v1", "one")?;
+    let _two = mesh.serve("reviews", "v1", "two")?;
+    mesh.until_answers(URL)?;
+    let steady = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "20"])?;
+    let fresh = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "50", "--fresh"])?;
+    let issued = |account: &str| {
+        let id = format!("identity=spiffe://cluster.local/ns/default/sa/{account} ");
+        mesh.whole_log("up").lines().filter(|l| l.contains("certificate.issued") && l.contains(&id)).count()
+    };
+    // The first certificates of all four have expired when each was renewed twice.
+    let first = Instant::now();
+    until("all certificates were renewed twice", Duration::from_secs(150), || {
+        (issued("reviews") >= 6 && first.elapsed() > Duration::from_secs(65)).then_some(())
     })?;
-    for entry in walk(mesh.folder()) {
-        let text = std::fs::read(&entry).unwrap_or_default();
-        let has_key = text.windows(11).any(|window| window == b"PRIVATE KEY");
-        ensure!(!has_key, "a private key lies in {}", entry.display());
+    let (steady, fresh) = (steady.stop()?, fresh.stop()?);
+    for (kind, report) in [("kept", &steady), ("fresh", &fresh)] {
+        ensure!(report.failed() == 0 && report.sent > 200, "{kind} connections failed: {report:?}");
+    }
+    println!("{} requests, {} certificates", steady.sent + fresh.sent, issued("reviews") + issued("client"));
+    Ok(())
+}
+
+/// A new root is trusted by everybody before it signs, and old and new leaves meet, while traffic flows.
+fn rotation() -> anyhow::Result<()> {
+    let mut mesh = Mesh::new_with(&["--workload-cert-ttl", "1m"])?;
+    let folder = mesh.folder().join("data/cacerts");
+    let (first, second) = (Root::new("first")?, Root::new("second")?);
+    first.plug_in(&folder, &[&first])?;
+    mesh.restart()?;
+    let reviews = mesh.serve("reviews", "v1", "one")?;
+    mesh.until_answers(URL)?;
+    let steady = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "20"])?;
+    let fresh = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "50", "--fresh"])?;
+    let pid = reviews.process("mizzen-e2e")?;
+    let trusted = |root: &Root| {
+        let certificates = processes::inside(pid, || get_text("127.0.0.1:15000", "/certs")).ok()??;
+        certificates.contains(&root.serial).then_some(certificates)
+    };
+    ensure!(until("the first root is trusted", PATIENCE, || trusted(&first)).is_ok(), "no first root");
+    // Both are trusted first, without waiting for anybody's renewal.
+    let asked = Instant::now();
+    first.plug_in(&folder, &[&first, &second])?;
+    until("the second root is trusted", Duration::from_secs(25), || trusted(&second))?;
+    println!("a new root was trusted after {:?}", asked.elapsed());
+    second.plug_in(&folder, &[&second, &first])?;
+    let late = mesh.serve("reviews", "v1", "late")?;
+    until("leaves of both roots serve", PATIENCE, || {
+        let report = mesh.load(&["--url", URL, "--count", "40", "--fresh"]).ok()?;
+        (report.names.len() == 2 && report.failed() == 0).then_some(())
+    })?;
+    drop(late);
+    let (steady, fresh) = (steady.stop()?, fresh.stop()?);
+    for (kind, report) in [("kept", &steady), ("fresh", &fresh)] {
+        ensure!(report.failed() == 0 && report.sent > 100, "{kind} connections failed: {report:?}");
     }
     Ok(())
 }
 
-fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+/// Only the account of ratings v2 may open a TCP connection to the real database, whose server speaks first.
+fn database() -> anyhow::Result<()> {
+    let (Some(server), Some(install)) =
+        (testkit::peers::need("mariadbd"), testkit::peers::need("mariadb-install-db"))
+    else {
+        return Ok(());
+    };
+    let mesh = Mesh::start()?;
+    let _database = mariadb(&mesh, &server, &install)?;
+    let mut command = mesh.mizzen(["run", "--service", "ratings", "--version", "v2", "--port", "http=9080"]);
+    command.args(["--service-account", "bookinfo-ratings-v2", "--"]).arg(program("bookinfo"));
+    command.args(["ratings", "--version", "v2"]);
+    let _ratings = mesh.spawn(command, "ratings-v2", PathBuf::new())?;
+    let stars = "http://ratings:9080/ratings/0";
+    mesh.until_answers(stars)?;
+    let other = || mesh.probe("other", "mysqldb:3306", "");
+    let heard = other()?;
+    ensure!(heard.reached() && heard.text.contains("MariaDB"), "without a policy all may: {heard:?}");
+
+    mesh.apply(&allow("mysqldb", "bookinfo-ratings-v2"))?;
+    let refused =
+        until("all others are refused", PATIENCE, || other().ok().filter(|heard| !heard.reached()))?;
+    ensure!(refused.end != "open", "the connection was left to hang: {refused:?}");
+    for account in ["other", "ratings", "reviews", "mysqldb"] {
+        let heard = mesh.probe(account, "mysqldb:3306", "")?;
+        ensure!(!heard.reached(), "{account} reached the database: {heard:?}");
+    }
+    let allowed = mesh.load(&["--url", stars, "--count", "20", "--connections", "2"])?;
+    ensure!(allowed.failed() == 0, "ratings v2 does not reach its database: {allowed:?}");
+    // It is the real database's data.
+    ensure!(allowed.last.body.contains(r#""Reviewer1":3,"Reviewer2":2"#), "{allowed:?}");
+
+    // The same account is the only one when the policy names another.
+    mesh.apply(&allow("mysqldb", "other"))?;
+    until("ratings v2 is refused", PATIENCE, || {
+        mesh.load(&["--url", stars, "--count", "1"]).ok().filter(|report| report.status(500) == 1)
+    })?;
+    let heard = other()?;
+    ensure!(heard.reached(), "who is named now may: {heard:?}");
+    Ok(())
 }
 
 /// A rule on method and path answers 403 with Envoy's body, and a changed policy acts on open connections.
@@ -59,28 +266,298 @@ pub(crate) fn authorization() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;
-    let load = mesh.start_load(&["--url", URL, "--connections", "1", "--pause", "10"])?;
-    mesh.apply(
-        "
+    let policy = |methods: &str, paths: &str| {
+        mesh.apply(&format!(
+            "
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata: {name: reviews, namespace: default}
+metadata: {{name: reviews, namespace: default}}
 spec:
-  selector: {matchLabels: {app: reviews}}
+  selector: {{matchLabels: {{app: reviews}}}}
   action: DENY
-  rules: [{to: [{operation: {methods: [GET], paths: ['/reviews/*']}}]}]
-",
-    )?;
+  rules: [{{to: [{{operation: {{methods: [{methods}], paths: ['{paths}']}}}}]}}]
+"
+        ))
+    };
+    let table = [
+        ("GET", "/reviews/0", 403),
+        ("GET", "/reviews/0?x=1", 403),
+        ("GET", "/other/../reviews/0", 403),
+        ("POST", "/reviews/0", 200),
+        ("GET", "/other", 200),
+    ];
+    let load = mesh.start_load(&["--url", URL, "--connections", "1", "--pause", "10"])?;
+    policy("GET", "/reviews/*")?;
     let denied = until("the policy holds", PATIENCE, || {
         mesh.load(&["--url", URL, "--count", "1"]).ok().filter(|report| report.status(403) == 1)
     })?;
     ensure!(denied.last_failure == "RBAC: access denied", "{denied:?}");
-    let other = mesh.load(&["--url", "http://reviews:9080/other", "--count", "1"])?;
-    ensure!(other.ok() == 1, "another path is denied too: {other:?}");
+    for (method, path, status) in table {
+        let url = format!("http://reviews:9080{path}");
+        let report = mesh.load(&["--url", &url, "--method", method, "--count", "1"])?;
+        ensure!(report.status(status) == 1, "{method} {path} is not answered {status}: {report:?}");
+    }
+    policy("GET", "/other")?;
+    until("the changed policy holds", PATIENCE, || {
+        mesh.load(&["--url", URL, "--count", "1"]).ok().filter(|report| report.ok() == 1)
+    })?;
+    let report = load.stop()?;
+    // One connection all along: let through, denied, let through again.
+    ensure!(
+        report.status(403) > 0 && report.errors.is_empty(),
+        "the open connection was not denied: {report:?}"
+    );
+    ensure!(report.last.status == 200, "the open connection stayed denied: {report:?}");
+    let changes = mesh.whole_log("up");
+    let audited = changes.lines().filter(|l| l.contains("policy.changed") && l.contains("default/reviews"));
+    ensure!(audited.count() >= 2, "the policy's changes left no audit lines");
+    Ok(())
+}
+
+/// The same at the gateway: who comes from outside is denied by method, path and host, and a change acts at once.
+fn at_the_gateway() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let _reviews = mesh.serve("reviews", "v1", "one")?;
+    let _gateway = mesh.gateway(&["--listen", "8081=8080"])?;
+    mesh.apply(
+        "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: door, namespace: default}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: door, namespace: default}
+spec:
+  hosts: ['*']
+  gateways: [door]
+  http: [{route: [{destination: {host: reviews, port: {number: 9080}}}]}]
+",
+    )?;
+    let url = |path: &str| format!("http://127.0.0.1:8081{path}");
+    let ask = |method: &str, path: &str| {
+        mesh.load_from_outside(&[
+            "--url",
+            &url(path),
+            "--method",
+            method,
+            "--count",
+            "1",
+            "--connections",
+            "1",
+        ])
+    };
+    until("the gateway leads to reviews", PATIENCE, || {
+        ask("GET", "/reviews/0").ok().filter(|r| r.ok() == 1)
+    })?;
+    let load =
+        mesh.start_load_from_outside(&["--url", &url("/reviews/0"), "--connections", "1", "--pause", "5"])?;
+    let policy = |paths: &str| {
+        mesh.apply(&format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: door, namespace: istio-system}}
+spec:
+  selector: {{matchLabels: {{istio: ingressgateway}}}}
+  action: ALLOW
+  rules: [{{to: [{{operation: {{methods: [GET], paths: [{paths}]}}}}]}}]
+"
+        ))
+    };
+    policy("/public/*")?;
+    let applied = Instant::now();
+    let denied = until("the gateway denies", PATIENCE, || {
+        ask("GET", "/reviews/0").ok().filter(|report| report.status(403) == 1)
+    })?;
+    println!("denied {:?} after kubectl returned", applied.elapsed());
+    ensure!(denied.last.body == "RBAC: access denied", "{denied:?}");
+    for (method, path, status) in [("GET", "/public/x", 200), ("POST", "/public/x", 403), ("GET", "/", 403)] {
+        let report = ask(method, path)?;
+        ensure!(report.status(status) == 1, "{method} {path} is not answered {status}: {report:?}");
+    }
+    policy("/public/*, /reviews/*")?;
+    until("the gateway lets through", PATIENCE, || ask("GET", "/reviews/0").ok().filter(|r| r.ok() == 1))?;
     let report = load.stop()?;
     ensure!(
         report.status(403) > 0 && report.errors.is_empty(),
         "the open connection was not denied: {report:?}"
     );
+    ensure!(report.last.status == 200, "the open connection stayed denied: {report:?}");
     Ok(())
+}
+
+fn peer_authentication(mode: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: default, namespace: default}}
+spec: {{mtls: {{mode: {mode}}}}}
+"
+    )
+}
+
+/// Only that account may call the app.
+fn allow(app: &str, account: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {app}, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: {app}}}}}
+  rules: [{{from: [{{source: {{principals: [cluster.local/ns/default/sa/{account}]}}}}]}}]
+"
+    )
+}
+
+fn bookinfo(mesh: &Mesh, service: &str, version: &str) -> anyhow::Result<Workload> {
+    let mut command =
+        mesh.mizzen(["run", "--service", service, "--version", version, "--port", "http=9080", "--"]);
+    command.arg(program("bookinfo")).args([service]).env("SERVICE_VERSION", version);
+    mesh.spawn(command, service, PathBuf::new())
+}
+
+/// A real MariaDB with Bookinfo's table, as a workload.
+fn mariadb(mesh: &Mesh, server: &Path, install: &Path) -> anyhow::Result<Workload> {
+    const SCHEMA: &str = "\
+CREATE DATABASE test;
+CREATE TABLE test.ratings (ReviewID INT NOT NULL, Rating INT, PRIMARY KEY (ReviewID));
+INSERT INTO test.ratings VALUES (1, 3), (2, 2);
+CREATE OR REPLACE USER 'root'@'%' IDENTIFIED BY 'password';
+GRANT ALL ON *.* TO 'root'@'%';
+";
+    let data = mesh.folder().join("mariadb");
+    let made = Command::new(install)
+        .args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        .arg(format!("--datadir={}", data.display()))
+        .stdout(Stdio::null())
+        .status()?;
+    ensure!(made.success(), "mariadb-install-db: {made}");
+    let schema = mesh.folder().join("schema.sql");
+    std::fs::write(&schema, SCHEMA)?;
+    let mut command = mesh.mizzen(["run", "--service", "mysqldb", "--port", "tcp=3306", "--"]);
+    command
+        .arg(server)
+        .args(["--no-defaults", "--user=root", "--skip-name-resolve", "--port=3306"])
+        .arg(format!("--datadir={}", data.display()))
+        .arg(format!("--socket={}", mesh.folder().join("s").display()))
+        .arg(format!("--init-file={}", schema.display()));
+    mesh.spawn(command, "mysqldb", PathBuf::new())
+}
+
+/// What goes over the link of a workload, from its start on.
+struct Capture {
+    reader: Workload,
+    file: PathBuf,
+}
+
+impl Capture {
+    fn start(mesh: &Mesh, workload: &Workload) -> anyhow::Result<Self> {
+        let file = mesh.folder().join("capture.pcap");
+        let pid = ["mizzen-proxy"].iter().find_map(|name| workload.process(name).ok());
+        let pid = pid.context("the workload has no proxy")?;
+        let mut command = Command::new(program("mizzen-e2e"));
+        command.args(["capture", "--pid", &pid.to_string(), "--file"]).arg(&file);
+        let reader = mesh.spawn(command, "capture", PathBuf::new())?;
+        until("the capture runs", PATIENCE, || Packets::read(&file).ok())
+            .with_context(|| mesh.logs("capture"))?;
+        Ok(Self { reader, file })
+    }
+
+    fn packets(&self) -> anyhow::Result<Packets> {
+        let _ = &self.reader;
+        Packets::read(&self.file)
+    }
+}
+
+/// Neither in the mesh's folder, nor in temporary folders, nor in logs, nor in anything that a process holds open.
+fn no_key_in_any_file(mesh: &Mesh, began: SystemTime) -> anyhow::Result<()> {
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let logs = home.join(".local/state/mizzen");
+    let folders = [mesh.folder(), Path::new("/tmp"), Path::new("/dev/shm"), Path::new("/run"), &logs];
+    let mut looked_at = 0;
+    for file in folders.iter().flat_map(|folder| walk(folder)) {
+        let new = std::fs::metadata(&file).and_then(|file| file.modified()).is_ok_and(|at| at >= began);
+        if new {
+            let content = std::fs::read(&file).unwrap_or_default();
+            ensure!(!holds_key(&content), "a private key lies in {}", file.display());
+            looked_at += 1;
+        }
+    }
+    ensure!(looked_at > 5, "only {looked_at} files were looked at");
+    for pid in processes::descendants(std::process::id()) {
+        for (name, mut file) in processes::open_files(pid) {
+            let mut content = Vec::new();
+            // Programs hold the words, not the keys.
+            if file.read_to_end(&mut content).is_ok() && !content.starts_with(b"\x7fELF") {
+                ensure!(!holds_key(&content), "a private key lies in {}", name.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// PEM of whatever kind, or the beginning of PKCS #8 or SEC1 for a key on P-256.
+fn holds_key(content: &[u8]) -> bool {
+    const PKCS8: &[u8] = &[
+        0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+        0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x04,
+    ];
+    let has = |what: &[u8]| content.windows(what.len()).any(|window| window == what);
+    has(b"PRIVATE KEY-----") || has(PKCS8) || has(&[0x02, 0x01, 0x01, 0x04, 0x20])
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let entries = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_symlink()));
+    entries
+        .flat_map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { vec![entry.path()] })
+        .collect()
+}
+
+/// A root that people plug in as Istio's `cacerts`.
+struct Root {
+    certificate: String,
+    key: String,
+    serial: String,
+}
+
+impl Root {
+    fn new(name: &str) -> anyhow::Result<Self> {
+        use rcgen::{
+            BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, SerialNumber,
+        };
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::OrganizationName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let bytes: Vec<u8> = name.bytes().take(8).collect();
+        params.serial_number = Some(SerialNumber::from_slice(&bytes));
+        let certificate = params.self_signed(&key)?.pem();
+        let serial = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { certificate, key: key.serialize_pem(), serial })
+    }
+
+    /// Signs from now on, with these roots announced.
+    fn plug_in(&self, folder: &Path, roots: &[&Self]) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let roots: String = roots.iter().map(|root| root.certificate.as_str()).collect();
+        for (name, content) in [
+            ("root-cert.pem", roots.as_str()),
+            ("cert-chain.pem", ""),
+            ("ca-key.pem", &self.key),
+            ("ca-cert.pem", &self.certificate),
+        ] {
+            let next = folder.join(format!("{name}.next"));
+            std::fs::write(&next, content)?;
+            std::fs::rename(next, folder.join(name))?;
+        }
+        Ok(())
+    }
 }
