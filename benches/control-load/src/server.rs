@@ -40,6 +40,7 @@ pub(crate) async fn run(options: &Mesh) -> Result<()> {
         tls: None,
         authenticators: None,
         authority: None,
+        registrar: None,
         debounce: Debounce::default(),
         version: env!("CARGO_PKG_VERSION").into(),
         revision: "bench".into(),
@@ -87,6 +88,7 @@ fn service(i: usize) -> Change {
             labels: Arc::default(),
             selector: [("app".to_owned(), format!("service-{i}"))].into(),
             cluster_ips: vec![[10, 96 + octets[1], octets[2], octets[3]].into()],
+            external_addresses: Vec::new(),
             headless: false,
             external_name: None,
             ports: vec![KubePort {

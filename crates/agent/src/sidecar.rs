@@ -96,6 +96,7 @@ pub struct Agent {
     names: Option<NameFeed>,
     status: Status,
     draining: watch::Sender<bool>,
+    health: watch::Sender<Option<bool>>,
     tasks: JoinSet<()>,
 }
 
@@ -113,6 +114,7 @@ impl Agent {
         let id = SpiffeId::new(options.trust_domain.clone(), node.namespace(), node.service_account())?;
         let certificates = Certificates::new(options.root.clone());
         let (draining, watched) = watch::channel(false);
+        let health = watch::Sender::new(None);
         let (actions, asked) = mpsc::channel(4);
         let mut tasks = JoinSet::new();
 
@@ -131,6 +133,7 @@ impl Agent {
             options.egress.clone(),
             actions,
             watched,
+            health.clone(),
         );
         tasks.spawn(status.clone().serve(listen("status", options.bootstrap.status).await?));
         if options.serve_sds {
@@ -169,7 +172,7 @@ impl Agent {
             Arc::new(SystemClock),
         );
         tasks.spawn(renewer.run());
-        Ok((Self { options, certificates, names, status, draining, tasks }, asked))
+        Ok((Self { options, certificates, names, status, draining, health, tasks }, asked))
     }
 
     /// Where certificates and roots are, for the proxy.
@@ -258,6 +261,7 @@ impl Agent {
             node: self.wire_node()?,
             all,
             names: Vec::new(),
+            health: Some(self.health.subscribe()),
         })
     }
 

@@ -178,7 +178,7 @@ impl ControlPlane {
 
     fn token(&self, folder: &std::path::Path) -> Token {
         let grant = JoinGrant { namespace: "default".into(), service_account: "bookinfo-reviews".into() };
-        let token = self.join.mint(grant, Duration::from_secs(300), SystemTime::now()).unwrap();
+        let token = self.join.mint(&grant, Duration::from_secs(300), SystemTime::now()).unwrap();
         let file = folder.join("token");
         std::fs::write(&file, token.as_bytes()).unwrap();
         Token::File(file)

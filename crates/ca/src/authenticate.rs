@@ -7,7 +7,7 @@ use base::{SpiffeId, TrustDomain};
 use tls::PeerInfo;
 use zeroize::Zeroizing;
 
-use crate::join::{JoinError, JoinTokens};
+use crate::join::{JoinError, JoinStore, is_join_token};
 use crate::signer::BoxFuture;
 
 /// The audience that tokens for certificates carry.
@@ -109,7 +109,7 @@ pub enum AuthenticateError {
 impl AuthenticateError {
     /// Whether the same call may succeed later.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Review(ReviewError::Unavailable(_)))
+        matches!(self, Self::Review(ReviewError::Unavailable(_)) | Self::Join(JoinError::Unavailable(_)))
     }
 }
 
@@ -117,7 +117,7 @@ impl AuthenticateError {
 #[derive(Clone)]
 pub struct Authenticators {
     pub trust_domain: TrustDomain,
-    pub join: Arc<JoinTokens>,
+    pub join: Arc<dyn JoinStore>,
     pub reviewer: Option<Arc<dyn TokenReviewer>>,
 }
 
@@ -130,8 +130,8 @@ impl Authenticators {
         now: SystemTime,
     ) -> Result<Caller, AuthenticateError> {
         match (&credentials.bearer, &credentials.certificate) {
-            (Some(Secret(token)), _) if JoinTokens::is_join_token(token) => {
-                let grant = self.join.redeem(token, public_key, now)?;
+            (Some(Secret(token)), _) if is_join_token(token) => {
+                let grant = self.join.redeem(token, public_key, now).await?;
                 self.caller(&grant.namespace, &grant.service_account, Method::JoinToken)
             }
             (Some(token), _) => self.by_service_account(token).await,
@@ -148,7 +148,7 @@ impl Authenticators {
     ) -> Result<Caller, AuthenticateError> {
         match (&credentials.bearer, &credentials.certificate) {
             (_, Some(certificate)) => self.by_certificate(certificate, now),
-            (Some(Secret(token)), None) if JoinTokens::is_join_token(token) => {
+            (Some(Secret(token)), None) if is_join_token(token) => {
                 Err(AuthenticateError::Join(JoinError::Used))
             }
             (Some(token), None) => self.by_service_account(token).await,

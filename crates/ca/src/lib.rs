@@ -25,7 +25,7 @@ pub use authenticate::{
     TokenReviewer,
 };
 pub use authority::{Authority, IssueError, Issued, Policy, control_plane_names};
-pub use join::{JoinError, JoinGrant, JoinTokens};
+pub use join::{JoinError, JoinGrant, JoinStore, JoinTokens, Judged, Kept, Shown};
 pub use own_root::{OwnRoot, RootLife, StoreError};
 pub use plugged::{Plugged, PluggedFolder};
 pub use request::{CertificateRequest, RequestError};

@@ -411,22 +411,6 @@ fn cacerts_that_do_not_belong_together_are_refused_with_the_reason() {
     assert!(no_root.contains("root-cert.pem: no PEM block"), "{no_root}");
 }
 
-#[test]
-fn a_join_token_serves_one_key_for_a_short_time() {
-    tls::install_provider();
-    let tokens = JoinTokens::default();
-    let now = SystemTime::now();
-    let grant = JoinGrant { namespace: "default".into(), service_account: "bookinfo-reviews".into() };
-    let token = tokens.mint(grant.clone(), 5 * MINUTE, now).unwrap();
-    assert!(JoinTokens::is_join_token(&token));
-    assert_eq!(tokens.redeem(&token, b"key one", now), Ok(grant.clone()));
-    assert_eq!(tokens.redeem(&token, b"key one", now), Ok(grant), "an answer may get lost");
-    assert_eq!(tokens.redeem(&token, b"key two", now), Err(JoinError::Used));
-    assert_eq!(tokens.redeem(&token, b"key one", now + 5 * MINUTE), Err(JoinError::Unknown));
-    assert_eq!(tokens.redeem("mizzen-join.guess", b"key one", now), Err(JoinError::Unknown));
-    assert!(!format!("{tokens:?}").contains(&token["mizzen-join.".len()..]));
-}
-
 struct Reviewer;
 
 impl TokenReviewer for Reviewer {

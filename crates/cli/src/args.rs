@@ -11,6 +11,7 @@ use crate::gateway::GatewayArgs;
 use crate::objects::{ApplyArgs, DeleteArgs, GetArgs};
 use crate::proxy_config::ProxyConfigArgs;
 use crate::proxy_status::ProxyStatusArgs;
+use crate::token::TokenArgs;
 use crate::wait::WaitArgs;
 use crate::{
     check::CheckArgs,
@@ -69,6 +70,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Find problems that only show when resources are seen beside each other
     Analyze(AnalyzeArgs),
+    /// Let workloads of other hosts join the mesh
+    Token(TokenArgs),
     /// Open the console
     Dashboard(DashboardArgs),
     /// Print the manifests of the custom resource definitions
@@ -102,12 +105,18 @@ pub struct UpArgs {
     /// How long a workload whose proxy was lost keeps its entry, unready, before that is removed
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = grace)]
     pub workload_grace: std::time::Duration,
+    /// Address of this machine at which other hosts reach the control plane, on port 15012
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Option<std::net::IpAddr>,
+    /// Name of the network that this machine's workloads are in; others are reached through their network's door
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
     /// Do without the network of `mizzen run`
     #[arg(long)]
     pub no_hub: bool,
 }
 
-fn duration(text: &str) -> Result<std::time::Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
     text.parse::<api::Duration>().map(Into::into).map_err(|error| error.to_string())
 }
 

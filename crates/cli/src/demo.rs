@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     GlobalArgs,
     check::{findings, obstacles},
-    workload::{Door, Mesh, Running, ensure_namespace, programs},
+    workload::{Door, Mesh, Registry, Running, ensure_namespace, programs},
 };
 use plane::Plane;
 use traffic::Traffic;
@@ -130,9 +130,11 @@ async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> any
     let launcher = Launcher::default();
     stage.plane = Some(Plane::start(&stage.folder, &launcher).await?);
     let plane = stage.plane.as_ref().context("the control plane")?;
-    let mesh = Mesh { client: plane.client().await?, launcher, proxy: programs.proxy.clone() };
+    let client = plane.client().await?;
+    let registry = Registry::Api(client.clone());
+    let mesh = Mesh { registry, launcher, proxy: programs.proxy.clone() };
     stage.say("applying the routes of Bookinfo");
-    ensure_namespace(mesh.client.clone(), parts::GATEWAY_NAMESPACE).await?;
+    ensure_namespace(client, parts::GATEWAY_NAMESPACE).await?;
     plane.apply(&parts::manifests(&stage.folder)?).await?;
 
     stage.say("starting the gateway and Bookinfo's services");

@@ -17,9 +17,10 @@ use anyhow::bail;
 
 use crate::{
     GlobalArgs,
-    run::{Signals, state_folder},
+    run::{Signals, registry, state_folder},
     workload::{
-        Door, Kind, Mesh, Port, Running, Spec, default_control_plane, ensure_namespace, parse_label, programs,
+        DOOR, DOOR_PORT, Door, JoinFile, Kind, Mesh, MeshObjects, Port, Registry, Running, Spec,
+        default_control_plane, ensure_namespace, parse_label, programs,
     },
 };
 
@@ -56,9 +57,18 @@ pub struct GatewayArgs {
     /// Start this stock Envoy in the place of Mizzen's proxy
     #[arg(long, value_name = "FILE")]
     envoy: Option<PathBuf>,
-    /// Control plane, as seen from the gateway
-    #[arg(long, value_name = "HOST:PORT", default_value_t = default_control_plane())]
-    control_plane: String,
+    /// Network that its address belongs to
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// It is the door of its network: workloads of other networks reach those of this one at this address, port 15443
+    #[arg(long, value_name = "ADDRESS", requires = "network")]
+    door: Option<IpAddr>,
+    /// Control plane, as seen from this machine [default: this machine's, or what the file of --join says]
+    #[arg(long, value_name = "HOST:PORT")]
+    control_plane: Option<String>,
+    /// Join the mesh of another host with this file, which `mizzen token create` printed there; - for standard input
+    #[arg(long, value_name = "FILE", requires = "network")]
+    join: Option<PathBuf>,
 }
 
 /// A port of this machine, and the gateway's that it leads to.
@@ -92,11 +102,14 @@ pub(crate) fn execute(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result
     crate::block_on(run(args, global))
 }
 
-fn spec(args: &GatewayArgs, global: &GlobalArgs) -> Spec {
+fn spec(args: &GatewayArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> Spec {
     let mut spec = Spec::sidecar(&args.name);
     spec.kind = Kind::Router;
     spec.namespace = global.namespace.clone().unwrap_or_else(|| NAMESPACE.into());
-    let kind = args.name.strip_prefix("istio-").unwrap_or(&args.name);
+    let kind = match args.door {
+        Some(_) => DOOR,
+        None => args.name.strip_prefix("istio-").unwrap_or(&args.name),
+    };
     spec.labels = BTreeMap::from([("istio".to_owned(), kind.to_owned())]);
     spec.labels.extend(args.labels.iter().cloned());
     spec.ports.clone_from(&args.ports);
@@ -104,7 +117,9 @@ fn spec(args: &GatewayArgs, global: &GlobalArgs) -> Spec {
     spec.locality.clone_from(&args.locality);
     spec.concurrency = args.proxy_concurrency;
     spec.envoy.clone_from(&args.envoy);
-    spec.control_plane.clone_from(&args.control_plane);
+    spec.network.clone_from(&args.network);
+    let named = args.control_plane.clone().or_else(|| join?.control_plane.clone());
+    spec.control_plane = named.unwrap_or_else(default_control_plane);
     let default_log = || state_folder().join("log").join(format!("{}.log", args.name));
     spec.proxy_log = args.proxy_log.clone().unwrap_or_else(default_log);
     spec
@@ -114,16 +129,25 @@ async fn run(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode
     let mut signals = Signals::new()?;
     // First, since a port in use is the commonest obstacle.
     let mut doors = Vec::new();
-    for listen in &args.listen {
-        doors.push((Door::open(listen.address).await?, *listen));
+    let door =
+        args.door.map(|address| Listen { address: SocketAddr::new(address, DOOR_PORT), target: DOOR_PORT });
+    for listen in args.listen.iter().copied().chain(door) {
+        doors.push((Door::open(listen.address).await?, listen));
     }
+    let join = args.join.as_deref().map(JoinFile::read).transpose()?;
+    let spec = spec(args, global, join.as_ref());
     let mesh = Mesh {
-        client: global.client().await?,
+        registry: registry(join, global).await?,
         launcher: Launcher::default(),
         proxy: programs::find(&["mizzen-proxy"])?.remove(0),
     };
-    let spec = spec(args, global);
-    ensure_namespace(mesh.client.clone(), &spec.namespace).await?;
+    if let Registry::Api(client) = &mesh.registry {
+        ensure_namespace(client.clone(), &spec.namespace).await?;
+        if let (Some(address), Some(network)) = (args.door, &args.network) {
+            let objects = MeshObjects::new(client.clone(), &spec.namespace);
+            objects.ensure_door(&args.name, network, &address.to_string()).await?;
+        }
+    }
     let mut running = tokio::select! {
         running = Running::prepare(&mesh, spec) => running?,
         () = signals.end() => bail!("interrupted before the gateway was ready"),

@@ -14,6 +14,7 @@ mod demo;
 mod docs;
 mod explain;
 mod gateway;
+pub mod join_secret;
 mod objects;
 mod output;
 mod proxy_config;
@@ -21,6 +22,7 @@ mod proxy_status;
 mod run;
 mod snapshot;
 mod table;
+mod token;
 mod wait;
 mod workload;
 
@@ -48,6 +50,7 @@ pub fn execute(command: Command, global: &GlobalArgs) -> anyhow::Result<ExitCode
         Command::Explain(args) => block_on(explain::execute(&args, global)),
         Command::Analyze(args) => block_on(analyze::execute(&args, global)),
         Command::Dashboard(args) => dashboard::execute(&args, global),
+        Command::Token(args) => block_on(token::execute(&args, global)),
         Command::Crds => crds(),
         Command::Version => version(),
         Command::Completion { shell } => completion(shell),

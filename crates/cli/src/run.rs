@@ -14,7 +14,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     GlobalArgs,
-    workload::{Mesh, Port, ReadyUrl, Running, Spec, default_control_plane, parse_label, programs},
+    workload::{
+        JoinFile, Mesh, Port, ReadyUrl, Registry, Running, Spec, default_control_plane, parse_label, programs,
+    },
 };
 
 #[derive(Debug, clap::Args)]
@@ -59,9 +61,12 @@ pub struct RunArgs {
     /// How the proxy asks the control plane: delta, sotw (state of the world) or, by a stock Envoy, rest
     #[arg(long, value_name = "WAY", default_value_t)]
     xds: Discovery,
-    /// Control plane, as seen from the workload
-    #[arg(long, value_name = "HOST:PORT", default_value_t = default_control_plane())]
-    control_plane: String,
+    /// Control plane, as seen from this machine [default: this machine's, or what the file of --join says]
+    #[arg(long, value_name = "HOST:PORT")]
+    control_plane: Option<String>,
+    /// Join the mesh of another host with this file, which `mizzen token create` printed there; - for standard input
+    #[arg(long, value_name = "FILE", requires = "network")]
+    join: Option<PathBuf>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -83,15 +88,16 @@ pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> anyhow::Result<Exi
     if args.xds == Discovery::Rest && args.envoy.is_none() {
         bail!("--xds rest: Mizzen's proxy does not poll; leave it out, or name a stock Envoy with --envoy");
     }
-    let spec = spec(args, global);
-    let status = crate::block_on(run(spec, global))?;
+    let join = args.join.as_deref().map(JoinFile::read).transpose()?;
+    let spec = spec(args, global, join.as_ref());
+    let status = crate::block_on(run(spec, join, global))?;
     match status {
         ExitStatus::Code(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
         ExitStatus::Signal(signal) => end_by(signal),
     }
 }
 
-fn spec(args: &RunArgs, global: &GlobalArgs) -> Spec {
+fn spec(args: &RunArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> Spec {
     let mut spec = Spec::sidecar(&args.service);
     spec.version.clone_from(&args.version);
     spec.ports.clone_from(&args.ports);
@@ -102,7 +108,9 @@ fn spec(args: &RunArgs, global: &GlobalArgs) -> Spec {
     spec.ready.clone_from(&args.ready);
     spec.user.clone_from(&args.user);
     spec.concurrency = args.proxy_concurrency;
-    spec.control_plane.clone_from(&args.control_plane);
+    let named = args.control_plane.clone().or_else(|| join?.control_plane.clone());
+    spec.control_plane = named.unwrap_or_else(default_control_plane);
+    spec.group = join.map(|_| spec.workload());
     spec.command.clone_from(&args.command);
     spec.envoy.clone_from(&args.envoy);
     spec.xds = args.xds;
@@ -121,11 +129,11 @@ pub(crate) fn state_folder() -> PathBuf {
     std::env::var_os("XDG_STATE_HOME").map_or_else(home, PathBuf::from).join("mizzen")
 }
 
-async fn run(spec: Spec, global: &GlobalArgs) -> anyhow::Result<ExitStatus> {
+async fn run(spec: Spec, join: Option<JoinFile>, global: &GlobalArgs) -> anyhow::Result<ExitStatus> {
     // From the first moment, so that none ends this process before the workload is withdrawn.
     let mut signals = Signals::new()?;
     let mesh = Mesh {
-        client: global.client().await?,
+        registry: registry(join, global).await?,
         launcher: Launcher::default(),
         proxy: programs::find(&["mizzen-proxy"])?.remove(0),
     };
@@ -139,6 +147,14 @@ async fn run(spec: Spec, global: &GlobalArgs) -> anyhow::Result<ExitStatus> {
         eprintln!("mizzen: {error:#}");
     }
     outcome
+}
+
+/// The API server, or nothing but a token for a control plane elsewhere.
+pub(crate) async fn registry(join: Option<JoinFile>, global: &GlobalArgs) -> anyhow::Result<Registry> {
+    Ok(match join {
+        Some(join) => Registry::Joined(join.into()),
+        None => Registry::Api(global.client().await?),
+    })
 }
 
 async fn supervise(running: &mut Running, signals: &mut Signals) -> anyhow::Result<ExitStatus> {

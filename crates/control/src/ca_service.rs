@@ -117,7 +117,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (service, join) = service(folder.path());
         let grant = JoinGrant { namespace: "default".into(), service_account: "bookinfo-reviews".into() };
-        let token = join.mint(grant, Duration::from_secs(60), std::time::SystemTime::now()).unwrap();
+        let token = join.mint(&grant, Duration::from_secs(60), std::time::SystemTime::now()).unwrap();
         let csr = |key: &PrivateKey| tls::certificate_request(key, ID).unwrap();
         let first = PrivateKey::generate().unwrap();
         let answer =

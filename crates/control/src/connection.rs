@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::SpiffeId;
+use base::{NamespacedName, SpiffeId};
 use hyper::body::Incoming;
 use prost::Message as _;
+use proto::ResourceType;
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::service::discovery::v3 as pb;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -16,6 +17,7 @@ use xds::Mode;
 use xds::grpc::{Inbound, Sender, Status};
 use xds::server::{Received, Request, Session};
 
+use crate::register::{self, RegisterError, Registrar};
 use crate::serve::Context;
 use crate::status::{Connection, Opened};
 use crate::view::{Seen, Shown, View};
@@ -71,9 +73,64 @@ async fn run(
     })?;
     let node = Node::from_proto(&node).map_err(|e| Status::new(Status::INVALID_ARGUMENT, e.to_string()))?;
     check_identity(&node, &peer)?;
+    let registered = register(context, &node, &peer).await?;
     let mut stream = Stream::open(context, mode, node, &peer).await;
-    stream.receive(request, sender).await?;
-    stream.converse(&mut inbound, sender).await
+    stream.registered = registered;
+    let first = stream.receive(request, sender).await;
+    let outcome = match first {
+        Ok(()) => stream.converse(&mut inbound, sender).await,
+        Err(status) => Err(status),
+    };
+    if let Some(registered) = stream.registered.take() {
+        registered.ended().await;
+    }
+    outcome
+}
+
+/// The entry of a proxy that registers itself.
+struct Registered {
+    registrar: Arc<dyn Registrar>,
+    name: NamespacedName,
+    /// What it said last of itself.
+    healthy: Option<bool>,
+}
+
+async fn register(context: &Context, node: &Node, peer: &Peer) -> Result<Option<Registered>, Status> {
+    let snapshot = context.publisher.snapshot();
+    let Some(wanted) = register::registration(&snapshot, node, peer.identity.as_ref())? else {
+        return Ok(None);
+    };
+    let Some(registrar) = context.registrar.clone() else {
+        return Err(Status::new(Status::UNIMPLEMENTED, "this control plane registers nobody"));
+    };
+    registrar.enter(&wanted).await.map_err(|error| match error {
+        RegisterError::Taken(_) => Status::new(Status::PERMISSION_DENIED, error.to_string()),
+        RegisterError::Unavailable(_) => Status::new(Status::UNAVAILABLE, error.to_string()),
+    })?;
+    info!(target: "audit", event = "workload.registered", name = %wanted.name, group = %wanted.group, peer = %peer.address);
+    Ok(Some(Registered { registrar, name: wanted.name, healthy: None }))
+}
+
+impl Registered {
+    async fn said(&mut self, healthy: bool) {
+        if self.healthy == Some(healthy) {
+            return;
+        }
+        match self.registrar.set_health(&self.name, healthy).await {
+            Ok(()) => self.healthy = Some(healthy),
+            Err(error) => warn!(name = %self.name, %error, "a workload's health could not be written"),
+        }
+    }
+
+    /// Whoever said goodbye is gone; whoever did not may come back.
+    async fn ended(self) {
+        if self.healthy != Some(false) {
+            return;
+        }
+        if let Err(error) = self.registrar.leave(&self.name).await {
+            warn!(name = %self.name, %error, "the entry of a workload that left could not be removed");
+        }
+    }
 }
 
 /// What a node says of itself must agree with what its certificate says.
@@ -101,6 +158,7 @@ struct Stream {
     opened: Opened,
     permit: Option<OwnedSemaphorePermit>,
     permit_until: Instant,
+    registered: Option<Registered>,
 }
 
 impl Stream {
@@ -120,6 +178,7 @@ impl Stream {
             opened,
             permit,
             permit_until: Instant::now() + FIRST_SYNC,
+            registered: None,
         }
     }
 
@@ -154,6 +213,13 @@ impl Stream {
             return sender.send(bytes, bytes::Bytes::new()).await.map_err(closed);
         }
         let of = request.resource_type;
+        if of == Some(ResourceType::HealthInformation) {
+            // A report, not a subscription.
+            if let Some(registered) = &mut self.registered {
+                registered.said(request.error.is_none()).await;
+            }
+            return Ok(());
+        }
         let new_type = of.is_some_and(|of| !self.session.watches(of));
         match self.session.receive(request) {
             Received::Rejected(of, reason) => {

@@ -14,6 +14,7 @@ mod debug;
 pub mod ephemeral;
 mod metrics;
 mod publish;
+pub mod register;
 mod serve;
 mod status;
 mod translation;
@@ -72,6 +73,8 @@ pub struct Config {
     pub authenticators: Option<ca::Authenticators>,
     /// Mounted on the TLS listeners.
     pub authority: Option<CaService>,
+    /// For proxies that register themselves; without it they are refused.
+    pub registrar: Option<Arc<dyn register::Registrar>>,
     pub debounce: Debounce,
     pub version: Arc<str>,
     pub revision: Arc<str>,
@@ -121,6 +124,7 @@ impl ControlPlane {
             pace: Arc::new(Semaphore::new(PACE)),
             authenticators: config.authenticators,
             authority: config.authority,
+            registrar: config.registrar,
             version: config.version,
             revision: config.revision,
         });

@@ -27,6 +27,7 @@ use crate::connection::{self, Peer};
 use crate::debug;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
+use crate::register::Registrar;
 use crate::status::Connections;
 use crate::view::Seen;
 
@@ -46,6 +47,7 @@ pub(crate) struct Context {
     pub(crate) pace: Arc<Semaphore>,
     pub(crate) authenticators: Option<ca::Authenticators>,
     pub(crate) authority: Option<CaService>,
+    pub(crate) registrar: Option<Arc<dyn Registrar>>,
     pub(crate) version: Arc<str>,
     pub(crate) revision: Arc<str>,
 }

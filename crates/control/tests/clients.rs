@@ -36,6 +36,7 @@ fn client(mode: Mode, address: String, node: core::Node) -> mpsc::Receiver<Updat
         node,
         all: vec![ResourceType::Cluster, ResourceType::Listener],
         names: vec![],
+        health: None,
     };
     tokio::spawn(run(config, sender));
     updates
@@ -121,6 +122,7 @@ async fn a_client_may_begin_with_requests_for_every_type() {
             node: node("default", "default"),
             all: vec![ResourceType::Cluster],
             names: names.into(),
+            health: None,
         },
         sender,
     ));
@@ -208,7 +210,7 @@ async fn secured(folder: &std::path::Path, id: &str) -> (Mesh, Arc<rustls::Clien
     options.alpn = vec![b"h2".to_vec()];
     let authenticators = ca::Authenticators {
         trust_domain: base::TrustDomain::default(),
-        join: Arc::default(),
+        join: Arc::new(ca::JoinTokens::default()),
         reviewer: None,
     };
     let server = tls::ServerTls::new(options).expect("a TLS server");
@@ -249,6 +251,7 @@ async fn over_tls_a_node_is_who_its_certificate_says() {
         node: node("default", "reviews"),
         all: vec![ResourceType::Cluster, ResourceType::Listener],
         names: vec![],
+        health: None,
     };
     tokio::spawn(run(config, sender));
     until(&mut updates, &mut Held::new(), |held| addresses(held) == 2).await;

@@ -8,6 +8,8 @@ mod authority;
 mod console;
 mod control;
 mod ephemeral;
+mod join;
+mod registrar;
 mod roots;
 mod token_review;
 
@@ -20,7 +22,7 @@ use std::time::Duration;
 use ::console::Collector;
 use agent::host::{Hub, Launcher};
 use anyhow::Context;
-use ca::{Authenticators, JoinTokens, Policy};
+use ca::{Authenticators, Policy};
 use cli::{GlobalArgs, UpArgs};
 use tokio::net::TcpListener;
 
@@ -60,12 +62,17 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
     tokio::spawn(authority::look_after(Arc::clone(&authority)));
     tokio::spawn(roots::publish(client.clone(), authority.bundle()));
 
+    if let Some(network) = &args.network {
+        join::name_network(&client, network).await.context("the network's name")?;
+    }
+    let tokens = join::KubeTokens(client.clone());
+    tokio::spawn(tokens.clone().sweep());
     let authenticators = Authenticators {
         trust_domain,
-        join: Arc::new(JoinTokens::default()),
+        join: Arc::new(tokens.clone()),
         reviewer: Some(Arc::new(token_review::KubeReviewer(client.clone()))),
     };
-    let serving = authority::serving(&authority).await?;
+    let serving = authority::serving(&authority, args.advertise).await?;
     let control = control::start(args, &client, &authority, serving, authenticators, hub.as_deref())?;
     let control = Arc::new(control);
     serve_console(args, &api, hub, &control).await?;

@@ -93,6 +93,10 @@ impl Derive<'_> {
             labels: Arc::clone(&oldest.labels),
             ports,
             addresses,
+            external_addresses: clusters
+                .values()
+                .flat_map(|s| s.external_addresses.iter().cloned())
+                .collect(),
             auto_address: None,
             resolution,
             headless: oldest.headless,
@@ -128,6 +132,7 @@ impl Derive<'_> {
             labels: Arc::default(),
             ports: entry_ports(spec),
             addresses: BTreeMap::from([(Arc::clone(self.home), addresses)]),
+            external_addresses: Vec::new(),
             auto_address: auto,
             resolution,
             headless: false,
@@ -156,17 +161,12 @@ impl Derive<'_> {
         for entry in self.entries_for(&service.key) {
             self.add_entry(service, entry, &mut found);
         }
-        found.sort_by(|a, b| {
-            (&a.port_name, &a.address, a.port, &a.cluster).cmp(&(
-                &b.port_name,
-                &b.address,
-                b.port,
-                &b.cluster,
-            ))
-        });
-        found.dedup_by(|a, b| {
-            (&a.port_name, &a.address, a.port, &a.cluster) == (&b.port_name, &b.address, b.port, &b.cluster)
-        });
+        // The same address in two networks is two places.
+        fn place(of: &Endpoint) -> (&Arc<str>, &Arc<str>, u32, &ClusterId, &Arc<str>) {
+            (&of.port_name, &of.address, of.port, &of.cluster, &of.network)
+        }
+        found.sort_by(|a, b| place(a).cmp(&place(b)));
+        found.dedup_by(|a, b| place(a) == place(b));
         found
     }
 

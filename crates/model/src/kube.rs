@@ -54,6 +54,7 @@ impl KubeService {
             labels: labels(meta),
             selector: spec.selector.unwrap_or_default(),
             cluster_ips: ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            external_addresses: external_addresses(service),
             headless: headless && !external,
             external_name: spec.external_name.filter(|_| external).map(Into::into),
             ports: spec.ports.unwrap_or_default().iter().map(KubePort::from_kube).collect(),
@@ -65,6 +66,16 @@ impl KubeService {
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         })
     }
+}
+
+/// `externalIPs`, then the addresses or names that a load balancer was given.
+fn external_addresses(service: &core::Service) -> Vec<Arc<str>> {
+    let spec = service.spec.as_ref();
+    let listed = spec.into_iter().flat_map(|spec| spec.external_ips.iter().flatten());
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let given = balancer.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    let given = given.filter_map(|ingress| ingress.ip.as_ref().or(ingress.hostname.as_ref()));
+    listed.chain(given).map(|address| address.as_str().into()).collect()
 }
 
 impl KubePort {

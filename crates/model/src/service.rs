@@ -72,6 +72,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Virtual addresses by cluster. Text, since a ServiceEntry may write a CIDR block.
     pub addresses: BTreeMap<ClusterId, Vec<Arc<str>>>,
+    /// Where it is reached from outside of its network.
+    pub external_addresses: Vec<Arc<str>>,
     /// Given to a ServiceEntry without addresses, so that TCP to it can be told apart and names resolve.
     pub auto_address: Option<IpAddr>,
     pub resolution: Resolution,

@@ -21,6 +21,8 @@ pub struct KubeService {
     pub labels: Arc<Labels>,
     pub selector: Labels,
     pub cluster_ips: Vec<IpAddr>,
+    /// Where it is reached from outside: `externalIPs`, and what a load balancer was given.
+    pub external_addresses: Vec<Arc<str>>,
     /// `clusterIP: None`: names resolve to the endpoints themselves.
     pub headless: bool,
     /// `type: ExternalName`.

@@ -26,6 +26,7 @@ fn service(app: &str, vip: &str) -> KubeService {
         labels: Arc::default(),
         selector: labels(&[("app", app)]),
         cluster_ips: vip.parse().into_iter().collect(),
+        external_addresses: Vec::new(),
         headless: false,
         external_name: None,
         ports: vec![KubePort {

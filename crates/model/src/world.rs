@@ -497,14 +497,13 @@ impl World {
         }
     }
 
-    /// Services labelled with a network are its gateway when they have a port 15443.
+    /// Services labelled with a network are the door of it when they have a port 15443 and an address outside.
     fn derive_networks(&mut self) {
         let mut found = BTreeSet::new();
         for service in self.inner.services.iter() {
             let Some(network) = service.labels.get("topology.istio.io/network") else { continue };
             let Some(port) = service.port(15443) else { continue };
-            let own = service.addresses.values().flatten().map(Arc::clone);
-            for address in own {
+            for address in service.external_addresses.iter().map(Arc::clone) {
                 found.insert(NetworkGateway { network: network.as_str().into(), address, port: port.number });
             }
         }

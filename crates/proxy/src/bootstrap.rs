@@ -235,6 +235,7 @@ fn ads(
         node,
         all,
         names: Vec::new(),
+        health: None,
     }))
 }
 

@@ -38,7 +38,10 @@ pub(crate) fn all(context: &Context<'_>) -> Vec<Resource> {
 fn build(context: &Context<'_>, target: &Target) -> Option<Resource> {
     let key = &target.service.key;
     let service = context.reader.read(Key::Service(key.clone())).service(key)?;
-    let assignment = assignment(context, service, service.port(target.port)?, &target.subset, &target.name());
+    let port = service.port(target.port)?;
+    // A door leads into its own network: passing on to another door would go round in circles.
+    let reach = if target.sni_dnat { Reach::Own } else { Reach::All };
+    let assignment = reached_assignment(context, service, port, &target.subset, &target.name(), reach);
     Some(resource(target.name(), &assignment))
 }
 
@@ -49,6 +52,25 @@ pub(crate) fn assignment(
     port: &ServicePort,
     subset: &str,
     name: &str,
+) -> pb::ClusterLoadAssignment {
+    reached_assignment(context, service, port, subset, name, Reach::All)
+}
+
+/// Which endpoints count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    All,
+    /// Those of the scope's own network.
+    Own,
+}
+
+fn reached_assignment(
+    context: &Context<'_>,
+    service: &Service,
+    port: &ServicePort,
+    subset: &str,
+    name: &str,
+    reach: Reach,
 ) -> pb::ClusterLoadAssignment {
     let rule = Rule::of(context, service);
     let policy = policy(context, rule.as_ref(), port.number, subset);
@@ -72,7 +94,7 @@ pub(crate) fn assignment(
     if !subset.is_empty() && labels.is_none() {
         reached.clear();
     }
-    let reached = across_networks(context, reached);
+    let reached = across_networks(context, reached, reach);
     pb::ClusterLoadAssignment {
         cluster_name: name.into(),
         endpoints: grouped(context, service, &policy, reached),
@@ -102,17 +124,17 @@ impl<'a> Reached<'a> {
 }
 
 /// Endpoints in another network are reached by its gateways, which need the server name of mutual TLS.
-fn across_networks<'a>(context: &Context<'_>, all: Vec<Reached<'a>>) -> Vec<Reached<'a>> {
+fn across_networks<'a>(context: &Context<'_>, all: Vec<Reached<'a>>, reach: Reach) -> Vec<Reached<'a>> {
     if all.iter().all(|reached| reached.endpoint.network.is_empty()) {
         return all;
     }
-    let own = &context.reader.facets(Facet::Network).network;
+    let own = own_network(context);
     let gateways = context.reader.read(Key::Networks).network_gateways();
     let mut near = Vec::new();
     let mut far: BTreeMap<(Locality, Arc<str>, u32), Reached<'a>> = BTreeMap::new();
     for reached in all {
         let network = &reached.endpoint.network;
-        if network.is_empty() || own.is_empty() || network == own {
+        if network.is_empty() || own.is_empty() || **network == *own {
             near.push(reached);
             continue;
         }
@@ -120,7 +142,7 @@ fn across_networks<'a>(context: &Context<'_>, all: Vec<Reached<'a>>) -> Vec<Reac
         if doors.is_empty() {
             // No door is known: perhaps the networks are routed to each other.
             near.push(reached);
-        } else if reached.mutual_tls {
+        } else if reached.mutual_tls && reach == Reach::All {
             for door in doors {
                 let at = (reached.endpoint.locality.clone(), Arc::clone(&door.address), door.port);
                 let entry = far.entry(at).or_insert_with(|| Reached {
@@ -136,6 +158,17 @@ fn across_networks<'a>(context: &Context<'_>, all: Vec<Reached<'a>>) -> Vec<Reac
     }
     near.extend(far.into_values());
     near
+}
+
+/// The network that the scope is in: as its node says, else as the root namespace's label says of its cluster.
+fn own_network<'a>(context: &Context<'a>) -> &'a str {
+    let told = &context.reader.facets(Facet::Network).network;
+    if !told.is_empty() {
+        return told;
+    }
+    let root = context.reader.read(Key::Mesh).root_namespace();
+    let labels = context.reader.read(Key::Namespaces).namespace(root);
+    labels.and_then(|labels| labels.get("topology.istio.io/network")).map_or("", String::as_str)
 }
 
 fn grouped(

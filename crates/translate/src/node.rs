@@ -54,6 +54,8 @@ pub struct Node {
     pub http10: bool,
     /// The machine of the cluster that it runs on, where there is one.
     pub machine: Arc<str>,
+    /// The WorkloadGroup in its namespace by which it asks to be registered.
+    pub register: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,6 +124,7 @@ impl Node {
             dns_capture: meta.flag("DNS_CAPTURE"),
             http10: meta.flag("HTTP10"),
             machine: meta.text("NODE_NAME").unwrap_or("").into(),
+            register: meta.text("AUTO_REGISTER_GROUP").filter(|group| !group.is_empty()).map(Into::into),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike as _, recvfrom, socket,
 };
 
+/// What a record of TLS begins with: change of cipher, alert, handshake, data.
+pub const TLS_RECORDS: std::ops::RangeInclusive<u8> = 0x14..=0x17;
 const LOOPBACK: usize = 1;
 /// Segments may be joined before they are seen.
 const LARGEST: usize = 1 << 17;
@@ -113,14 +115,6 @@ fn segment(frame: &[u8]) -> Option<Segment<'_>> {
         to: SocketAddrV4::new(address(16)?, port(2)?),
         payload,
     })
-}
-
-/// Empties a capture that goes on.
-pub fn rewind(file: &Path) -> anyhow::Result<()> {
-    let mut file = File::options().write(true).open(file)?;
-    file.set_len(HEADER as u64)?;
-    file.seek(std::io::SeekFrom::Start(HEADER as u64))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -84,6 +84,8 @@ fn connector(roots: &Path, http2: bool) -> anyhow::Result<TlsConnector> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(trusted)
         .with_no_client_auth();
+    // A resumed session shows no certificate but the one that it began with.
+    config.resumption = rustls::client::Resumption::disabled();
     config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
     Ok(TlsConnector::from(Arc::new(config)))
 }

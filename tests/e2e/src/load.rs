@@ -110,11 +110,6 @@ pub struct Answer {
     pub body: String,
 }
 
-/// What a client says when its first request is over.
-pub fn began(pid: u32) -> String {
-    format!("load {pid} has begun")
-}
-
 impl Report {
     pub fn ok(&self) -> u64 {
         self.statuses.get(&200).copied().unwrap_or_default()
@@ -198,8 +193,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
     if plan.metrics {
         let plan = Plan { url: METRICS.into(), method: "GET".into(), headers: Vec::new(), ..(*plan).clone() };
         let got = once(&connection(&plan, dial), &plan, 0, None).await;
-        report.metrics =
-            got.map_or_else(|error| error, |got| got.answer.body);
+        report.metrics = got.map_or_else(|error| error, |got| got.answer.body);
     }
     Ok(report)
 }
@@ -245,9 +239,6 @@ async fn worker(
         let outcome = tokio::time::timeout(Duration::from_millis(plan.patience), asked).await;
         let waited = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut report = report.lock().await;
-        if report.sent == 0 {
-            eprintln!("{}", began(std::process::id()));
-        }
         report.sent += 1;
         report.slowest_ms = report.slowest_ms.max(waited);
         match outcome {

@@ -330,6 +330,17 @@ impl Mesh {
         }
     }
 
+    /// A file to join with, by arguments of `mizzen token create`.
+    pub fn token(&self, name: &str, arguments: &[&str]) -> anyhow::Result<PathBuf> {
+        let output =
+            self.mizzen(["token", "create"]).args(arguments).output().context("mizzen token create")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "mizzen token create {arguments:?}: {said}");
+        let file = self.folder.path().join(format!("{name}.join"));
+        std::fs::write(&file, output.stdout)?;
+        Ok(file)
+    }
+
     /// What one TCP connection to HOST:PORT hears from a workload of that account.
     pub fn probe(&self, account: &str, to: &str, say: &str) -> anyhow::Result<Heard> {
         let mut command = self.mizzen(["run", "--service", account, "--"]);
@@ -342,19 +353,24 @@ impl Mesh {
 
     /// Load from this machine, outside the mesh.
     pub fn load_from_outside(&self, arguments: &[&str]) -> anyhow::Result<Report> {
-        self.start_load_from_outside(arguments)?.report()
+        self.outside(arguments)?.report()
     }
 
     /// The same; returns when the first request is over.
     pub fn start_load_from_outside(&self, arguments: &[&str]) -> anyhow::Result<Load> {
+        let load = self.outside(arguments)?;
+        until("the load begins", START, || (load.so_far().sent > 0).then_some(()))?;
+        Ok(load)
+    }
+
+    fn outside(&self, arguments: &[&str]) -> anyhow::Result<Load> {
         let mut command = Command::new(program("mizzen-e2e"));
-        command.arg("load").args(arguments).stdin(Stdio::null());
+        let progress = self.next_progress();
+        command.arg("load").args(arguments).arg("--progress").arg(&progress).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(self.log("outside")?);
         let child = command.spawn().context("load from outside")?;
-        let load = Client { child, log: self.folder.path().join("outside.log"), report: PhantomData };
-        let began = crate::load::began(load.child.id());
-        until("the load begins", START, || self.whole_log("outside").contains(&began).then_some(()))?;
-        Ok(load)
+        let log = self.folder.path().join("outside.log");
+        Ok(Load { client: Client { child, log, report: PhantomData }, progress })
     }
 
     /// Load from a workload of the mesh, with arguments of [`crate::load::Plan`]; waits for its report.

@@ -53,6 +53,7 @@ pub struct Status {
     egress: Egress,
     actions: mpsc::Sender<Action>,
     draining: watch::Receiver<bool>,
+    health: watch::Sender<Option<bool>>,
 }
 
 impl Status {
@@ -62,8 +63,9 @@ impl Status {
         egress: Egress,
         actions: mpsc::Sender<Action>,
         draining: watch::Receiver<bool>,
+        health: watch::Sender<Option<bool>>,
     ) -> Self {
-        Self { config: Arc::new(config), certificates, egress, actions, draining }
+        Self { config: Arc::new(config), certificates, egress, actions, draining, health }
     }
 
     /// Answers until it is dropped.
@@ -100,13 +102,26 @@ impl Status {
             ("GET", "/stats/prometheus" | "/metrics") => self.metrics().await,
             ("POST", "/quitquitquit") => self.ask(Action::Quit, peer),
             ("POST", "/drain") => self.ask(Action::Drain, peer),
-            (_, "/quitquitquit" | "/drain") => Reply::text(405, "use POST\n"),
+            ("POST", "/traffic/start") => self.tell(true, peer),
+            ("POST", "/traffic/stop") => self.tell(false, peer),
+            (_, "/quitquitquit" | "/drain" | "/traffic/start" | "/traffic/stop") => {
+                Reply::text(405, "use POST\n")
+            }
             ("GET", path) => match self.config.probes.get(path) {
                 Some(probe) => probe.run(self.config.app_address, &self.egress, call).await,
                 None => Reply::text(404, "not found\n"),
             },
             _ => Reply::text(405, "use GET\n"),
         }
+    }
+
+    /// What the control plane is told of the workload, where it was registered by its proxy.
+    fn tell(&self, healthy: bool, peer: SocketAddr) -> Reply {
+        if !peer.ip().to_canonical().is_loopback() {
+            return Reply::text(403, "only from this machine\n");
+        }
+        self.health.send_replace(Some(healthy));
+        Reply::text(200, "ok\n")
     }
 
     fn ask(&self, action: Action, peer: SocketAddr) -> Reply {

@@ -30,7 +30,14 @@ async fn start(config: StatusConfig) -> Fixture {
     let certificates = Certificates::new(TrustBundle::default());
     let (sender, actions) = mpsc::channel(4);
     let (draining, watched) = watch::channel(false);
-    let status = Status::new(config, certificates.clone(), Egress::direct(), sender, watched);
+    let status = Status::new(
+        config,
+        certificates.clone(),
+        Egress::direct(),
+        sender,
+        watched,
+        watch::Sender::new(None),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(status.serve(listener));

@@ -120,6 +120,7 @@ fn node(snapshot: &Snapshot, workload: &Workload) -> anyhow::Result<Node> {
         dns_capture: !gateway,
         http10: false,
         machine: workload.node.clone().unwrap_or_else(|| "".into()),
+        register: None,
         addresses,
     })
 }

@@ -5,8 +5,10 @@
 
 mod door;
 mod http;
+mod join;
 mod objects;
 pub(crate) mod programs;
+mod register;
 mod sidecar;
 
 use std::{
@@ -42,8 +44,11 @@ use tokio::{
 
 pub(crate) use door::Door;
 pub(crate) use http::{ReadyUrl, get};
+pub(crate) use join::JoinFile;
 use objects::Objects;
-pub(crate) use objects::ensure_namespace;
+pub(crate) use objects::{DOOR, DOOR_PORT, Objects as MeshObjects, ensure_namespace};
+use register::Register;
+pub(crate) use register::Registry;
 use sidecar::{Files, Identity, MemoryFile};
 
 const STATUS_PORT: u16 = 15021;
@@ -107,6 +112,8 @@ pub(crate) struct Spec {
     pub(crate) namespace: String,
     pub(crate) locality: Option<String>,
     pub(crate) network: Option<String>,
+    /// The WorkloadGroup by which its proxy registers it, on another host than the API server's.
+    pub(crate) group: Option<String>,
     pub(crate) ready: Option<ReadyUrl>,
     pub(crate) user: Option<String>,
     pub(crate) concurrency: Option<u16>,
@@ -134,6 +141,7 @@ impl Spec {
             namespace: "default".into(),
             locality: None,
             network: None,
+            group: None,
             ready: None,
             user: None,
             concurrency: None,
@@ -183,7 +191,7 @@ pub(crate) fn default_control_plane() -> String {
 /// What all workloads of this process share.
 #[derive(Clone)]
 pub(crate) struct Mesh {
-    pub(crate) client: kube::Client,
+    pub(crate) registry: Registry,
     pub(crate) launcher: Launcher,
     /// `mizzen-proxy`.
     pub(crate) proxy: PathBuf,
@@ -194,7 +202,7 @@ pub(crate) struct Running {
     pub(crate) name: String,
     pub(crate) address: IpAddr,
     spec: Spec,
-    objects: Objects,
+    register: Register,
     mesh: Mesh,
     workload: Arc<Workload>,
     events: UnboundedReceiver<Event>,
@@ -214,11 +222,7 @@ pub(crate) struct Running {
 impl Running {
     /// Registers the workload and brings it up to where its proxy is ready. The application runs not yet.
     pub(crate) async fn prepare(mesh: &Mesh, spec: Spec) -> anyhow::Result<Self> {
-        let objects = Objects::new(mesh.client.clone(), &spec.namespace);
-        objects.ensure_account(spec.account()).await?;
-        objects.ensure_service(&spec.service, &spec.ports).await?;
-        let token = objects.token(spec.account()).await?;
-        let root = root_certificates(&objects).await?;
+        let (register, token, root) = mesh.registry.prepare(&spec).await?;
 
         let workload = Arc::new(Workload::prepare(&mesh.launcher, options(&spec)?)?);
         let name = format!("{}-{}", spec.workload(), suffix());
@@ -236,12 +240,17 @@ impl Running {
             metadata: MemoryFile::new("metadata", &identity.metadata().to_string())?,
         };
         let address = workload.address().to_string();
-        objects.register(&name, &spec, &address).await?;
+        register.register(&name, &spec, &address).await?;
         let takes_traffic = Arc::new(AtomicBool::new(false));
-        let registration =
-            keep_registered(objects.clone(), name.clone(), spec.clone(), address, Arc::clone(&takes_traffic));
+        let registration = keep_registered(
+            register.clone(),
+            name.clone(),
+            spec.clone(),
+            address,
+            Arc::clone(&takes_traffic),
+        );
         let files = Arc::new(Mutex::new(files));
-        let renewal = renew(objects.clone(), spec.account().to_owned(), Arc::clone(&files), token.seconds);
+        let renewal = renew(register.clone(), spec.account().to_owned(), Arc::clone(&files), token.seconds);
         let mut running = Self {
             address: workload.address(),
             events: workload.event_stream(),
@@ -255,7 +264,7 @@ impl Running {
             renewal,
             registration,
             files,
-            objects,
+            register,
             workload,
             spec,
             name,
@@ -331,9 +340,17 @@ impl Running {
         Ok(())
     }
 
+    /// Says whether the workload takes traffic: to the API server, or to the proxy that registered it.
     async fn set_ready(&self, ready: bool) -> anyhow::Result<()> {
         self.takes_traffic.store(ready, Ordering::Relaxed);
-        self.objects.set_ready(&self.name, ready).await
+        if let Register::Api(objects) = &self.register {
+            return objects.set_ready(&self.name, ready).await;
+        }
+        let path = if ready { "/traffic/start" } else { "/traffic/stop" };
+        let stream = self.connect(AGENT_PORT).await.context("the proxy's agent")?;
+        let status = http::status(stream, "POST", path).await.context("the proxy's agent")?;
+        anyhow::ensure!(status == 200, "the proxy's agent answers {path} with {status}");
+        Ok(())
     }
 
     /// Whether it has been given traffic.
@@ -397,7 +414,9 @@ impl Running {
     async fn revive_proxy(&mut self) -> anyhow::Result<()> {
         tracing::error!("the proxy of {} ended{}; starting it again", self.name, self.last_words());
         sleep(Duration::from_secs(1)).await;
-        self.set_ready(false).await?;
+        if let Register::Api(_) = &self.register {
+            self.set_ready(false).await?;
+        }
         if let Err(error) = self.start_proxy().await {
             // One that lives and never gets ready: its end is the start of the next.
             let _ = self.workload.signal(Target::Proxy, nix::libc::SIGKILL);
@@ -436,7 +455,11 @@ impl Running {
     pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         self.renewal.abort();
         self.registration.abort();
-        let withdrawn = self.objects.withdraw(&self.name).await;
+        if self.proxy_lives && matches!(self.register, Register::Joined) {
+            // A proxy that cannot be told goes without a word; its entry is removed after a while.
+            let _ = self.set_ready(false).await;
+        }
+        let withdrawn = self.register.withdraw(&self.name).await;
         if self.proxy_lives && self.workload.signal(Target::Proxy, nix::libc::SIGTERM).is_ok() {
             let gone = async {
                 while self.proxy_lives {
@@ -561,8 +584,9 @@ fn envoy_folder(privilege: Privilege) -> anyhow::Result<TempDir> {
 }
 
 /// Keeps the proxy's token fresh.
-fn renew(objects: Objects, account: String, files: Arc<Mutex<Files>>, seconds: u64) -> JoinHandle<()> {
+fn renew(register: Register, account: String, files: Arc<Mutex<Files>>, seconds: u64) -> JoinHandle<()> {
     tokio::spawn(async move {
+        let Register::Api(objects) = register else { return };
         let mut pause = Duration::from_secs(seconds.max(60) * 4 / 5);
         loop {
             sleep(pause).await;
@@ -584,13 +608,14 @@ fn renew(objects: Objects, account: String, files: Arc<Mutex<Files>>, seconds: u
 /// Registers the workload again should its entry go while it lives: by hand, or since the control plane was not reached
 /// for longer than entries outlive their proxies.
 fn keep_registered(
-    objects: Objects,
+    register: Register,
     name: String,
     spec: Spec,
     address: String,
     takes_traffic: Arc<AtomicBool>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
+        let Register::Api(objects) = register else { return };
         loop {
             objects.until_gone(&name).await;
             tracing::warn!("the entry of {name} was removed though it lives; it is registered again");

@@ -8,11 +8,12 @@ use anyhow::{Context, anyhow};
 use futures::StreamExt;
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
-    core::v1::{ConfigMap, Namespace, Service, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount},
 };
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::{Value, json};
@@ -72,6 +73,48 @@ impl Objects {
             .await
             .map(drop)
             .with_context(|| format!("service {}/{name}", self.namespace))
+    }
+
+    /// Makes the group by which workloads of another host register themselves, if it is absent.
+    pub(crate) async fn ensure_group(&self, spec: &Spec) -> anyhow::Result<()> {
+        let name = spec.workload();
+        let group: DynamicObject = serde_json::from_value(group(&name, spec))?;
+        self.ensure(api::Kind::WorkloadGroup, &name, &group).await
+    }
+
+    /// Makes what lets other networks in through a gateway at that address: its Service, which says where the door of the
+    /// network is, and the Gateway resource by which it passes the mesh's own TLS through.
+    pub(crate) async fn ensure_door(&self, name: &str, network: &str, address: &str) -> anyhow::Result<()> {
+        let services: Api<Service> = self.api();
+        let service: Service = serde_json::from_value(door(name, network, address))?;
+        create_if_absent(&services, name, &service)
+            .await
+            .map(drop)
+            .with_context(|| format!("service {}/{name}", self.namespace))?;
+        let gateway: DynamicObject = serde_json::from_value(cross_network_gateway())?;
+        self.ensure(api::Kind::Gateway, CROSS_NETWORK, &gateway).await
+    }
+
+    /// Keeps the record of a join token.
+    pub(crate) async fn keep_token(&self, kept: &ca::Kept) -> anyhow::Result<()> {
+        let secrets: Api<Secret> = self.api();
+        let secret = crate::join_secret::new(kept);
+        secrets
+            .create(&PostParams::default(), &secret)
+            .await
+            .map(drop)
+            .context("keep the join token's record")
+    }
+
+    async fn ensure(&self, kind: api::Kind, name: &str, object: &DynamicObject) -> anyhow::Result<()> {
+        let api = self.resources(kind);
+        if api.get_opt(name).await?.is_some() {
+            return Ok(());
+        }
+        match api.create(&PostParams::default(), object).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            result => result.map(drop).with_context(|| format!("{} {}/{name}", kind.name(), self.namespace)),
+        }
     }
 
     /// A token of the account for the mesh's authority.
@@ -144,14 +187,14 @@ impl Objects {
     }
 
     fn entries(&self) -> Api<DynamicObject> {
-        let kind = ApiResource {
-            group: "networking.istio.io".into(),
-            version: "v1".into(),
-            api_version: "networking.istio.io/v1".into(),
-            kind: "WorkloadEntry".into(),
-            plural: "workloadentries".into(),
-        };
-        Api::namespaced_with(self.client.clone(), &self.namespace, &kind)
+        self.resources(api::Kind::WorkloadEntry)
+    }
+
+    fn resources(&self, kind: api::Kind) -> Api<DynamicObject> {
+        let info = kind.info();
+        let gvk = GroupVersionKind::gvk(info.group, info.storage, info.name);
+        let resource = ApiResource::from_gvk_with_plural(&gvk, info.plural);
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
 
     fn api<K>(&self) -> Api<K>
@@ -198,11 +241,69 @@ fn service(name: &str, ports: &[Port]) -> Value {
     })
 }
 
+/// A Service's ports that are served on another number.
+fn moved(spec: &Spec) -> BTreeMap<&str, u16> {
+    spec.ports.iter().filter(|p| p.number != p.target).map(|p| (p.name.as_str(), p.target)).collect()
+}
+
+fn group(name: &str, spec: &Spec) -> Value {
+    let labels = spec.labels();
+    let mut template = json!({"labels": labels, "serviceAccount": spec.account()});
+    if !moved(spec).is_empty() {
+        template["ports"] = json!(moved(spec));
+    }
+    if let Some(network) = &spec.network {
+        template["network"] = json!(network);
+    }
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "WorkloadGroup",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"metadata": {"labels": labels}, "template": template},
+    })
+}
+
+/// The port of the mesh's own TLS at the door of a network, as in Istio.
+pub(crate) const DOOR_PORT: u16 = 15443;
+/// The label of gateways that are doors.
+pub(crate) const DOOR: &str = "eastwestgateway";
+const CROSS_NETWORK: &str = "cross-network-gateway";
+
+fn door(name: &str, network: &str, address: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "labels": {"app": name, "istio": DOOR, "topology.istio.io/network": network},
+        },
+        "spec": {
+            "selector": {"app": name},
+            "ports": [{"name": "tls", "port": DOOR_PORT, "targetPort": DOOR_PORT, "protocol": "TCP"}],
+            "externalIPs": [address],
+        },
+    })
+}
+
+fn cross_network_gateway() -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": CROSS_NETWORK},
+        "spec": {
+            "selector": {"istio": DOOR},
+            "servers": [{
+                "port": {"number": DOOR_PORT, "name": "tls", "protocol": "TLS"},
+                "tls": {"mode": "AUTO_PASSTHROUGH"},
+                "hosts": ["*.local"],
+            }],
+        },
+    })
+}
+
 fn entry(name: &str, spec: &Spec, address: &str) -> Value {
     let labels = spec.labels();
-    // A Service's port that is served on another number.
-    let moved: BTreeMap<&str, u16> =
-        spec.ports.iter().filter(|p| p.number != p.target).map(|p| (p.name.as_str(), p.target)).collect();
+    let moved = moved(spec);
     let mut entry = json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "WorkloadEntry",

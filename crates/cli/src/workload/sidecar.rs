@@ -96,6 +96,9 @@ impl Identity<'_> {
         if let Some(network) = &spec.network {
             metadata["NETWORK"] = json!(network);
         }
+        if let Some(group) = &spec.group {
+            metadata["AUTO_REGISTER_GROUP"] = json!(group);
+        }
         metadata
     }
 }

@@ -43,8 +43,11 @@ pub(super) async fn look_after(authority: Arc<Authority>) {
 }
 
 /// The control plane's own certificate, renewed at half of its life for as long as it runs.
-pub(super) async fn serving(authority: &Arc<Authority>) -> anyhow::Result<IdentitySource> {
-    let source = IdentitySource::new(issue(authority).await?);
+pub(super) async fn serving(
+    authority: &Arc<Authority>,
+    advertised: Option<IpAddr>,
+) -> anyhow::Result<IdentitySource> {
+    let source = IdentitySource::new(issue(authority, advertised).await?);
     let (authority, renewed) = (Arc::clone(authority), source.clone());
     tokio::spawn(async move {
         let mut roots = authority.bundle().watch();
@@ -55,7 +58,7 @@ pub(super) async fn serving(authority: &Arc<Authority>) -> anyhow::Result<Identi
                 () = tokio::time::sleep(half_life) => {}
                 Ok(()) = roots.changed() => {}
             }
-            match issue(&authority).await {
+            match issue(&authority, advertised).await {
                 Ok(identity) => renewed.set(identity),
                 Err(error) => {
                     tracing::error!(%error, "the control plane's certificate could not be renewed");
@@ -67,14 +70,15 @@ pub(super) async fn serving(authority: &Arc<Authority>) -> anyhow::Result<Identi
     Ok(source)
 }
 
-async fn issue(authority: &Authority) -> anyhow::Result<tls::Identity> {
+async fn issue(authority: &Authority, advertised: Option<IpAddr>) -> anyhow::Result<tls::Identity> {
     let mut names = ca::control_plane_names("istio-system", "default");
     names.push("localhost".into());
-    let addresses: [IpAddr; 4] = [
+    let own: [IpAddr; 4] = [
         Ipv4Addr::LOCALHOST.into(),
         Ipv6Addr::LOCALHOST.into(),
         agent::host::GATEWAY.into(),
         agent::host::GATEWAY_6.into(),
     ];
-    Ok(authority.issue_server(names, addresses.to_vec()).await?)
+    let addresses = own.into_iter().chain(advertised).collect();
+    Ok(authority.issue_server(names, addresses).await?)
 }

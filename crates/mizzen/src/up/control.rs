@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::registrar::KubeRegistrar;
 use agent::host::{GATEWAY, Hub};
 use anyhow::Context;
 use ca::{Authenticators, Authority};
@@ -35,9 +36,15 @@ pub(super) fn start(
     let mut options = ServerOptions::new(serving);
     options.client_certificates = ClientCertificates::Optional(Verify::spiffe(authority.bundle(), []));
     options.alpn = vec![b"h2".to_vec()];
+    let mut secure = bind(args, XDS_TLS, hub)?;
+    if let Some(advertised) = args.advertise.filter(|advertised| *advertised != args.address) {
+        let address = SocketAddr::new(advertised, XDS_TLS);
+        let listener = std::net::TcpListener::bind(address);
+        secure.push(listener.with_context(|| format!("cannot listen on {address}"))?);
+    }
     let listeners = Listeners {
         plaintext: bind(args, XDS, None)?,
-        tls: bind(args, XDS_TLS, hub)?,
+        tls: secure,
         monitoring: bind(args, MONITORING, None)?,
         ready: bind(args, READY, None)?,
     };
@@ -50,6 +57,7 @@ pub(super) fn start(
         tls: Some(ServerTls::new(options).context("TLS of the control plane")?),
         authority: Some(CaService::new(Arc::clone(authority), authenticators.clone())),
         authenticators: Some(authenticators),
+        registrar: Some(Arc::new(KubeRegistrar(client.clone()))),
         debounce: Debounce::default(),
         version: env!("CARGO_PKG_VERSION").into(),
         revision: "default".into(),

@@ -43,6 +43,7 @@ pub fn service(namespace: &str, app: &str, vip: &str, ports: &[(&str, u32, u32)]
         labels: Arc::new(labels(&[("app", app)])),
         selector: labels(&[("app", app)]),
         cluster_ips: vip.parse().into_iter().collect(),
+        external_addresses: Vec::new(),
         headless: vip.is_empty(),
         external_name: None,
         ports: ports.iter().map(port).collect(),

@@ -13,11 +13,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message as _;
 use proto::pb::envoy::config::core::v3::Node;
 use proto::pb::envoy::service::discovery::v3 as pb;
+use proto::pb::google::rpc;
 use proto::{Delta, Rejection, ResourceType};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::state::{Client, ClientRequest, Ready, Response, Ticket};
@@ -51,6 +52,8 @@ pub struct Config {
     pub all: Vec<ResourceType>,
     /// Resources wanted by name.
     pub names: Vec<(ResourceType, Arc<str>)>,
+    /// Whether the workload takes traffic, told to a control plane that registers it; `None` says nothing.
+    pub health: Option<watch::Receiver<Option<bool>>>,
 }
 
 /// Changes to apply in this order. The answer is what was refused; all else was applied.
@@ -177,7 +180,7 @@ async fn speak(
     }
     flushed?;
     debug!(server = config.authority, "connected to the control plane");
-    let done = converse(config.mode, client, updates, &sender, response.into_body()).await;
+    let done = converse(config, client, updates, &sender, response.into_body()).await;
     connection.abort();
     done
 }
@@ -185,20 +188,27 @@ async fn speak(
 type Verdict = Pin<Box<dyn Future<Output = (Ticket, Option<Vec<Rejection>>)> + Send>>;
 
 async fn converse(
-    mode: Mode,
+    config: &Config,
     client: &mut Client,
     updates: &mpsc::Sender<Update>,
     sender: &Sender,
     body: hyper::body::Incoming,
 ) -> Result<(), Status> {
     use futures::StreamExt as _;
+    let mode = config.mode;
     let mut inbound = Inbound::new(body, MAX_MESSAGE);
+    let mut health = config.health.clone();
+    // Each stream is told anew.
+    let mut to_tell = health.as_mut().and_then(|health| *health.borrow_and_update());
     let mut verdicts = futures::stream::FuturesOrdered::<Verdict>::new();
     loop {
         while let Some(ready) = client.next_ready() {
             verdicts.push_back(hand_over(ready, updates).await?);
         }
         flush(client, sender).await?;
+        if let Some(healthy) = to_tell.take() {
+            tell_health(mode, healthy, sender).await?;
+        }
         let overdue = client.deadline();
         tokio::select! {
             response = next(mode, &mut inbound) => match response? {
@@ -213,9 +223,40 @@ async fn converse(
                 warn!("applying changes although resources that they refer to have not come");
                 client.release_overdue(Instant::now());
             }
+            news = changed(&mut health) => to_tell = news,
             () = updates.closed() => return Ok(()),
         }
     }
+}
+
+/// What the workload's health has become; never, where nobody tells it.
+async fn changed(health: &mut Option<watch::Receiver<Option<bool>>>) -> Option<bool> {
+    match health {
+        Some(receiver) => match receiver.changed().await {
+            Ok(()) => *receiver.borrow_and_update(),
+            Err(_) => {
+                *health = None;
+                std::future::pending().await
+            }
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// As Istio's agents do: a request of the type, with an error for a workload that takes no traffic.
+async fn tell_health(mode: Mode, healthy: bool, sender: &Sender) -> Result<(), Status> {
+    let type_url = ResourceType::HealthInformation.url().to_owned();
+    let unhealthy =
+        || rpc::Status { code: 500, message: "the workload takes no traffic".into(), details: vec![] };
+    let error_detail = (!healthy).then(unhealthy);
+    let bytes = match mode {
+        Mode::Sotw => pb::DiscoveryRequest { type_url, error_detail, ..Default::default() }.encode_to_vec(),
+        Mode::Delta => {
+            pb::DeltaDiscoveryRequest { type_url, error_detail, ..Default::default() }.encode_to_vec()
+        }
+    };
+    let closed = |_| Status::new(Status::UNAVAILABLE, "the stream is closed");
+    sender.send(Bytes::from(bytes), Bytes::new()).await.map_err(closed)
 }
 
 async fn hand_over(ready: Ready, updates: &mpsc::Sender<Update>) -> Result<Verdict, Status> {

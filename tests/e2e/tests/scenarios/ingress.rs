@@ -104,7 +104,7 @@ fn moving_routes() -> anyhow::Result<()> {
         outside.ask("http://any.example.com:8081/moved/1").ok().filter(|report| report.status(404) == 1)
     })?;
     let (steady, moved) = (steady.stop()?, moved.stop()?);
-    ensure!(steady.failed() == 0 && steady.share("books") == 1.0 && steady.sent > 100, "{steady:?}");
+    ensure!(steady.failed() == 0 && steady.share("books") == 1.0 && steady.sent > 30, "{steady:?}");
     // Before it came and after it went there was no route: all else was answered, by both services in turn.
     ensure!(moved.ok() + moved.status(404) == moved.sent, "requests were lost: {moved:?}");
     ensure!(moved.names.len() == 2, "the load did not see the move: {moved:?}");
@@ -166,7 +166,7 @@ spec:
     let mut total = 0;
     for (load, expected) in loads.into_iter().zip([Some("catalog"), Some("orders"), None]) {
         let report = load?.stop()?;
-        ensure!(report.failed() == 0 && report.sent > 100, "requests were lost: {report:?}");
+        ensure!(report.failed() == 0 && report.sent > 30, "requests were lost: {report:?}");
         let names: Vec<&str> = report.names.keys().map(String::as_str).collect();
         let mut wanted = vec!["monolith"];
         wanted.extend(expected);

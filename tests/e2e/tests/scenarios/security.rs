@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
-use e2e::capture::Packets;
+use e2e::capture::{Packets, TLS_RECORDS};
 use e2e::mesh::{get_text, program};
 use e2e::stage::Scenario;
 use e2e::{Mesh, Workload, processes, until};
@@ -48,8 +48,7 @@ fn on_the_wire() -> anyhow::Result<()> {
     let words = packets.first_words(9080);
     // From productpage, and to ratings: each flow has two directions.
     ensure!(words.len() >= 4, "the capture missed the calls: {words:?}");
-    let handshake = 0x16;
-    ensure!(words.iter().all(|(_, _, first)| *first == handshake), "not all of it is TLS: {words:?}");
+    ensure!(words.iter().all(|(_, _, first)| TLS_RECORDS.contains(first)), "not all of it is TLS: {words:?}");
 
     for (workload, (service, _)) in services.iter().zip(parts) {
         let pid = workload.process("bookinfo")?;
@@ -57,7 +56,7 @@ fn on_the_wire() -> anyhow::Result<()> {
         let certificates = certificates.with_context(|| format!("/certs of {service}"))?;
         let id = format!("spiffe://cluster.local/ns/default/sa/{service}");
         ensure!(certificates.contains(&id), "{service} has no certificate for {id}: {certificates}");
-        let metrics = processes::inside(pid, || get_text("127.0.0.1:15090", "/stats/prometheus"))?;
+        let metrics = processes::inside(pid, || get_text("127.0.0.1:15000", "/stats/prometheus"))?;
         let metrics = metrics.with_context(|| format!("metrics of {service}"))?;
         let received: Vec<&str> = metrics
             .lines()
@@ -185,11 +184,11 @@ fn renewal() -> anyhow::Result<()> {
 
 /// A new root is trusted by everybody before it signs, and old and new leaves meet, while traffic flows.
 fn rotation() -> anyhow::Result<()> {
-    let mut mesh = Mesh::new_with(&["--workload-cert-ttl", "1m"])?;
-    let folder = mesh.folder().join("data/cacerts");
     let (first, second) = (Root::new("first")?, Root::new("second")?);
-    first.plug_in(&folder, &[&first])?;
-    mesh.restart()?;
+    let mesh = Mesh::start_prepared(&["--workload-cert-ttl", "1m"], |data| {
+        first.plug_in(&data.join("cacerts"), &[&first])
+    })?;
+    let folder = mesh.folder().join("data/cacerts");
     let reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;
     let steady = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "20"])?;
@@ -452,25 +451,23 @@ GRANT ALL ON *.* TO 'root'@'%';
 
 /// What goes over the link of a workload, from its start on.
 struct Capture {
-    reader: Workload,
+    _reader: Workload,
     file: PathBuf,
 }
 
 impl Capture {
     fn start(mesh: &Mesh, workload: &Workload) -> anyhow::Result<Self> {
         let file = mesh.folder().join("capture.pcap");
-        let pid = ["mizzen-proxy"].iter().find_map(|name| workload.process(name).ok());
-        let pid = pid.context("the workload has no proxy")?;
+        let pid = workload.process("mizzen-proxy")?;
         let mut command = Command::new(program("mizzen-e2e"));
         command.args(["capture", "--pid", &pid.to_string(), "--file"]).arg(&file);
         let reader = mesh.spawn(command, "capture", PathBuf::new())?;
         until("the capture runs", PATIENCE, || Packets::read(&file).ok())
             .with_context(|| mesh.logs("capture"))?;
-        Ok(Self { reader, file })
+        Ok(Self { _reader: reader, file })
     }
 
     fn packets(&self) -> anyhow::Result<Packets> {
-        let _ = &self.reader;
         Packets::read(&self.file)
     }
 }
