@@ -54,6 +54,7 @@ const PEERS: &[Peer] = &[
     debian("ip", "iproute2"),
     debian("tcpdump", "tcpdump"),
     debian("chromium", "chromium"),
+    debian("chromedriver", "chromium-driver"),
 ];
 
 const fn python(name: &'static str, package: &'static str) -> Peer {

@@ -7,19 +7,55 @@ export interface Workload {
   version: string;
 }
 
+/** What flowed from one workload to another in a span of time. */
 export interface Edge {
   source: Workload;
   destination: Workload;
+  /** The host that was called. */
   service: string;
   protocol: "http" | "tcp";
-  rate: number;
-  errorPercent: number;
-  p50Ms: number | null;
-  p99Ms: number | null;
-  bytesRate: number;
-  connections: number;
+  /** Counts by response code and flags. */
+  requests: Record<string, number>;
+  failed: number;
+  /** Cumulative counts of durations up to so many milliseconds; without a bound, of all. */
+  buckets: [number | null, number][];
+  bytes: number;
+  opened: number;
   mutualTls: boolean | null;
-  responses: Record<string, number>;
+  /** Identities under which the source was seen. */
+  principals: string[];
+}
+
+export interface Span {
+  /** How long ago it ended, and how long it was, in seconds. */
+  ago: number;
+  seconds: number;
+  edges: Edge[];
+}
+
+/** Which edges: those that match all that is said. Workloads are written `namespace/name`. */
+export interface Which {
+  service?: string;
+  source?: string;
+  destination?: string;
+}
+
+export interface Proxy {
+  proxy: string;
+  namespace: string;
+  kind: string;
+  version: string;
+  identity: string | null;
+  connectedAt: number;
+  synced: boolean;
+  generation: number;
+  types: { typeUrl: string; state: "SYNCED" | "STALE" | "NACK"; nack?: string; resources: number }[];
+}
+
+export interface Mesh {
+  generation: number;
+  pending: boolean;
+  proxies: Proxy[];
 }
 
 export interface Condition {
@@ -51,12 +87,13 @@ export class Refusal extends Error {
 const KEY = "mizzen-token";
 
 /** A token may come in the address' fragment, which no server sees; it is taken out of the address at once. */
-export function takeToken(): void {
+export function takeToken(): boolean {
   const match = /(?:^#|&)token=([^&]+)/.exec(location.hash);
   if (match?.[1]) {
     sessionStorage.setItem(KEY, decodeURIComponent(match[1]));
     history.replaceState(null, "", location.pathname + location.search + "#/graph");
   }
+  return match !== null;
 }
 
 export const hasToken = (): boolean => sessionStorage.getItem(KEY) !== null;
@@ -75,8 +112,24 @@ async function call(path: string, init: RequestInit = {}): Promise<{ body: any; 
   return { body, warnings: warning ? warning.split(/, (?=299)/).map((w) => w.replace(/^299 \S+ /, "")) : [] };
 }
 
-export const graph = async (window: number): Promise<Edge[]> =>
-  (await call(`/api/graph?window=${window}`)).body.edges;
+/** Without a window: all that the proxies ever counted. */
+export const graph = async (window: number | null): Promise<Span> =>
+  (await call(`/api/graph${window === null ? "" : `?window=${window}`}`)).body;
+
+export const series = async (which: Which): Promise<Span[]> =>
+  (await call(`/api/series?${new URLSearchParams(which as Record<string, string>)}`)).body;
+
+export const mesh = async (): Promise<Mesh> => (await call("/api/proxies")).body;
+
+/** The labels by which a Kubernetes service chooses its workloads. */
+export async function selector(namespace: string, name: string): Promise<Record<string, string> | null> {
+  try {
+    return (await call(`/api/k8s/api/v1/namespaces/${namespace}/services/${name}`)).body.spec?.selector ?? null;
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 404) return null;
+    throw error;
+  }
+}
 
 /** The kinds that the console shows and steers. */
 export const KINDS: Record<string, { group: string; plural: string }> = {

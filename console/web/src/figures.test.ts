@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Edge } from "./api";
-import { bytes, percent, services, shortHost, sum } from "./figures";
+import { bytes, health, percent, quantile, requests, responses, services, shortHost, sum } from "./figures";
 
 const workload = (name: string) => ({ name, namespace: "default", app: name, version: "v1" });
 const edge = (over: Partial<Edge>): Edge => ({
@@ -8,25 +8,36 @@ const edge = (over: Partial<Edge>): Edge => ({
   destination: workload("b"),
   service: "b.default.svc.cluster.local",
   protocol: "http",
-  rate: 1,
-  errorPercent: 0,
-  p50Ms: 1,
-  p99Ms: 2,
-  bytesRate: 0,
-  connections: 0,
+  requests: { 200: 10 },
+  failed: 0,
+  buckets: [[5, 5], [10, 10], [null, 10]],
+  bytes: 0,
+  opened: 0,
   mutualTls: true,
-  responses: {},
+  principals: [],
   ...over,
 });
 
-test("errors weigh by their rates", () => {
-  const summary = sum([edge({ rate: 9 }), edge({ rate: 1, errorPercent: 100, p99Ms: 50, mutualTls: null })]);
-  expect(summary).toMatchObject({ rate: 10, errorPercent: 10, p99Ms: 50, mutualTls: true });
-  expect(sum([])).toMatchObject({ rate: 0, errorPercent: 0, mutualTls: null });
+test("counts add up, and a percentile is that of all requests together", () => {
+  const slow = edge({ requests: { 200: 5, "503 UF": 5 }, failed: 5, buckets: [[5, 0], [10, 0], [100, 10], [null, 10]], mutualTls: null });
+  const summary = sum([edge({ buckets: [[5, 5], [10, 10], [100, 10], [null, 10]] }), slow], 10);
+  expect(summary).toMatchObject({ requests: 20, failed: 5, errorPercent: 25, p50Ms: 10, mutualTls: true });
+  expect(requests(summary, false)).toBe("2.0/s");
+  expect(requests(summary, true)).toBe("20");
+  expect(responses([edge({}), slow])).toEqual([["200", 15], ["503 UF", 5]]);
+  expect(sum([], 10)).toMatchObject({ requests: 0, errorPercent: 0, p50Ms: null, mutualTls: null });
+});
+
+test("quantiles are Prometheus' own", () => {
+  const buckets: [number, number][] = [[1, 0], [5, 50], [10, 100], [Infinity, 100]];
+  expect(quantile(buckets, 0.5)).toBe(5);
+  expect(quantile(buckets, 0.75)).toBe(7.5);
+  expect(quantile([[1, 1], [Infinity, 100]], 0.99)).toBe(1);
+  expect(quantile([], 0.5)).toBeNull();
 });
 
 test("one plaintext edge opens the lock", () => {
-  expect(sum([edge({}), edge({ mutualTls: false })]).mutualTls).toBe(false);
+  expect(sum([edge({}), edge({ mutualTls: false })], 1).mutualTls).toBe(false);
 });
 
 test("hosts are shortened and services sorted", () => {
@@ -35,6 +46,13 @@ test("hosts are shortened and services sorted", () => {
 });
 
 test("figures are written for people", () => {
-  expect([bytes(0), bytes(1500), bytes(250_000)]).toEqual(["0 B/s", "1.5 kB/s", "250 kB/s"]);
-  expect([percent(0), percent(0.01), percent(12.34)]).toEqual(["0 %", "<0.1 %", "12.3 %"]);
+  const of = (n: number) => ({ ...sum([], 2), bytes: n });
+  expect([bytes(of(0), false), bytes(of(3000), false), bytes(of(250_000), true)]).toEqual(["0 B/s", "1.5 kB/s", "250 kB"]);
+  expect([percent(0), percent(0.01), percent(12.34), percent(99.99)]).toEqual(["0 %", "<0.1 %", "12.3 %", "100 %"]);
+});
+
+test("an edge is red from five percent of errors on, and grey when nothing flows", () => {
+  const failing = (failed: number) => health(sum([edge({ requests: { 200: 100 - failed, 503: failed }, failed })], 1));
+  expect([failing(0), failing(1), failing(5)]).toEqual(["good", "warn", "bad"]);
+  expect(health(sum([edge({ requests: {}, buckets: [] })], 1))).toBe("idle");
 });

@@ -1,21 +1,20 @@
 import { expect, test } from "vitest";
 import type { Edge } from "./api";
-import { layout, merged } from "./layout";
+import { layout } from "./layout";
 
 const workload = (name: string) => ({ name, namespace: "n", app: name, version: "" });
 const edge = (source: string, destination: string, over: Partial<Edge> = {}): Edge => ({
   source: workload(source),
   destination: workload(destination),
-  service: destination,
+  service: `${destination}.n.svc.cluster.local`,
   protocol: "http",
-  rate: 1,
-  errorPercent: 0,
-  p50Ms: null,
-  p99Ms: null,
-  bytesRate: 0,
-  connections: 0,
+  requests: { 200: 1 },
+  failed: 0,
+  buckets: [],
+  bytes: 0,
+  opened: 0,
   mutualTls: null,
-  responses: {},
+  principals: [],
   ...over,
 });
 
@@ -29,8 +28,18 @@ test("callers stand left of whom they call, and the picture does not depend on t
   expect(again.nodes.map((n) => [n.id, n.x, n.y]).sort()).toEqual(placed.nodes.map((n) => [n.id, n.x, n.y]).sort());
 });
 
-test("two names of one pair are one edge", () => {
-  const both = merged([edge("a", "b", { rate: 3, errorPercent: 100 }), edge("a", "b", { rate: 1, mutualTls: true })]);
-  expect(both).toHaveLength(1);
-  expect(both[0]).toMatchObject({ rate: 4, errorPercent: 75, mutualTls: true });
+test("gateways stand left of everything, databases right of it", () => {
+  const tcp: Partial<Edge> = { protocol: "tcp", requests: {}, bytes: 9 };
+  const placed = layout([edge("gateway", "page"), edge("page", "a"), edge("a", "b"), edge("page", "db", tcp), edge("client", "b")]);
+  const xs = new Map(placed.nodes.map((n) => [n.workload.name, n.x]));
+  expect(Math.min(...xs.values())).toBe(xs.get("gateway"));
+  expect(Math.max(...xs.values())).toBe(xs.get("db"));
+  expect([...xs].filter(([, x]) => x === xs.get("db"))).toHaveLength(1);
+  expect(placed.nodes.find((n) => n.workload.name === "db")!.kind).toBe("database");
+});
+
+test("two names of one pair are one edge, and requests that reached no workload lead to the service", () => {
+  const both = layout([edge("a", "b"), edge("a", "b", { service: "other" }), edge("a", "unknown", { service: "b.n.svc.cluster.local" })]);
+  expect(both.paths.map((p) => [p.key, p.edges.length])).toEqual([["n/a>n/b", 2], ["n/a>service/b.n.svc.cluster.local", 1]]);
+  expect(both.nodes.find((n) => n.kind === "service")!.workload.name).toBe("b");
 });

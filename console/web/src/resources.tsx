@@ -3,68 +3,127 @@
 import { useEffect, useState } from "preact/hooks";
 import { parse, stringify } from "yaml";
 import { KINDS, list, type Resource, written } from "./api";
-import { Proposal } from "./proposal";
+import { Difference, Proposal, Refused, titleOf, undo, type Wish } from "./proposal";
+import { type Change, changes } from "./state";
+import { Refusal } from "./api";
 
-function state(resource: Resource): { text: string; kind: "good" | "warn" | "bad" } {
-  const conditions = resource.status?.conditions ?? [];
-  const bad = conditions.find((c) => c.status === "False");
-  if (!bad) return { text: "valid", kind: "good" };
-  return { text: bad.message || bad.reason || bad.type, kind: bad.type === "Reconciled" ? "warn" : "bad" };
+/** What its conditions say: bad ones first. */
+export function state(resource: Resource): { text: string; kind: "good" | "warn" | "bad" } {
+  const bad = (resource.status?.conditions ?? []).filter((c) => c.status === "False");
+  const first = bad.find((c) => c.type !== "Reconciled") ?? bad[0];
+  if (!first) return { text: "valid", kind: "good" };
+  return { text: first.message || first.reason || first.type, kind: first.type === "Reconciled" ? "warn" : "bad" };
 }
+
+const key = (r: Resource): string => `${r.kind}/${r.metadata.namespace}/${r.metadata.name}`;
+
+const NEW: Resource = {
+  apiVersion: "networking.istio.io/v1",
+  kind: "VirtualService",
+  metadata: { name: "reviews", namespace: "default" },
+  spec: { hosts: ["reviews"], http: [{ route: [{ destination: { host: "reviews" } }] }] },
+};
 
 export function ResourcesView() {
   const [found, setFound] = useState<Resource[] | null>(null);
   const [failure, setFailure] = useState<string | null>(null);
-  const [open, setOpen] = useState<Resource | null>(null);
+  const [open, setOpen] = useState<{ resource: Resource; isNew: boolean } | null>(null);
+  const [kind, choose] = useState("");
   const load = () =>
     Promise.all(Object.keys(KINDS).map(list)).then((lists) => setFound(lists.flat()), (error) => setFailure(String(error.message ?? error)));
-  useEffect(() => void load(), []);
+  useEffect(() => void load(), [changes.value]);
   if (failure) return <p class="bad">{failure}</p>;
-  if (!found) return <p class="empty">…</p>;
+  if (!found) return <p class="empty">Reading the resources…</p>;
+  const kinds = [...new Set(found.map((r) => r.kind))];
+  const shown = found.filter((r) => kind === "" || r.kind === kind);
   return (
     <div class="columns">
-      <section class="card">
-        {found.length === 0 && <p class="empty">Nothing was applied yet: every service is reached by its name, over mutual TLS.</p>}
-        <table>
-          <thead><tr><th>Kind</th><th>Namespace</th><th>Name</th><th>State</th></tr></thead>
-          <tbody>
-            {found.map((r) => {
-              const { text, kind } = state(r);
-              return (
-                <tr key={`${r.kind}/${r.metadata.namespace}/${r.metadata.name}`} onClick={() => setOpen(r)} class="link">
-                  <td>{r.kind}</td><td>{r.metadata.namespace}</td><td><a href="#/resources">{r.metadata.name}</a></td><td class={kind}>{text}</td>
-                </tr>
-              );
-            })}
-          </tbody>
-        </table>
-      </section>
-      {open && <Editor key={`${open.kind}/${open.metadata.name}`} resource={open} close={() => setOpen(null)} done={load} />}
+      <div>
+        <section class="card" data-testid="resources">
+          <div class="tools">
+            <button class={kind === "" ? "chip current" : "chip"} onClick={() => choose("")}>all {found.length}</button>
+            {kinds.map((k) => <button key={k} class={kind === k ? "chip current" : "chip"} onClick={() => choose(k)}>{k} {found.filter((r) => r.kind === k).length}</button>)}
+            <button class="right" onClick={() => setOpen({ resource: NEW, isNew: true })}>New…</button>
+          </div>
+          {found.length === 0 && <p class="empty">Nothing was applied yet: every service is reached by its name, over mutual TLS.</p>}
+          {found.length > 0 && (
+            <table>
+              <thead><tr><th>Kind</th><th>Namespace</th><th>Name</th><th>State</th></tr></thead>
+              <tbody>
+                {shown.map((r) => {
+                  const { text, kind } = state(r);
+                  return (
+                    <tr key={key(r)} onClick={() => setOpen({ resource: r, isNew: false })} class={`link ${open && key(open.resource) === key(r) ? "current" : ""}`} data-name={r.metadata.name} data-state={kind}>
+                      <td>{r.kind}</td><td>{r.metadata.namespace}</td><td class="name">{r.metadata.name}</td><td class={kind}>{kind === "good" ? "✓ " : "! "}{text}</td>
+                    </tr>
+                  );
+                })}
+              </tbody>
+            </table>
+          )}
+        </section>
+        <Changes />
+      </div>
+      {open && <Editor key={`${key(open.resource)}/${open.isNew}`} {...open} close={() => setOpen(null)} done={load} />}
     </div>
   );
 }
 
-function Editor({ resource, close, done }: { resource: Resource; close: () => void; done: () => void }) {
-  const before = written(resource);
-  const [text, setText] = useState(stringify(before));
+function Editor({ resource, isNew, close, done }: { resource: Resource; isNew: boolean; close: () => void; done: () => void }) {
+  const before = isNew ? null : written(resource);
+  const original = stringify(written(resource));
+  const [text, setText] = useState(original);
   const [failure, setFailure] = useState<string | null>(null);
-  const [after, setAfter] = useState<Resource | null>(null);
+  const [proposal, propose] = useState<Wish | null>(null);
   const preview = () => {
     try {
-      setAfter(parse(text));
+      const after = parse(text) as Resource;
+      if (!after?.kind || !after.metadata?.name) throw new Error("an object needs kind and metadata.name");
+      if (!KINDS[after.kind]) throw new Error(`${after.kind} is not among the kinds that are changed here: ${Object.keys(KINDS).join(", ")}`);
+      after.metadata.namespace ??= "default";
+      const isSame = before?.kind === after.kind && before.metadata.name === after.metadata.name && before.metadata.namespace === after.metadata.namespace;
+      propose({ before: isSame ? before : null, after, effects: [] });
       setFailure(null);
     } catch (error) {
-      setFailure(String(error));
+      setFailure(error instanceof Error ? error.message : String(error));
     }
   };
+  const { text: said, kind } = state(resource);
   return (
-    <section class="card">
+    <section class="card" data-testid="editor">
       <button class="close" onClick={close} aria-label="Close">×</button>
-      <h2>{resource.kind} {resource.metadata.name}</h2>
-      <textarea spellcheck={false} value={text} onInput={(e) => setText(e.currentTarget.value)} rows={Math.min(30, text.split("\n").length + 2)} />
+      <h2>{isNew ? "New resource" : `${resource.kind} ${resource.metadata.name}`}</h2>
+      {!isNew && kind !== "good" && <p class={kind}>{said}</p>}
+      <textarea spellcheck={false} value={text} onInput={(e) => setText(e.currentTarget.value)} rows={Math.min(30, text.split("\n").length + 1)} />
       {failure && <p class="bad">{failure}</p>}
-      <button onClick={preview}>Show the change</button>
-      {after && <Proposal before={before} after={after} close={() => setAfter(null)} done={done} />}
+      <p>
+        <button data-testid="preview" disabled={!isNew && text === original} onClick={preview}>Show the change</button>
+        {!isNew && <button class="second" onClick={() => propose({ before, after: null, effects: [] })}>Delete…</button>}
+      </p>
+      {proposal && <Proposal key={JSON.stringify(proposal)} {...proposal} close={() => propose(null)} done={done} />}
+    </section>
+  );
+}
+
+/** What was changed in this session, each with its way back. */
+function Changes() {
+  const [failure, setFailure] = useState<Refusal | null>(null);
+  const list = changes.value;
+  if (list.length === 0) return null;
+  const back = (change: Change) => undo(change).then(() => setFailure(null), (error) => setFailure(error instanceof Refusal ? error : new Refusal(String(error), 0)));
+  return (
+    <section class="card" data-testid="changes">
+      <h2>Changed here</h2>
+      {failure && <Refused refusal={failure} />}
+      {list.map((change) => (
+        <details key={change.at}>
+          <summary>
+            {new Date(change.at).toLocaleTimeString()} {change.after ? (change.before ? "changed" : "created") : "deleted"} {titleOf(change)}{" "}
+            {change.undone ? <span class="hint">rolled back</span> : <button class="second" onClick={() => back(change)}>Roll back</button>}
+          </summary>
+          <Difference before={change.before} after={change.after} />
+        </details>
+      ))}
     </section>
   );
 }

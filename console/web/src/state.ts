@@ -1,36 +1,65 @@
-// What all views look at: the edges, refreshed every two seconds, and their past.
+// What all views look at: the edges of the chosen time, refreshed every two seconds; who is signed in; what was changed.
 
-import { signal } from "@preact/signals";
-import { type Edge, Refusal, forgetToken, graph, hasToken } from "./api";
+import { computed, signal } from "@preact/signals";
+import { forgetToken, graph, hasToken, mesh, type Mesh, Refusal, type Resource, type Span } from "./api";
 
-export interface Moment {
-  time: number;
-  edges: Edge[];
-}
+/** Seconds, or everything since the proxies began to count. */
+export type Window = number | null;
 
-export const edges = signal<Edge[]>([]);
-export const past = signal<Moment[]>([]);
+export const WINDOWS: [Window, string][] = [[10, "10 s"], [60, "1 min"], [300, "5 min"], [null, "all"]];
+
+export const window_ = signal<Window>(10);
+export const span = signal<Span | null>(null);
+export const edges = computed(() => span.value?.edges ?? []);
+export const seconds = computed(() => span.value?.seconds ?? 0);
+/** Numbers instead of rates are shown where everything since the beginning is. */
+export const total = computed(() => window_.value === null);
+export const proxies = signal<Mesh | null>(null);
 export const trouble = signal<string | null>(null);
 export const signedIn = signal(hasToken());
 export const view = signal(location.hash || "#/graph");
+/** Counts the refreshes. */
+export const beat = signal(0);
 
-const KEPT = 300;
+/** Whether every proxy has accepted what it was sent. */
+export const settled = (m: Mesh): boolean => !m.pending && m.proxies.every((p) => p.synced && p.generation >= m.generation);
 
 export async function refresh(): Promise<void> {
   if (!signedIn.value) return;
   try {
-    const found = await graph(10);
-    edges.value = found;
-    past.value = [...past.value.slice(-KEPT + 1), { time: Date.now() / 1000, edges: found }];
+    const wanted = window_.value;
+    const [found, all] = await Promise.all([graph(wanted), mesh()]);
+    if (wanted !== window_.value) return;
+    span.value = found;
+    proxies.value = all;
     trouble.value = null;
+    beat.value += 1;
   } catch (error) {
-    if (error instanceof Refusal && error.status === 401) signOut("This token is not known here.");
-    else trouble.value = error instanceof Error ? error.message : String(error);
+    if (error instanceof Refusal && error.status === 401) signOut("The API server does not know this token.");
+    else trouble.value = error instanceof Refusal ? error.message : "The control plane does not answer.";
   }
 }
 
 export function signOut(why: string | null = null): void {
   forgetToken();
   signedIn.value = false;
+  span.value = null;
   trouble.value = why;
+}
+
+/** A change that was made here, with both states, so that it can be taken back. */
+export interface Change {
+  at: number;
+  before: Resource | null;
+  after: Resource | null;
+  undone: boolean;
+}
+
+const CHANGES = "mizzen-changes";
+
+export const changes = signal<Change[]>(JSON.parse(sessionStorage.getItem(CHANGES) ?? "[]"));
+
+export function remember(list: Change[]): void {
+  changes.value = list.slice(0, 50);
+  sessionStorage.setItem(CHANGES, JSON.stringify(changes.value));
 }

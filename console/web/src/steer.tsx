@@ -1,58 +1,63 @@
-// The levers of a service: weights, timeout, faults, mutual TLS. Nothing is written before its YAML was shown.
+// The levers of a service's routes: weights, timeout, faults. Nothing is written before its YAML was shown.
 
-import { useMemo, useState } from "preact/hooks";
-import { type Resource, written } from "./api";
-import { Proposal } from "./proposal";
-import { settings, type Settings, subsets, withSettings } from "./plan";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { type Edge, type Resource, written } from "./api";
+import { isMatched, routeEffects, settings, type Settings, subsets, withSettings } from "./plan";
+import { Proposal, type Wish } from "./proposal";
+import { seconds } from "./state";
 
 interface Props {
   name: string;
   namespace: string;
   routes: Resource | null;
   rule: Resource | null;
+  its: Edge[];
   changed: () => void;
 }
 
-export function Steer({ name, namespace, routes, rule, changed }: Props) {
+export function Steer({ name, namespace, routes, rule, its, changed }: Props) {
   const initial = useMemo(() => settings(routes, rule), [routes, rule]);
   const [wanted, want] = useState<Settings>(initial);
-  const [proposal, propose] = useState<{ before: Resource | null; after: Resource } | null>(null);
-  useMemo(() => want(initial), [initial]);
+  const [proposal, propose] = useState<Wish | null>(null);
+  useEffect(() => want(initial), [initial]);
   const set = (part: Partial<Settings>) => want({ ...wanted, ...part });
-  const number = (label: string, value: number, put: (n: number) => void, max: number, step = 1) => (
-    <label>{label}<input type="number" min="0" max={max} step={step} value={value} onInput={(e) => put(Number(e.currentTarget.value))} /></label>
+  const number = (label: string, field: keyof Settings, max: number, step = 1) => (
+    <label>{label}<input type="number" name={field} min="0" max={max} step={step} value={wanted[field] as number} onInput={(e) => set({ [field]: Number(e.currentTarget.value) })} /></label>
   );
+  const weights = Object.entries(wanted.weights);
+  const sum = weights.reduce((n, [, weight]) => n + weight, 0);
+  const show = () => {
+    const after = written(withSettings(name, namespace, routes, wanted));
+    propose({ before: routes && written(routes), after, effects: routeEffects(name, initial, wanted, isMatched(routes), its, seconds.value) });
+  };
   return (
-    <section class="card levers">
-      <h2>Steer</h2>
+    <section class="card levers" data-testid="steer">
+      <h2>Routes</h2>
       {subsets(rule).length === 0 && <p class="hint">Weights need subsets: apply a DestinationRule for {name} that names its versions.</p>}
-      {Object.entries(wanted.weights).map(([subset, weight]) => (
+      {weights.map(([subset, weight]) => (
         <label key={subset} data-subset={subset}>
-          {subset}
-          <input type="range" min="0" max="100" value={weight} onInput={(e) => set({ weights: { ...wanted.weights, [subset]: Number(e.currentTarget.value) } })} />
-          <output>{weight}</output>
+          <span class="name">{subset}</span>
+          <input type="range" min="0" max="100" value={weight} style={{ "--part": `${weight}%` }} onInput={(e) => set({ weights: { ...wanted.weights, [subset]: Number(e.currentTarget.value) } })} />
+          <output>{sum > 0 ? `${((100 * weight) / sum).toFixed(0)} %` : "–"}</output>
         </label>
       ))}
-      <label>Timeout<input placeholder="none, or 500ms, 2s" value={wanted.timeout} onInput={(e) => set({ timeout: e.currentTarget.value })} /></label>
+      {weights.length > 0 && sum === 0 && <p class="hint">No rule divides the requests: every replica gets its share.</p>}
+      <label>Timeout<input name="timeout" placeholder="none; 500ms, 2s" value={wanted.timeout} onInput={(e) => set({ timeout: e.currentTarget.value })} /></label>
       <fieldset>
-        <legend>Fault</legend>
-        {number("Delay, s", wanted.delaySeconds, (delaySeconds) => set({ delaySeconds }), 60, 0.1)}
-        {number("of requests, %", wanted.delayPercent, (delayPercent) => set({ delayPercent }), 100)}
-        {number("Abort with", wanted.abortStatus, (abortStatus) => set({ abortStatus }), 599)}
-        {number("of requests, %", wanted.abortPercent, (abortPercent) => set({ abortPercent }), 100)}
+        <legend>Delay</legend>
+        {number("by seconds", "delaySeconds", 60, 0.1)}
+        {number("% of requests", "delayPercent", 100)}
       </fieldset>
-      <button data-testid="preview" onClick={() => propose({ before: routes && written(routes), after: written(withSettings(name, namespace, routes, wanted)) })}>
-        Show the change
-      </button>
-      <button onClick={() => propose({ before: null, after: strict(name, namespace) })}>Require mutual TLS…</button>
-      {proposal && <Proposal {...proposal} close={() => propose(null)} done={changed} />}
+      <fieldset>
+        <legend>Abort</legend>
+        {number("with status", "abortStatus", 599)}
+        {number("% of requests", "abortPercent", 100)}
+      </fieldset>
+      <p>
+        <button data-testid="preview" disabled={JSON.stringify(wanted) === JSON.stringify(initial)} onClick={show}>Show the change</button>
+        {routes && <button class="second" onClick={() => propose({ before: written(routes), after: null, effects: [] })}>Remove all routes of {name}…</button>}
+      </p>
+      {proposal && <Proposal key={JSON.stringify(proposal.after)} {...proposal} close={() => propose(null)} done={changed} />}
     </section>
   );
 }
-
-const strict = (name: string, namespace: string): Resource => ({
-  apiVersion: "security.istio.io/v1",
-  kind: "PeerAuthentication",
-  metadata: { name, namespace },
-  spec: { selector: { matchLabels: { app: name } }, mtls: { mode: "STRICT" } },
-});

@@ -12,8 +12,14 @@ use agent::host::{
 };
 
 /// The API server and the control plane listen on these, on the host's loopback.
-const PORTS: [(u16, &str); 4] =
-    [(6443, "the embedded API"), (15010, "xDS"), (15012, "xDS and certificates"), (15014, "metrics")];
+const PORTS: [(u16, &str); 6] = [
+    (6443, "the embedded API"),
+    (8080, "readiness"),
+    (15010, "xDS"),
+    (15012, "xDS and certificates"),
+    (15014, "metrics"),
+    (20001, "the console"),
+];
 /// Enough for a demo under load.
 const DESCRIPTORS: u64 = 4096;
 

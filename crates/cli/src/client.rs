@@ -15,6 +15,9 @@ pub fn default_data_dir() -> PathBuf {
     std::env::var_os("XDG_DATA_HOME").map_or_else(home, PathBuf::from).join("mizzen")
 }
 
+pub(crate) const NO_SERVER: &str =
+    "no API server: start `mizzen up`, or name a kubeconfig with --kubeconfig or KUBECONFIG";
+
 impl GlobalArgs {
     /// The kubeconfig to use: the one that was named, else the one that `mizzen up` wrote; `None` leaves the choice
     /// to Kubernetes' own rules (`~/.kube/config`, the account of a pod).
@@ -28,9 +31,8 @@ impl GlobalArgs {
     pub async fn client_config(&self) -> anyhow::Result<Config> {
         let options = KubeConfigOptions::default();
         let Some(file) = self.kubeconfig_file() else {
-            return Config::infer().await.context(
-                "no API server: start `mizzen up`, or name a kubeconfig with --kubeconfig or KUBECONFIG",
-            );
+            // Why each of the usual places has none helps nobody.
+            return Config::infer().await.map_err(|_| anyhow::anyhow!(NO_SERVER));
         };
         let kubeconfig =
             Kubeconfig::read_from(&file).with_context(|| format!("kubeconfig {}", file.display()))?;
@@ -42,4 +44,28 @@ impl GlobalArgs {
     pub async fn client(&self) -> anyhow::Result<Client> {
         Client::try_from(self.client_config().await?).context("cannot make a client")
     }
+
+    /// A client of a server that answers.
+    pub(crate) async fn answering_client(&self) -> anyhow::Result<Client> {
+        let config = self.client_config().await?;
+        let server = config.cluster_url.to_string();
+        let client = Client::try_from(config).context("cannot make a client")?;
+        match client.apiserver_version().await {
+            Err(kube::Error::Api(_)) | Ok(_) => Ok(client),
+            Err(error) => Err(anyhow::anyhow!(
+                "the API server at {server} does not answer ({}): start `mizzen up`, or name another kubeconfig with \
+                 --kubeconfig",
+                root(&error)
+            )),
+        }
+    }
+}
+
+/// The cause of all.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }

@@ -38,6 +38,9 @@ pub(crate) struct ProxyStatus {
     pub(crate) version: String,
     #[serde(default)]
     pub(crate) cluster: String,
+    /// The SPIFFE id that it proved.
+    #[serde(default)]
+    pub(crate) identity: Option<String>,
     /// It has acknowledged everything that it should have.
     pub(crate) synced: bool,
     /// The generation for which that was last found out.
@@ -70,6 +73,18 @@ impl ProxyStatus {
     }
 }
 
+impl ProxyStatus {
+    /// `reviews-v1-x5k2p.default` of `reviews-v1` or `reviews-v1.default`.
+    pub(crate) fn is_replica_of(&self, name: &str, namespace: &str) -> bool {
+        let is_of = |workload: &str, namespace: &str| {
+            let own = self.proxy.strip_suffix(namespace).and_then(|own| own.strip_suffix('.'));
+            own.and_then(|own| own.strip_prefix(workload)).is_some_and(|rest| rest.starts_with('-'))
+        };
+        is_of(name, namespace)
+            || name.rsplit_once('.').is_some_and(|(name, namespace)| is_of(name, namespace))
+    }
+}
+
 impl MeshStatus {
     /// Proxies that have not accepted everything; nothing can be said while changes are pending.
     pub(crate) fn lagging(&self) -> impl Iterator<Item = &ProxyStatus> {
@@ -97,6 +112,18 @@ pub(crate) fn short_type(type_url: &str) -> &str {
 }
 
 impl ControlArgs {
+    /// The full name of a proxy: as it is, in the namespace, or the first replica of the workload of that name.
+    pub(crate) async fn proxy(&self, name: &str, namespace: &str) -> anyhow::Result<ProxyStatus> {
+        let mut status = self.status().await?;
+        status.proxies.sort_by(|a, b| a.proxy.cmp(&b.proxy));
+        let exact = status.proxies.iter().find(|proxy| proxy.is_named(name, namespace));
+        let found =
+            exact.or_else(|| status.proxies.iter().find(|proxy| proxy.is_replica_of(name, namespace)));
+        found.cloned().with_context(|| {
+            format!("no proxy {name:?} is connected; `mizzen proxy-status` lists those that are")
+        })
+    }
+
     /// How all proxies are.
     pub(crate) async fn status(&self) -> anyhow::Result<MeshStatus> {
         self.get("/debug/syncz").await
@@ -167,10 +194,24 @@ mod tests {
             kind: "sidecar".into(),
             version: String::new(),
             cluster: String::new(),
+            identity: None,
             synced,
             generation,
             types: vec![],
         }
+    }
+
+    #[test]
+    fn a_workload_s_name_stands_for_a_replica_of_it() {
+        let replica = proxy("reviews-v1-x5k2p.default", true, 1);
+        assert!(
+            replica.is_replica_of("reviews-v1", "default")
+                && replica.is_replica_of("reviews-v1.default", "x")
+        );
+        for wrong in ["reviews-v", "reviews-v1-x5k2p-", "ratings"] {
+            assert!(!replica.is_replica_of(wrong, "default"), "{wrong}");
+        }
+        assert!(!replica.is_replica_of("reviews-v1", "other"));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context;
 use serde_json::Value;
 
 use crate::GlobalArgs;
-use crate::client::default_data_dir;
+use crate::client::{NO_SERVER, default_data_dir};
 use crate::control::escape;
 
 #[derive(Debug, clap::Args)]
@@ -27,7 +28,7 @@ pub struct DashboardArgs {
 pub(crate) fn execute(args: &DashboardArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
     let token = token(global)?;
     if token.is_none() {
-        eprintln!("the kubeconfig has no token: the console shows everything but changes nothing");
+        eprintln!("the kubeconfig has no token: the console will ask for one");
     }
     let address = address(&args.console, token.as_deref());
     println!("{address}");
@@ -47,7 +48,8 @@ fn address(console: &str, token: Option<&str>) -> String {
 
 /// The current user's token, as the kubeconfig has it.
 fn token(global: &GlobalArgs) -> anyhow::Result<Option<String>> {
-    let Some(file) = global.kubeconfig_file() else { return Ok(None) };
+    let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
+    let file = global.kubeconfig_file().or(own.filter(|file| file.is_file())).context(NO_SERVER)?;
     let about = || format!("kubeconfig {}", file.display());
     let text = std::fs::read_to_string(&file).with_context(about)?;
     let config: Value = serde_yaml_ng::from_str(&text).with_context(about)?;

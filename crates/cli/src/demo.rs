@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     GlobalArgs,
     check::{findings, obstacles},
-    workload::{Door, Mesh, Registry, Running, ensure_namespace, programs},
+    workload::{Door, Inside, Mesh, Registry, Running, ensure_namespace, programs},
 };
 use plane::Plane;
 use traffic::Traffic;
@@ -74,7 +74,8 @@ async fn demo(args: &DemoArgs, programs: Programs) -> anyhow::Result<ExitCode> {
         _ = terminate.recv() => Ok(ExitCode::SUCCESS),
     };
     stage.clear().await;
-    if args.keep || outcome.is_err() {
+    let has_logs = folder.path().read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    if args.keep || outcome.is_err() && has_logs {
         eprintln!("logs are kept in {}", folder.keep().display());
     }
     outcome
@@ -143,12 +144,14 @@ async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> any
     stage.running = prepared;
     try_join_all(stage.running.iter_mut().map(Running::start)).await?;
     let gateway = stage.running.first().context("the gateway")?;
-    let hub = agent::host::Hub::join(&mesh.launcher)?;
-    let address = (gateway.address, parts::GATEWAY_PORT).into();
-    let _door = door.lead_to(Arc::new(hub), address);
+    let hub = Arc::new(agent::host::Hub::join(&mesh.launcher)?);
+    let gateway = Inside { hub, address: (gateway.address, parts::GATEWAY_PORT).into() };
 
     stage.say("waiting for the product page");
-    check::await_page(args.port).await?;
+    plane.await_settled().await?;
+    check::await_page(&gateway).await?;
+    // Who comes earlier waits at the door instead of being told 503.
+    let _door = door.lead_to(gateway);
     if args.check {
         let report = check::all(args.port, plane).await;
         stage.progress.finish_and_clear();

@@ -19,7 +19,7 @@ use crate::{
     GlobalArgs,
     run::{Signals, registry, state_folder},
     workload::{
-        DOOR, DOOR_PORT, Door, JoinFile, Kind, Mesh, MeshObjects, Port, Registry, Running, Spec,
+        DOOR, DOOR_PORT, Door, Inside, JoinFile, Kind, Mesh, MeshObjects, Port, Registry, Running, Spec,
         default_control_plane, ensure_namespace, parse_label, programs,
     },
 };
@@ -156,7 +156,9 @@ async fn run(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode
     let address = running.address;
     let mut led = Vec::new();
     for (door, listen) in doors {
-        led.push(door.lead_to(Arc::clone(&hub), SocketAddr::new(address, listen.target)));
+        led.push(
+            door.lead_to(Inside { hub: Arc::clone(&hub), address: SocketAddr::new(address, listen.target) }),
+        );
         println!("{} listens on {} for its port {}", args.name, listen.address, listen.target);
     }
     let outcome = async {

@@ -46,7 +46,12 @@ impl Kinds {
                 let kind = resource.kind.to_ascii_lowercase();
                 resource.plural == wanted || kind == wanted
             })
-            .with_context(|| format!("the API server has no kind {name:?}; see `kubectl api-resources`"))
+            .with_context(|| {
+                let groups = self.discovery.groups().flat_map(|group| group.recommended_resources());
+                let mut known: Vec<String> = groups.map(|(resource, _)| resource.plural).collect();
+                known.sort();
+                format!("the API server has no kind {name:?}; it has {}", known.join(", "))
+            })
     }
 
     pub(crate) fn api(

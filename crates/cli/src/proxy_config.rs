@@ -16,7 +16,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::GlobalArgs;
-use crate::control::{ControlArgs, escape};
+use crate::control::{ControlArgs, ProxyStatus, escape};
 use crate::output::Format;
 use crate::table::align;
 
@@ -129,14 +129,12 @@ async fn dump(of: &Of, global: &GlobalArgs) -> anyhow::Result<Value> {
     }
     let proxy = of.proxy.as_deref().context("name a proxy, or a file with --file")?;
     let namespace = global.namespace.as_deref().unwrap_or("default");
-    // Names may have dots themselves: a full name is tried first.
-    for name in [proxy.to_owned(), format!("{proxy}.{namespace}")] {
-        let path = format!("/debug/config_dump?proxyID={}", escape(&name));
-        if let Some(dump) = of.control.get_opt(&path).await? {
-            return Ok(dump);
-        }
+    let ProxyStatus { proxy, identity, .. } = of.control.proxy(proxy, namespace).await?;
+    let mut dump: Value = of.control.get(&format!("/debug/config_dump?proxyID={}", escape(&proxy))).await?;
+    if let (Some(identity), Some(configs)) = (identity, dump["configs"].as_array_mut()) {
+        configs.push(secrets::of_agent(&identity));
     }
-    anyhow::bail!("no proxy {proxy:?} is connected; `mizzen proxy-status` lists those that are")
+    Ok(dump)
 }
 
 /// A field by its JSON name, or by protobuf's own.

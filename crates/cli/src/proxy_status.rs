@@ -32,7 +32,10 @@ pub(crate) async fn execute(args: &ProxyStatusArgs, global: &GlobalArgs) -> anyh
     let mut raw: Value = args.control.get("/debug/syncz").await?;
     let namespace = global.namespace.as_deref();
     let wanted = |proxy: &ProxyStatus| match (&args.proxy, namespace) {
-        (Some(name), namespace) => proxy.is_named(name, namespace.unwrap_or("default")),
+        (Some(name), namespace) => {
+            let namespace = namespace.unwrap_or("default");
+            proxy.is_named(name, namespace) || proxy.is_replica_of(name, namespace)
+        }
         (None, Some(namespace)) => proxy.proxy.ends_with(&format!(".{namespace}")),
         (None, None) => true,
     };

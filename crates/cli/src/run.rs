@@ -153,7 +153,7 @@ async fn run(spec: Spec, join: Option<JoinFile>, global: &GlobalArgs) -> anyhow:
 pub(crate) async fn registry(join: Option<JoinFile>, global: &GlobalArgs) -> anyhow::Result<Registry> {
     Ok(match join {
         Some(join) => Registry::Joined(join.into()),
-        None => Registry::Api(global.client().await?),
+        None => Registry::Api(global.answering_client().await?),
     })
 }
 

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use model::{Change, Settings, Snapshot, World};
 use registry::Event;
 use registry::kubernetes::{Config, watch};
@@ -30,10 +30,7 @@ impl Seen {
 
     /// All that the API server has at this moment.
     pub(crate) async fn of(global: &GlobalArgs) -> anyhow::Result<Self> {
-        let client = global.client().await?;
-        client.apiserver_version().await.context(
-            "the API server does not answer: start `mizzen up`, or name another kubeconfig with --kubeconfig",
-        )?;
+        let client = global.answering_client().await?;
         let settings = Settings::default();
         let config =
             Config { cluster: settings.home.clone(), root_namespace: settings.root_namespace.to_string() };

@@ -90,7 +90,7 @@ struct Target {
 
 impl Target {
     async fn find(args: &WaitArgs, global: &GlobalArgs, kind: &str, name: &str) -> anyhow::Result<Self> {
-        let kinds = Kinds::of(global.client().await?).await?;
+        let kinds = Kinds::of(global.answering_client().await?).await?;
         let (resource, capabilities) = kinds.named(kind)?;
         let namespace = global.namespace.clone().unwrap_or_else(|| "default".into());
         let api = kinds.api(&resource, &capabilities, Some(&namespace));

@@ -9,4 +9,4 @@ mod server;
 pub mod traffic;
 
 pub use collector::{Collector, Scrape};
-pub use server::{ApiServer, router};
+pub use server::{ApiServer, MeshStatus, router};

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Json};
 use axum::routing::{any, get};
 use futures::future::BoxFuture;
 
-use crate::collector::Collector;
-use crate::traffic::Edge;
+use crate::collector::{Collector, Span, Window};
+use crate::traffic::{Edge, Workload};
 
 /// The API server, called with the headers that it is given and no rights of our own.
 pub trait ApiServer: Send + Sync {
@@ -27,47 +27,82 @@ pub trait ApiServer: Send + Sync {
 #[folder = "../../console/web/dist"]
 struct Page;
 
+/// How far every proxy is, as the control plane says.
+pub type MeshStatus = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
 #[derive(Clone)]
 struct Console {
     collector: Collector,
     api: Arc<dyn ApiServer>,
+    status: MeshStatus,
 }
 
 const LARGEST_BODY: usize = 1 << 20;
 
 /// All routes of the console.
-pub fn router(collector: Collector, api: Arc<dyn ApiServer>) -> Router {
+pub fn router(collector: Collector, api: Arc<dyn ApiServer>, status: MeshStatus) -> Router {
     Router::new()
         .route("/api/graph", get(graph))
+        .route("/api/series", get(series))
+        .route("/api/proxies", get(proxies))
         .route("/api/k8s/{*path}", any(forward))
         .fallback(page)
-        .with_state(Console { collector, api })
+        .with_state(Console { collector, api, status })
 }
 
 #[derive(serde::Deserialize)]
-struct Window {
-    /// Seconds.
-    #[serde(default = "half_a_minute")]
-    window: u64,
-}
-
-fn half_a_minute() -> u64 {
-    30
-}
-
-#[derive(serde::Serialize)]
-struct Graph {
-    edges: Vec<Edge>,
+struct GraphQuery {
+    /// Seconds; without it, all that the proxies ever counted.
+    window: Option<u64>,
 }
 
 async fn graph(
     State(console): State<Console>,
-    Query(Window { window }): Query<Window>,
+    Query(GraphQuery { window }): Query<GraphQuery>,
     headers: HeaderMap,
-) -> Result<Json<Graph>, Failure> {
+) -> Result<Json<Span>, Failure> {
     console.admit(&headers).await?;
-    let edges = console.collector.edges(Duration::from_secs(window.clamp(2, 600)));
-    Ok(Json(Graph { edges }))
+    let window =
+        window.map_or(Window::All, |seconds| Window::Last(Duration::from_secs(seconds.clamp(2, 600))));
+    Ok(Json(console.collector.edges(window)))
+}
+
+/// Which edges: those that match all that is said. Workloads are written `namespace/name`.
+#[derive(serde::Deserialize)]
+struct SeriesQuery {
+    service: Option<String>,
+    source: Option<String>,
+    destination: Option<String>,
+}
+
+impl SeriesQuery {
+    fn wants(&self, edge: &Edge) -> bool {
+        let is = |wanted: &Option<String>, workload: &Workload| {
+            wanted.as_ref().is_none_or(|wanted| {
+                wanted.split_once('/') == Some((workload.namespace.as_str(), workload.name.as_str()))
+            })
+        };
+        self.service.as_ref().is_none_or(|service| *service == edge.key.service)
+            && is(&self.source, &edge.key.source)
+            && is(&self.destination, &edge.key.destination)
+    }
+}
+
+async fn series(
+    State(console): State<Console>,
+    Query(query): Query<SeriesQuery>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<Span>>, Failure> {
+    console.admit(&headers).await?;
+    Ok(Json(console.collector.series(|edge| query.wants(edge))))
+}
+
+async fn proxies(
+    State(console): State<Console>,
+    headers: HeaderMap,
+) -> Result<Json<serde_json::Value>, Failure> {
+    console.admit(&headers).await?;
+    Ok(Json((console.status)()))
 }
 
 /// Passes a call on to the API server, which judges the token.

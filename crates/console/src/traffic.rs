@@ -4,7 +4,6 @@
 //! they hold what the caller lived through; what only the destination knows (mutual TLS) is taken from there.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -36,11 +35,14 @@ pub struct Counters {
     pub requests: BTreeMap<Code, f64>,
     /// Upper bounds of the histogram in milliseconds, with cumulative counts.
     pub buckets: BTreeMap<Bound, f64>,
+    /// Towards the destination, and back.
     pub sent_bytes: f64,
     pub received_bytes: f64,
     pub opened: f64,
     pub mutual_tls: f64,
     pub plaintext: f64,
+    /// Identities that the source proved, with how often.
+    pub principals: BTreeMap<String, f64>,
 }
 
 /// Status of the response, and Envoy's flags for why.
@@ -61,30 +63,30 @@ pub enum Reporter {
     Destination,
 }
 
-/// All counters at one moment.
+/// All counters of one proxy at one moment, or what several counted over some time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Totals(BTreeMap<(EdgeKey, Reporter), Counters>);
 
-/// What flowed on an edge over some time.
+/// What flowed on an edge over some time: counts, from which whoever shows them makes rates and percentiles.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Edge {
     #[serde(flatten)]
     pub key: EdgeKey,
     pub protocol: &'static str,
-    /// Requests a second.
-    pub rate: f64,
-    /// Of a hundred requests, how many failed: 5xx, gRPC errors, no response at all.
-    pub error_percent: f64,
-    pub p50_ms: Option<f64>,
-    pub p99_ms: Option<f64>,
-    /// Bytes a second, both ways.
-    pub bytes_rate: f64,
-    pub connections: f64,
+    /// By response code and flags.
+    pub requests: BTreeMap<String, f64>,
+    /// Requests that failed: 5xx, gRPC errors, no response at all.
+    pub failed: f64,
+    /// Cumulative counts of durations up to so many milliseconds; the last, without a bound, counts all.
+    pub buckets: Vec<(Option<f64>, f64)>,
+    /// Both ways.
+    pub bytes: f64,
+    pub opened: f64,
     /// Whether all of it was mutual TLS; unknown when no destination reports.
     pub mutual_tls: Option<bool>,
-    /// Rates by response code and flags.
-    pub responses: BTreeMap<String, f64>,
+    /// Identities under which the source was seen.
+    pub principals: Vec<String>,
 }
 
 impl Totals {
@@ -112,8 +114,10 @@ impl Totals {
                     *counters.buckets.entry(bound).or_default() += sample.value;
                 }
             }
-            "istio_tcp_sent_bytes_total" => counters.sent_bytes += sample.value,
-            "istio_tcp_received_bytes_total" => counters.received_bytes += sample.value,
+            "istio_tcp_sent_bytes_total" | "istio_response_bytes_sum" => counters.sent_bytes += sample.value,
+            "istio_tcp_received_bytes_total" | "istio_request_bytes_sum" => {
+                counters.received_bytes += sample.value;
+            }
             "istio_tcp_connections_opened_total" => {
                 counters.opened += sample.value;
                 counters.security(sample);
@@ -122,48 +126,87 @@ impl Totals {
         }
     }
 
-    /// What flowed between an earlier moment and this one. A counter that fell began again at nothing.
-    pub fn since(&self, earlier: &Totals, elapsed: Duration) -> Vec<Edge> {
-        let seconds = elapsed.as_secs_f64().max(0.001);
-        let mut keys: Vec<&EdgeKey> = self.0.keys().map(|(key, _)| key).collect();
-        keys.dedup();
-        keys.iter().filter_map(|key| self.edge(key, earlier, seconds)).collect()
+    /// What one proxy counted since an earlier moment of its own. A counter that fell began again at nothing.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let none = Counters::default();
+        let grown = |(key, now): (&(EdgeKey, Reporter), &Counters)| {
+            (key.clone(), now.minus(earlier.0.get(key).unwrap_or(&none)))
+        };
+        Self(self.0.iter().map(grown).collect())
     }
 
-    fn edge(&self, key: &EdgeKey, earlier: &Totals, seconds: f64) -> Option<Edge> {
-        let by = |reporter| {
-            let now = self.0.get(&(key.clone(), reporter))?;
-            let before = earlier.0.get(&(key.clone(), reporter)).cloned().unwrap_or_default();
-            Some(now.minus(&before)).filter(|counters| !counters.is_idle())
-        };
+    /// Adds what another proxy counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (key, counters) in &other.0 {
+            self.0.entry(key.clone()).or_default().plus(counters);
+        }
+    }
+
+    /// Without the edges on which nothing flowed.
+    pub fn edges(&self) -> Vec<Edge> {
+        let mut keys: Vec<&EdgeKey> = self.0.keys().map(|(key, _)| key).collect();
+        keys.dedup();
+        keys.iter().filter_map(|key| self.edge(key)).collect()
+    }
+
+    fn edge(&self, key: &EdgeKey) -> Option<Edge> {
+        let by = |reporter| self.0.get(&(key.clone(), reporter)).filter(|counters| !counters.is_idle());
         let (source, destination) = (by(Reporter::Source), by(Reporter::Destination));
-        let mutual_tls = destination.as_ref().and_then(Counters::is_mutual_tls);
         let counters = source.or(destination)?;
         let requests: f64 = counters.requests.values().sum();
-        let failed: f64 =
-            counters.requests.iter().filter(|(code, _)| code.is_failure()).map(|(_, n)| n).sum();
+        let seen = |(principal, n): (&String, &f64)| (*n > 0.0).then(|| principal.clone());
         Some(Edge {
             key: key.clone(),
             protocol: if requests > 0.0 { "http" } else { "tcp" },
-            rate: requests / seconds,
-            error_percent: if requests > 0.0 { 100.0 * failed / requests } else { 0.0 },
-            p50_ms: quantile(&counters.buckets, 0.5),
-            p99_ms: quantile(&counters.buckets, 0.99),
-            bytes_rate: (counters.sent_bytes + counters.received_bytes) / seconds,
-            connections: counters.opened,
-            mutual_tls,
-            responses: counters.requests.iter().map(|(code, n)| (code.to_string(), n / seconds)).collect(),
+            requests: counters
+                .requests
+                .iter()
+                .filter(|(_, n)| **n > 0.0)
+                .map(|(c, n)| (c.to_string(), *n))
+                .collect(),
+            failed: counters.requests.iter().filter(|(code, _)| code.is_failure()).map(|(_, n)| n).sum(),
+            buckets: counters.buckets.iter().map(|(bound, n)| (bound.milliseconds(), *n)).collect(),
+            bytes: counters.sent_bytes + counters.received_bytes,
+            opened: counters.opened,
+            mutual_tls: destination.and_then(Counters::is_mutual_tls),
+            principals: destination
+                .map_or(&BTreeMap::new(), |d| &d.principals)
+                .iter()
+                .filter_map(seen)
+                .collect(),
         })
+    }
+}
+
+impl Edge {
+    /// The same edge with nothing on it.
+    pub fn idle(self) -> Self {
+        Self { requests: BTreeMap::new(), failed: 0.0, buckets: Vec::new(), bytes: 0.0, opened: 0.0, ..self }
     }
 }
 
 impl Counters {
     fn security(&mut self, sample: &Sample<'_>) {
         match sample.label("connection_security_policy") {
-            "mutual_tls" => self.mutual_tls += sample.value,
+            "mutual_tls" => {
+                self.mutual_tls += sample.value;
+                let principal = sample.label("source_principal").to_owned();
+                *self.principals.entry(principal).or_default() += sample.value;
+            }
             "none" => self.plaintext += sample.value,
             _ => {}
         }
+    }
+
+    fn plus(&mut self, other: &Self) {
+        plus(&mut self.requests, &other.requests);
+        plus(&mut self.buckets, &other.buckets);
+        plus(&mut self.principals, &other.principals);
+        self.sent_bytes += other.sent_bytes;
+        self.received_bytes += other.received_bytes;
+        self.opened += other.opened;
+        self.mutual_tls += other.mutual_tls;
+        self.plaintext += other.plaintext;
     }
 
     fn minus(&self, before: &Self) -> Self {
@@ -175,6 +218,7 @@ impl Counters {
             opened: grown(self.opened, before.opened),
             mutual_tls: grown(self.mutual_tls, before.mutual_tls),
             plaintext: grown(self.plaintext, before.plaintext),
+            principals: minus(&self.principals, &before.principals),
         }
     }
 
@@ -214,8 +258,8 @@ impl Bound {
         Some(if bound.is_finite() { Self((bound * 1000.0) as u64) } else { Self::INFINITE })
     }
 
-    fn milliseconds(self) -> f64 {
-        self.0 as f64 / 1000.0
+    fn milliseconds(self) -> Option<f64> {
+        (self != Self::INFINITE).then_some(self.0 as f64 / 1000.0)
     }
 }
 
@@ -251,29 +295,14 @@ fn minus<K: Ord + Clone>(now: &BTreeMap<K, f64>, before: &BTreeMap<K, f64>) -> B
         .collect()
 }
 
-fn grown(now: f64, before: f64) -> f64 {
-    if now >= before { now - before } else { now }
+fn plus<K: Ord + Clone>(sums: &mut BTreeMap<K, f64>, more: &BTreeMap<K, f64>) {
+    for (key, n) in more {
+        *sums.entry(key.clone()).or_default() += n;
+    }
 }
 
-/// Prometheus' `histogram_quantile`: linear within the bucket that holds the rank.
-fn quantile(buckets: &BTreeMap<Bound, f64>, rank: f64) -> Option<f64> {
-    let total = *buckets.get(&Bound::INFINITE)?;
-    if total <= 0.0 {
-        return None;
-    }
-    let wanted = rank * total;
-    let (mut below, mut lower) = (0.0, 0.0);
-    for (bound, count) in buckets {
-        if *count >= wanted {
-            if *bound == Bound::INFINITE {
-                return Some(lower);
-            }
-            let within = (wanted - below) / (count - below).max(f64::MIN_POSITIVE);
-            return Some(lower + (bound.milliseconds() - lower) * within.clamp(0.0, 1.0));
-        }
-        (below, lower) = (*count, bound.milliseconds());
-    }
-    None
+fn grown(now: f64, before: f64) -> f64 {
+    if now >= before { now - before } else { now }
 }
 
 #[cfg(test)]
@@ -283,8 +312,9 @@ mod tests {
     fn line(reporter: &str, code: u16, security: &str, value: u32) -> String {
         format!(
             "istio_requests_total{{reporter=\"{reporter}\",source_workload=\"a\",source_workload_namespace=\"n\",\
-             destination_workload=\"b\",destination_workload_namespace=\"n\",destination_service=\"b.n.svc\",\
-             response_code=\"{code}\",response_flags=\"-\",connection_security_policy=\"{security}\"}} {value}\n"
+             source_principal=\"spiffe://a\",destination_workload=\"b\",destination_workload_namespace=\"n\",\
+             destination_service=\"b.n.svc\",response_code=\"{code}\",response_flags=\"-\",\
+             connection_security_policy=\"{security}\"}} {value}\n"
         )
     }
 
@@ -292,6 +322,10 @@ mod tests {
         let mut totals = Totals::default();
         totals.add(&lines.concat());
         totals
+    }
+
+    fn count(edge: &Edge) -> f64 {
+        edge.requests.values().sum()
     }
 
     #[test]
@@ -303,29 +337,34 @@ mod tests {
             line("source", 503, "unknown", 5),
             line("destination", 200, "mutual_tls", 25),
         ]);
-        let edges = now.since(&before, Duration::from_secs(10));
+        let edges = now.since(&before).edges();
         assert_eq!(edges.len(), 1);
-        assert!((edges[0].rate - 2.0).abs() < 1e-9 && (edges[0].error_percent - 25.0).abs() < 1e-9);
-        assert_eq!(edges[0].mutual_tls, Some(true));
+        assert_eq!((count(&edges[0]), edges[0].failed, edges[0].mutual_tls), (20.0, 5.0, Some(true)));
+        assert_eq!(edges[0].principals, ["spiffe://a"]);
     }
 
     #[test]
     fn a_proxy_that_restarted_counts_from_nothing_and_an_idle_edge_is_not_shown() {
         let before = totals(&[line("source", 200, "unknown", 100)]);
         let after_restart = totals(&[line("source", 200, "unknown", 4)]);
-        assert!((after_restart.since(&before, Duration::from_secs(2))[0].rate - 2.0).abs() < 1e-9);
-        assert!(before.since(&before, Duration::from_secs(2)).is_empty());
+        assert_eq!(count(&after_restart.since(&before).edges()[0]), 4.0);
+        assert!(before.since(&before).edges().is_empty());
     }
 
     #[test]
-    fn quantiles_are_prometheus_own() {
-        let buckets = [("1", 0.0), ("5", 50.0), ("10", 100.0), ("+Inf", 100.0)]
-            .map(|(bound, n)| (Bound::parse(bound).unwrap(), n))
-            .into();
-        assert_eq!(quantile(&buckets, 0.5), Some(5.0));
-        assert_eq!(quantile(&buckets, 0.75), Some(7.5));
-        let over = [("1", 1.0), ("+Inf", 100.0)].map(|(bound, n)| (Bound::parse(bound).unwrap(), n)).into();
-        assert_eq!(quantile(&over, 0.99), Some(1.0));
-        assert_eq!(quantile(&BTreeMap::new(), 0.5), None);
+    fn what_several_proxies_count_adds_up() {
+        let mut both = totals(&[line("source", 200, "unknown", 3)]);
+        both.merge(&totals(&[line("source", 200, "unknown", 4), line("destination", 200, "none", 4)]));
+        assert_eq!((count(&both.edges()[0]), both.edges()[0].mutual_tls), (7.0, Some(false)));
+    }
+
+    #[test]
+    fn histograms_are_handed_on_as_they_are() {
+        let bucket = |le: &str, n: u32| {
+            format!("istio_request_duration_milliseconds_bucket{{reporter=\"source\",le=\"{le}\"}} {n}\n")
+        };
+        let request = "istio_requests_total{reporter=\"source\",response_code=\"200\"} 9\n".to_owned();
+        let found = totals(&[request, bucket("0.5", 4), bucket("+Inf", 9)]).edges();
+        assert_eq!(found[0].buckets, [(Some(0.5), 4.0), (None, 9.0)]);
     }
 }

@@ -109,7 +109,10 @@ impl Api {
         }
         let mut settings = apiserver::Config::new(data_dir);
         settings.listen = SocketAddr::new(args.address, args.api_port);
-        let embedded = apiserver::Server::start(settings).await.context("the embedded API")?;
+        let embedded = apiserver::Server::start(settings).await.context(
+            "the embedded API does not start (does another `mizzen up` or `mizzen demo` run already? --api-port chooses \
+             another port)",
+        )?;
         let kubeconfig = embedded.kubeconfig_path().to_path_buf();
         let read = kube::config::Kubeconfig::read_from(&kubeconfig)?;
         let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await?;
@@ -132,6 +135,11 @@ async fn serve_console(
     let collector = Collector::default();
     let reach = console::Reach(hub);
     let control = Arc::downgrade(control);
+    let of_proxies = std::sync::Weak::clone(&control);
+    let status: ::console::MeshStatus = Arc::new(move || {
+        let status = of_proxies.upgrade().map(|control| control.status());
+        status.and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default()
+    });
     let scrape: ::console::Scrape = Arc::new(move || {
         let addresses = control.upgrade().map(|control| control::proxies(&control)).unwrap_or_default();
         let reach = reach.clone();
@@ -141,7 +149,7 @@ async fn serve_console(
     let door = Arc::new(console::Door::new(api.config.clone())?);
     let address = SocketAddr::new(args.address, args.console_port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let router = ::console::router(collector, door);
+    let router = ::console::router(collector, door, status);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the console ended");

@@ -114,7 +114,7 @@ impl Node {
             mesh_id: meta.text("MESH_ID").unwrap_or("").into(),
             locality: locality.filter(|l| !l.region.is_empty()).unwrap_or_else(|| by_labels(&labels)),
             labels,
-            version: meta.text("ISTIO_VERSION").unwrap_or("").into(),
+            version: meta.text("ISTIO_VERSION").or_else(|| meta.text("MIZZEN_VERSION")).unwrap_or("").into(),
             features: node.client_features.iter().cloned().collect(),
             interception: match meta.text("INTERCEPTION_MODE") {
                 Some("NONE") => Interception::None,

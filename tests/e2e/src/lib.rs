@@ -4,7 +4,9 @@
 //! behind. In it, [`Mesh`] starts the programs as a user would; applications and load are processes of
 //! `mizzen-e2e`, which knows nothing of the mesh.
 
+pub mod browser;
 pub mod capture;
+pub mod demo;
 pub mod dial;
 pub mod garbage;
 pub mod hold;
@@ -18,6 +20,8 @@ pub mod serve;
 pub mod stage;
 pub mod websocket;
 
+pub use browser::Browser;
+pub use demo::Demo;
 pub use mesh::{Mesh, Workload};
 pub use proxies::Proxies;
 

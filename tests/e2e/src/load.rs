@@ -25,7 +25,7 @@ const NUMBER: &str = "{}";
 const METRICS: &str = "http://127.0.0.1:15020/stats/prometheus";
 
 /// What to send.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Plan {
     /// http://… for a request, tcp://HOST:PORT for a connection that says a line and reads what comes
     #[arg(long)]
@@ -70,6 +70,20 @@ pub struct Plan {
     /// How long to wait for an answer, in milliseconds
     #[arg(long, default_value_t = 30_000)]
     pub patience: u64,
+}
+
+impl Plan {
+    /// Plain GETs, one after the other.
+    pub fn get(url: &str, count: u32) -> Self {
+        let (url, method) = (url.to_owned(), "GET".to_owned());
+        Self { url, method, count: Some(count), connections: 1, vary: 1, patience: 30_000, ..Self::default() }
+    }
+}
+
+/// Plain GETs by this process itself, which is no workload: as a visitor from outside.
+pub fn visit(url: &str, count: u32) -> anyhow::Result<Report> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(Plan::get(url, count)))
 }
 
 /// What came back.

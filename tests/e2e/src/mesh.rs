@@ -31,6 +31,7 @@ pub struct Mesh {
     /// More arguments of `mizzen up`.
     options: Vec<String>,
     up: Option<Child>,
+    kubeconfig: PathBuf,
 }
 
 /// A process of the mesh, started with `mizzen run`.
@@ -85,10 +86,17 @@ impl Mesh {
         prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let mut mesh = Self { folder: tempfile::tempdir()?, options, up: None };
+        let folder = tempfile::tempdir()?;
+        let kubeconfig = folder.path().join("data/kubeconfig");
+        let mut mesh = Self { folder, options, up: None, kubeconfig };
         prepare(&mesh.folder.path().join("data"))?;
         mesh.restart()?;
         Ok(mesh)
+    }
+
+    /// One whose control plane somebody else started.
+    pub fn of(kubeconfig: PathBuf) -> anyhow::Result<Self> {
+        Ok(Self { folder: tempfile::tempdir()?, options: Vec::new(), up: None, kubeconfig })
     }
 
     /// Starts the control plane on the store as it is, after [`Mesh::kill_control_plane`] or at first.
@@ -129,7 +137,7 @@ impl Mesh {
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("data/kubeconfig")
+        self.kubeconfig.clone()
     }
 
     pub fn folder(&self) -> &Path {
@@ -187,6 +195,14 @@ impl Mesh {
         file.write_all(yaml.as_bytes())?;
         let file = file.path().display().to_string();
         self.kubectl_ok(&["apply", "-f", &file]).map(drop)
+    }
+
+    /// `mizzen` with arguments against this mesh, to its end: what it printed. Any exit code but 0 is an error.
+    pub fn mizzen_ok(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.mizzen(arguments).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "mizzen {arguments:?}: {}: {said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     pub fn kubectl_ok(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -616,7 +632,7 @@ impl Drop for Workload {
     }
 }
 
-fn pid(child: &Child) -> Pid {
+pub(crate) fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX))
 }
 

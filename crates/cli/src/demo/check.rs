@@ -10,7 +10,7 @@ use anyhow::bail;
 use tokio::time::{Instant, sleep};
 
 use super::plane::Plane;
-use crate::workload::get;
+use crate::workload::{Inside, get, get_on};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
@@ -21,11 +21,11 @@ fn door(port: u16) -> SocketAddr {
 }
 
 /// Until the page is whole: its own part, details and reviews.
-pub(super) async fn await_page(port: u16) -> anyhow::Result<()> {
+pub(super) async fn await_page(gateway: &Inside) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut last = String::new();
     while Instant::now() < deadline {
-        match get(door(port), "/productpage").await {
+        match get_on(gateway.connect(), gateway.address, "/productpage").await {
             Ok((200, body)) if is_whole(&body) => return Ok(()),
             Ok((200, _)) => last = "the page lacks details or reviews".into(),
             Ok((code, body)) => last = format!("{code} {}", body.lines().next().unwrap_or_default()),

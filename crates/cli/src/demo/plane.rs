@@ -9,6 +9,7 @@ use std::{
 
 use agent::host::Launcher;
 use anyhow::{Context, bail, ensure};
+use http::Uri;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -22,6 +23,8 @@ use tokio::{
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
+
+use crate::control::ControlArgs;
 
 const API_PORT: u16 = 6443;
 const START: Duration = Duration::from_secs(60);
@@ -90,6 +93,19 @@ impl Plane {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).context("the control plane's kubeconfig")?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         Client::try_from(config.context("the control plane's kubeconfig")?).context("make a client")
+    }
+
+    /// Until every proxy has accepted everything that was applied and started so far.
+    pub(super) async fn await_settled(&self) -> anyhow::Result<()> {
+        let control = ControlArgs { control: Uri::from_static("http://127.0.0.1:15014") };
+        let settled = async {
+            while !control.status().await.is_ok_and(|status| status.is_settled()) {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(START, settled)
+            .await
+            .context("the proxies do not accept their configuration; `mizzen proxy-status` says why")
     }
 
     /// The console's address, as the control plane announced it.

@@ -14,7 +14,7 @@ use decide::{
 };
 use serde::Serialize;
 use smallvec::smallvec;
-use upstream::Health;
+use upstream::{Health, LbKind};
 
 use super::node::Proxy;
 use super::{ExplainArgs, Scheme, Target};
@@ -329,7 +329,7 @@ impl<'a> Walk<'a> {
         alpn: Option<Arc<[Arc<str>]>>,
         original: SocketAddr,
     ) -> Option<Peer> {
-        let policy = format!("{:?}", cluster.settings.lb.kind);
+        let policy = balancing(&cluster.settings.lb.kind);
         let Some(assignment) = self.proxy.plan.assignment(cluster) else {
             let original_only = matches!(cluster.discovery, decide::Discovery::OriginalDestination { .. });
             if original_only {
@@ -376,6 +376,18 @@ impl<'a> Walk<'a> {
             self.side.outcome.push_str(&format!("; an endpoint is chosen by {policy}"));
         }
         chosen.map(|(_, peer)| peer)
+    }
+}
+
+/// How people call a way of balancing.
+fn balancing(kind: &LbKind) -> &'static str {
+    match kind {
+        LbKind::RoundRobin => "turns (ROUND_ROBIN)",
+        LbKind::LeastRequest { .. } => "fewest requests in flight (LEAST_REQUEST)",
+        LbKind::Random => "chance (RANDOM)",
+        LbKind::RingHash(_) => "consistent hash, on a ring",
+        LbKind::Maglev(_) => "consistent hash, by Maglev's table",
+        LbKind::OriginalDestination => "where the connection wanted to go",
     }
 }
 

@@ -27,7 +27,7 @@ pub struct ApplyArgs {
 }
 
 pub(crate) async fn execute(args: &ApplyArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let kinds = Kinds::of(global.client().await?).await?;
+    let kinds = Kinds::of(global.answering_client().await?).await?;
     let mut failed = false;
     for value in manifests::read(&args.filename)? {
         match one(args, global, &kinds, value).await {

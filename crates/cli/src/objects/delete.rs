@@ -36,7 +36,7 @@ struct Target {
 }
 
 pub(crate) async fn execute(args: &DeleteArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let kinds = Kinds::of(global.client().await?).await?;
+    let kinds = Kinds::of(global.answering_client().await?).await?;
     let mut failed = false;
     for target in targets(args, &kinds)? {
         let namespace = target.namespace.as_deref().or(global.namespace.as_deref()).unwrap_or("default");

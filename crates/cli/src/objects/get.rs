@@ -39,7 +39,7 @@ enum Format {
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 pub(crate) async fn execute(args: &GetArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let kinds = Kinds::of(global.client().await?).await?;
+    let kinds = Kinds::of(global.answering_client().await?).await?;
     let (resource, capabilities) = kinds.named(&args.kind)?;
     let namespace = global.namespace.as_deref().unwrap_or("default");
     let api = kinds.api(&resource, &capabilities, (!args.all_namespaces).then_some(namespace));

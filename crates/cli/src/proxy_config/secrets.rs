@@ -6,6 +6,14 @@ use serde_json::{Value, json};
 
 use super::{View, at, dash, field, list, row, text};
 
+/// A section of a dump that Envoy does not have.
+const OF_AGENT: &str = "secretsOfAgent";
+
+/// The certificate that a proxy proved to the control plane: its agent had it signed, and its key was never seen.
+pub(super) fn of_agent(identity: &str) -> Value {
+    json!({ OF_AGENT: [{"name": "default", "type": "Cert Chain", "status": "BY ITS AGENT", "identity": identity}] })
+}
+
 pub(super) fn view(dump: &Value) -> View {
     let mut all: Vec<Value> = Vec::new();
     for config in list(field(dump, "configs")) {
@@ -17,11 +25,16 @@ pub(super) fn view(dump: &Value) -> View {
             all.extend(list(field(config, section)).iter().map(|entry| summary(entry, state)));
         }
     }
+    for config in list(field(dump, "configs")) {
+        all.extend(list(field(config, OF_AGENT)).iter().cloned());
+    }
     all.sort_by(|a, b| text(&a["name"]).cmp(text(&b["name"])));
-    let mut lines = vec![row(["NAME", "TYPE", "STATUS", "VALID UNTIL", "SERIAL"])];
+    let mut lines = vec![row(["NAME", "TYPE", "STATUS", "VALID UNTIL", "SERIAL", "IDENTITY"])];
     for secret in &all {
         lines.push(
-            ["name", "type", "status", "validUntil", "serial"].map(|f| dash(text(&secret[f]))).to_vec(),
+            ["name", "type", "status", "validUntil", "serial", "identity"]
+                .map(|f| dash(text(&secret[f])))
+                .to_vec(),
         );
     }
     View { lines, resources: all }

@@ -19,27 +19,40 @@ impl Door {
         listener.map(Self).with_context(|| format!("cannot listen on {address}"))
     }
 
-    /// Passes every connection on to the address in the hub, until dropped.
-    pub(crate) fn lead_to(self, hub: Arc<Hub>, address: SocketAddr) -> Task {
+    /// Passes every connection on, until dropped.
+    pub(crate) fn lead_to(self, to: Inside) -> Task {
         Task(tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = self.0.accept().await else {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
-                let hub = Arc::clone(&hub);
+                let to = to.clone();
                 tokio::spawn(async move {
                     // Either side's end is told to the other; there is nobody else to tell.
-                    let _ = pass(stream, &hub, address).await;
+                    let _ = pass(stream, &to).await;
                 });
             }
         }))
     }
 }
 
-async fn pass(mut outside: TcpStream, hub: &Hub, address: SocketAddr) -> std::io::Result<()> {
-    let socket = hub.stream_socket(address.is_ipv6())?;
-    let mut inside = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
+/// An address in the hub's network.
+#[derive(Clone)]
+pub(crate) struct Inside {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Inside {
+    pub(crate) async fn connect(&self) -> std::io::Result<TcpStream> {
+        let socket = self.hub.stream_socket(self.address.is_ipv6())?;
+        TcpSocket::from_std_stream(socket.into()).connect(self.address).await
+    }
+}
+
+async fn pass(mut outside: TcpStream, to: &Inside) -> std::io::Result<()> {
+    let mut inside = to.connect().await?;
     outside.set_nodelay(true)?;
     inside.set_nodelay(true)?;
     copy_bidirectional(&mut outside, &mut inside).await.map(drop)

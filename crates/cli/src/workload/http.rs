@@ -62,8 +62,17 @@ async fn ask(mut stream: TcpStream, method: &str, path: &str) -> io::Result<u16>
 
 /// Status and body of a page, on a connection of its own.
 pub(crate) async fn get(from: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    get_on(TcpStream::connect(from), from, path).await
+}
+
+/// The same on a connection that somebody else makes.
+pub(crate) async fn get_on(
+    connect: impl Future<Output = io::Result<TcpStream>>,
+    from: SocketAddr,
+    path: &str,
+) -> io::Result<(u16, String)> {
     let get = async {
-        let mut stream = TcpStream::connect(from).await?;
+        let mut stream = connect.await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: {from}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();

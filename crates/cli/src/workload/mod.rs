@@ -42,8 +42,8 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-pub(crate) use door::Door;
-pub(crate) use http::{ReadyUrl, get};
+pub(crate) use door::{Door, Inside};
+pub(crate) use http::{ReadyUrl, get, get_on};
 pub(crate) use join::JoinFile;
 use objects::Objects;
 pub(crate) use objects::{DOOR, DOOR_PORT, Objects as MeshObjects, ensure_namespace};
@@ -549,8 +549,12 @@ fn options(spec: &Spec) -> anyhow::Result<WorkloadOptions> {
         .into();
     // Our own proxy gets sockets of the host; another's connections to other networks are carried on by the agent.
     let relay = spec.envoy.as_ref().map(|_| Relay { port: RELAY_PORT, inside: networks() });
-    options.capture =
-        (spec.kind == Kind::Sidecar).then(|| capture::Settings { relay, ..capture::Settings::default() });
+    options.capture = (spec.kind == Kind::Sidecar).then(|| capture::Settings {
+        relay,
+        // Whoever asks another proxy for its metrics is not to be answered by its own.
+        exclude_outbound: capture::OPEN_PORTS.to_vec(),
+        ..capture::Settings::default()
+    });
     if let Some(path) = &spec.output {
         let file = File::options().create(true).append(true).open(path);
         options.streams = Streams::To(file.with_context(|| format!("open {}", path.display()))?);

@@ -90,6 +90,7 @@ impl Identity<'_> {
             "LABELS": labels,
             "CLUSTER_ID": "Kubernetes",
             "MESH_ID": "cluster.local",
+            "MIZZEN_VERSION": env!("CARGO_PKG_VERSION"),
             "INTERCEPTION_MODE": if spec.kind == Kind::Sidecar { "REDIRECT" } else { "NONE" },
             "DNS_CAPTURE": if spec.kind == Kind::Sidecar { "true" } else { "false" },
         });

@@ -61,10 +61,12 @@ impl Reach {
         tokio::net::TcpSocket::from_std_stream(socket.into()).connect(address).await
     }
 
-    /// The text of every proxy that answers in time.
-    pub(super) async fn scrape(&self, proxies: Vec<std::net::IpAddr>) -> Vec<String> {
+    /// The text of every proxy that answers in time, under its address.
+    pub(super) async fn scrape(&self, proxies: Vec<std::net::IpAddr>) -> Vec<(String, String)> {
         let asked = proxies.into_iter().map(|ip| async move {
-            tokio::time::timeout(PATIENCE, self.stats(SocketAddr::new(ip, STATS_PORT))).await.ok()?.ok()
+            let text =
+                tokio::time::timeout(PATIENCE, self.stats(SocketAddr::new(ip, STATS_PORT))).await.ok()?;
+            Some((ip.to_string(), text.ok()?))
         });
         join_all(asked).await.into_iter().flatten().collect()
     }

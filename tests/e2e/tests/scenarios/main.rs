@@ -3,7 +3,9 @@
 mod badinput;
 mod balancing;
 mod cascade;
+mod commands;
 mod console;
+mod demo;
 mod envoy;
 mod explain;
 mod hosts;
@@ -37,6 +39,8 @@ const SCENARIOS: &[&[Scenario]] = &[
     envoy::SCENARIOS,
     kube::SCENARIOS,
     explain::SCENARIOS,
+    commands::SCENARIOS,
+    demo::SCENARIOS,
     outside::SCENARIOS,
 ];
 
