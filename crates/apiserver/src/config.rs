@@ -96,6 +96,7 @@ impl Server {
             max_body: config.max_body,
             shutdown: stopping.clone(),
             documents: OnceLock::new(),
+            advisor: OnceLock::new(),
         });
         let mut listeners = JoinSet::new();
         listeners.spawn(serve(api.clone(), listener, tls.clone(), stopping));
@@ -207,6 +208,11 @@ impl Handle {
     /// The API without its wire, for those who live in the same process.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.api.engine
+    }
+
+    /// From now on this one warns about what is stored; the first one stays.
+    pub fn advise_with(&self, advisor: Arc<dyn crate::Advisor>) {
+        let _ = self.api.advisor.set(advisor);
     }
 
     /// Serves another listener too, such as one inside a network namespace. Its address must be among

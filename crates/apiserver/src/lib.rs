@@ -6,8 +6,9 @@
 //! verbs, without HTTP), `controllers` (what Kubernetes does by itself), `http` (the wire).
 //!
 //! Not here: running anything (Deployments are stored, no Pod is made), RBAC (the administrator may do
-//! everything, service accounts may only ask who they are), admission webhooks.
+//! everything, service accounts may only ask who they are), admission webhooks (an `Advisor` in the same process warns).
 
+mod advice;
 mod config;
 mod controllers;
 pub mod engine;
@@ -24,4 +25,5 @@ pub mod store;
 /// The version of this crate, as `/version` and OpenAPI say it.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+pub use advice::Advisor;
 pub use config::{Config, Handle, Server, StartError};

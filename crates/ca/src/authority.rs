@@ -11,8 +11,9 @@ use tls::{BundleSource, CertificateDer, Identity, PeerInfo, PrivateKey, TlsError
 
 use crate::audit;
 use crate::authenticate::Caller;
-use crate::own_root::{OwnRoot, RootLife, StoreError};
-use crate::plugged::PluggedFolder;
+use crate::own_root::{OwnRoot, RootLife};
+use crate::plugged::PluggedFiles;
+use crate::root_store::StoreError;
 use crate::request::CertificateRequest;
 use crate::signer::{Leaf, LeafNames, SignError, Signer};
 
@@ -94,8 +95,8 @@ enum Keeper {
         root: Box<OwnRoot>,
         life: RootLife,
     },
-    Folder {
-        folder: PluggedFolder,
+    Plugged {
+        files: PluggedFiles,
         leaving: Vec<(CertificateDer<'static>, SystemTime)>,
     },
 }
@@ -117,15 +118,15 @@ impl Authority {
         Ok(Self::assemble(policy, clock, signer, Keeper::Own { root: Box::new(root), life })?)
     }
 
-    /// With what is plugged in at that folder; [`Self::tick`] looks whether it was replaced.
+    /// With what is plugged in; [`Self::tick`] looks whether it was replaced.
     pub fn with_plugged(
         policy: Policy,
         clock: Arc<dyn Clock>,
-        mut folder: PluggedFolder,
+        mut files: PluggedFiles,
     ) -> Result<Self, StoreError> {
-        let plugged = folder.poll()?.ok_or(SignError::Failed("nothing is plugged in".into()))?;
+        let plugged = files.poll()?.ok_or(SignError::Failed("nothing is plugged in".into()))?;
         let signer = Box::new(plugged.signer()?);
-        Ok(Self::assemble(policy, clock, signer, Keeper::Folder { folder, leaving: Vec::new() })?)
+        Ok(Self::assemble(policy, clock, signer, Keeper::Plugged { files, leaving: Vec::new() })?)
     }
 
     fn assemble(
@@ -222,7 +223,7 @@ impl Authority {
     pub fn install(&self, signer: Box<dyn Signer>) -> Result<(), TlsError> {
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         let mut leaving = match &mut *keeper {
-            Keeper::Given { leaving } | Keeper::Folder { leaving, .. } => std::mem::take(leaving),
+            Keeper::Given { leaving } | Keeper::Plugged { leaving, .. } => std::mem::take(leaving),
             Keeper::Own { .. } => Vec::new(),
         };
         self.replace(signer, &mut leaving)?;
@@ -272,7 +273,7 @@ impl Authority {
                     self.take_over(root)?;
                 }
             }
-            Keeper::Folder { folder, leaving } => match folder.poll()? {
+            Keeper::Plugged { files, leaving } => match files.poll()? {
                 Some(plugged) => self.replace(Box::new(plugged.signer()?), leaving)?,
                 None => self.drop_expired(leaving, now)?,
             },

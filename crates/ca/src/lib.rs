@@ -2,7 +2,7 @@
 //!
 //! [`Authority`] is the whole: it takes a request and a caller that was authenticated ([`Authenticators`]), judges the
 //! request ([`CertificateRequest`]), and has its [`Signer`] make the leaf. Where a signer's key lives is the signer's affair: a root of our
-//! own, made on first start and kept encrypted ([`OwnRoot`]), or an intermediate that somebody plugged in as Istio's
+//! own, made on first start and kept by a [`RootStore`] ([`OwnRoot`]), or an intermediate that somebody plugged in as Istio's
 //! `cacerts` ([`Plugged`]), replaced live. The roots to trust are a [`tls::BundleSource`] that others watch.
 //!
 //! No gRPC here (that is `control`), no Kubernetes (a [`TokenReviewer`] is handed in), no timers: whoever drives the authority
@@ -18,6 +18,7 @@ mod join;
 mod own_root;
 mod plugged;
 mod request;
+mod root_store;
 mod signer;
 
 pub use authenticate::{
@@ -26,9 +27,10 @@ pub use authenticate::{
 };
 pub use authority::{Authority, IssueError, Issued, Policy, control_plane_names};
 pub use join::{JoinError, JoinGrant, JoinStore, JoinTokens, Judged, Kept, Shown};
-pub use own_root::{OwnRoot, RootLife, StoreError};
-pub use plugged::{Plugged, PluggedFolder};
+pub use own_root::{OwnRoot, RootLife};
+pub use plugged::{FILES as PLUGGED_FILES, Plugged, PluggedFiles, PluggedSource};
 pub use request::{CertificateRequest, RequestError};
+pub use root_store::{KeptRoot, KeptRoots, RootStore, StoreError};
 pub use signer::{BoxFuture, Leaf, LeafNames, LocalSigner, SignError, Signer};
 
 #[cfg(test)]

@@ -1,24 +1,17 @@
-//! A root of our own: made on first start, kept encrypted in one file, rotated with an overlap.
+//! A root of our own: made on first start, kept by a [`RootStore`], rotated with an overlap.
 //!
 //! A rotation announces the next root beside the active one, switches signing to it when every workload has had time to
 //! learn it, and withdraws the old one when its last leaf has expired. [`OwnRoot::advance`] is the machine; it takes the time.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose};
-use serde::{Deserialize, Serialize};
-use tls::seal::{SealError, SealKey, write_private};
-use tls::{CertificateDer, Identity, PrivateKey, TlsError};
-use zeroize::Zeroizing;
+use tls::seal::SealKey;
+use tls::{CertificateDer, Identity, PrivateKey};
 
+use crate::root_store::{FolderStore, KeptRoot, KeptRoots, RootStore, StoreError};
 use crate::signer::{Key, LocalSigner, SignError, serial};
-
-const FILE: &str = "authority.sealed";
-const CONTEXT: &str = "mizzen/ca/authority";
-const PUBLIC: &str = "root-cert.pem";
 
 /// How long roots live and overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,46 +36,14 @@ impl RootLife {
 /// Our own roots: the one that signs, perhaps one to come, perhaps some to go.
 #[derive(Debug)]
 pub struct OwnRoot {
-    folder: PathBuf,
-    seal: SealKey,
+    store: Box<dyn RootStore>,
     active: Identity,
     next: Option<(Identity, SystemTime)>,
     retired: Vec<(CertificateDer<'static>, SystemTime)>,
 }
 
-/// Why the root could not be loaded, made or stored.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("{path}: {source}")]
-    File { path: String, source: io::Error },
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    #[error(
-        "{path} is damaged: {reason}; restore it from a backup, or move it away to start with a new root"
-    )]
-    Damaged { path: String, reason: String },
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Sign(#[from] SignError),
-}
-
-/// What the file holds, before sealing.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    active: StoredRoot,
-    next: Option<(StoredRoot, u64)>,
-    retired: Vec<(String, u64)>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredRoot {
-    certificate: String,
-    key: Zeroizing<String>,
-}
-
 impl OwnRoot {
-    /// Loads the root kept in that folder; makes and keeps one on first start.
+    /// Loads the root kept encrypted in that folder; makes and keeps one on first start.
     pub fn load_or_create(
         folder: &Path,
         seal: SealKey,
@@ -90,64 +51,69 @@ impl OwnRoot {
         life: &RootLife,
         now: SystemTime,
     ) -> Result<Self, StoreError> {
-        let path = folder.join(FILE);
-        match fs::read(&path) {
-            Ok(sealed) => Self::load(folder, seal, &sealed),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(folder).map_err(|e| file_error(folder, e))?;
-                let active = make_root(organization, life.validity, now)?;
-                let root = Self { folder: folder.into(), seal, active, next: None, retired: Vec::new() };
-                root.store()?;
-                Ok(root)
-            }
-            Err(e) => Err(file_error(&path, e)),
+        Self::open(Box::new(FolderStore::new(folder, seal)), organization, life, now)
+    }
+
+    /// Loads the root that the store keeps; makes one on first start.
+    pub fn open(
+        store: Box<dyn RootStore>,
+        organization: &str,
+        life: &RootLife,
+        now: SystemTime,
+    ) -> Result<Self, StoreError> {
+        if let Some(kept) = store.load()? {
+            return Self::load(store, kept);
+        }
+        let active = make_root(organization, life.validity, now)?;
+        let root = Self { store, active, next: None, retired: Vec::new() };
+        if root.store.create(&root.kept())? {
+            return Ok(root);
+        }
+        // Somebody else was faster: theirs counts.
+        match root.store.load()? {
+            Some(kept) => Self::load(root.store, kept),
+            None => Err(StoreError::Damaged {
+                path: root.store.place(),
+                reason: "it was made and is gone again".into(),
+            }),
         }
     }
 
-    fn load(folder: &Path, seal: SealKey, sealed: &[u8]) -> Result<Self, StoreError> {
-        let path = folder.join(FILE).display().to_string();
-        let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
-        let plain = seal.open(CONTEXT, sealed)?;
-        let stored: Stored =
-            serde_json::from_slice(&plain).map_err(|_| damaged("not what was written".into()))?;
-        let root = |r: &StoredRoot| {
+    fn load(store: Box<dyn RootStore>, kept: KeptRoots) -> Result<Self, StoreError> {
+        let damaged = |reason: String| StoreError::Damaged { path: store.place(), reason };
+        let root = |r: &KeptRoot| {
             Identity::from_pem("root", r.certificate.as_bytes(), r.key.as_bytes())
                 .map_err(|e| damaged(e.to_string()))
         };
         let mut retired = Vec::new();
-        for (pem, until) in &stored.retired {
+        for (pem, until) in &kept.retired {
             let certificates = tls::certificates_from_pem("retired root", pem.as_bytes())
                 .map_err(|e| damaged(e.to_string()))?;
             retired.extend(certificates.into_iter().map(|c| (c, from_seconds(*until))));
         }
-        let next = match &stored.next {
+        let next = match &kept.next {
             Some((r, since)) => Some((root(r)?, from_seconds(*since))),
             None => None,
         };
-        Ok(Self { folder: folder.into(), active: root(&stored.active)?, next, retired, seal })
+        let active = root(&kept.active)?;
+        Ok(Self { store, active, next, retired })
     }
 
-    fn store(&self) -> Result<(), StoreError> {
-        let stored_root = |i: &Identity| StoredRoot { certificate: i.chain_pem(), key: i.key().reveal_pem() };
-        let stored = Stored {
-            active: stored_root(&self.active),
-            next: self.next.as_ref().map(|(i, since)| (stored_root(i), seconds(*since))),
+    fn kept(&self) -> KeptRoots {
+        let kept = |i: &Identity| KeptRoot { certificate: i.chain_pem(), key: i.key().reveal_pem() };
+        KeptRoots {
+            active: kept(&self.active),
+            next: self.next.as_ref().map(|(i, since)| (kept(i), seconds(*since))),
             retired: self
                 .retired
                 .iter()
                 .map(|(c, until)| (tls::certificates_to_pem([c]), seconds(*until)))
                 .collect(),
-        };
-        let path = self.folder.join(FILE);
-        let plain =
-            Zeroizing::new(serde_json::to_vec(&stored).map_err(|e| StoreError::Damaged {
-                path: path.display().to_string(),
-                reason: e.to_string(),
-            })?);
-        let sealed = self.seal.seal(CONTEXT, &plain)?;
-        write_private(&path, &sealed).map_err(|e| file_error(&path, e))?;
-        let public = self.folder.join(PUBLIC);
-        fs::write(&public, tls::certificates_to_pem(&self.roots())).map_err(|e| file_error(&public, e))
+        }
+    }
+
+    fn store(&self) -> Result<(), StoreError> {
+        self.store.save(&self.kept())
     }
 
     /// Makes the next root and announces it. Does nothing while a rotation is under way.
@@ -213,10 +179,6 @@ fn make_root(organization: &str, validity: Duration, now: SystemTime) -> Result<
 
 fn organization(root: &Identity) -> String {
     root.info().subject.strip_prefix("O=").unwrap_or("cluster.local").to_owned()
-}
-
-fn file_error(path: &Path, source: io::Error) -> StoreError {
-    StoreError::File { path: path.display().to_string(), source }
 }
 
 fn seconds(time: SystemTime) -> u64 {

@@ -1,15 +1,17 @@
 //! An intermediate that somebody plugged in: the four files of Istio's Secret `cacerts`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use tls::{CertificateDer, Identity, PrivateKey, TlsError, certificates_from_pem};
 use x509_parser::certificate::X509Certificate;
 use zeroize::Zeroizing;
 
-use crate::own_root::StoreError;
+use crate::root_store::{StoreError, file_error};
 use crate::signer::{LocalSigner, SignError};
 
-const FILES: [&str; 4] = ["ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"];
+/// What is plugged in, by the names that Istio gives to the parts.
+pub const FILES: [&str; 4] = ["ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"];
 
 /// A signing certificate, its key, the chain above it and the roots, found to belong together.
 #[derive(Debug)]
@@ -87,29 +89,34 @@ fn refused(reason: String) -> StoreError {
     StoreError::Tls(TlsError::Certificate { what: "cacerts".into(), index: 0, reason })
 }
 
-/// A folder with the four files, looked at again and again.
+/// Where the four files are. Calls may block.
+pub trait PluggedSource: Send + Sync + fmt::Debug {
+    /// Their contents, in the order of [`FILES`].
+    fn read(&self) -> Result<[Zeroizing<Vec<u8>>; 4], StoreError>;
+}
+
+/// The four files, looked at again and again.
 #[derive(Debug)]
-pub struct PluggedFolder {
-    folder: PathBuf,
+pub struct PluggedFiles {
+    source: Box<dyn PluggedSource>,
     seen: Option<[u8; 32]>,
 }
 
-impl PluggedFolder {
-    /// `None` where there is no `ca-cert.pem`: nothing is plugged in.
+impl PluggedFiles {
+    pub fn new(source: Box<dyn PluggedSource>) -> Self {
+        Self { source, seen: None }
+    }
+
+    /// In a folder; `None` where there is no `ca-cert.pem`: nothing is plugged in.
     pub fn at(folder: &Path) -> Option<Self> {
-        folder.join(FILES[0]).is_file().then(|| Self { folder: folder.into(), seen: None })
+        let found = folder.join(FILES[0]).is_file();
+        found.then(|| Self::new(Box::new(Folder(folder.to_owned()))))
     }
 
     /// What is plugged in, if it is not what was seen last. A half-written set is an error once and tried again when
     /// it changes.
     pub fn poll(&mut self) -> Result<Option<Plugged>, StoreError> {
-        let mut contents: Vec<Zeroizing<Vec<u8>>> = Vec::with_capacity(FILES.len());
-        for name in FILES {
-            let path = self.folder.join(name);
-            let content = std::fs::read(&path)
-                .map_err(|source| StoreError::File { path: path.display().to_string(), source })?;
-            contents.push(Zeroizing::new(content));
-        }
+        let contents = self.source.read()?;
         let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         for content in &contents {
             digest.update(&(content.len() as u64).to_be_bytes());
@@ -120,6 +127,20 @@ impl PluggedFolder {
             return Ok(None);
         }
         self.seen = hash;
-        Plugged::from_pem(&contents[0], &contents[1], &contents[2], &contents[3]).map(Some)
+        let [certificate, key, chain, roots] = &contents;
+        Plugged::from_pem(certificate, key, chain, roots).map(Some)
+    }
+}
+
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl PluggedSource for Folder {
+    fn read(&self) -> Result<[Zeroizing<Vec<u8>>; 4], StoreError> {
+        let read = |name: &str| {
+            let path = self.0.join(name);
+            std::fs::read(&path).map(Zeroizing::new).map_err(|source| file_error(&path, source))
+        };
+        Ok([read(FILES[0])?, read(FILES[1])?, read(FILES[2])?, read(FILES[3])?])
     }
 }

@@ -343,12 +343,12 @@ fn make_cacerts(work: &Path, target: &Path, name: &str) -> Option<()> {
 async fn a_plugged_in_intermediate_signs_and_is_replaced_live() {
     tls::install_provider();
     let (work, plug) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    assert!(PluggedFolder::at(plug.path()).is_none());
+    assert!(PluggedFiles::at(plug.path()).is_none());
     if make_cacerts(work.path(), plug.path(), "first").is_none() {
         return;
     }
     let clock = clock();
-    let folder = PluggedFolder::at(plug.path()).unwrap();
+    let folder = PluggedFiles::at(plug.path()).unwrap();
     let authority = Authority::with_plugged(Policy::default(), clock.clone(), folder).unwrap();
     let key = PrivateKey::generate().unwrap();
     let first = authority.issue(&request(&key), &caller(), days(80)).await.unwrap();

@@ -111,6 +111,9 @@ pub struct UpArgs {
     /// Name of the network that this machine's workloads are in; others are reached through their network's door
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
+    /// Our revision: on a cluster, resources labelled istio.io/rev with it are validated here
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub revision: String,
     /// Do without the network of `mizzen run`
     #[arg(long)]
     pub no_hub: bool,

@@ -219,8 +219,3 @@ fn percent_decode(text: &str) -> String {
     }
     String::from_utf8_lossy(&out).into_owned()
 }
-
-/// For the API server's doors: counts a resource that was checked.
-pub(crate) fn validated(context: &Context, passed: bool) {
-    context.metrics.validated(passed);
-}

@@ -5,6 +5,7 @@
 //! ```
 //!
 //! Registries are not started here: their changes come through a channel. Nothing is translated here: [`Translate`] is.
+//! What the mesh thinks of users' resources goes back to them by [`report`], [`webhook`] and [`judge`].
 
 mod audit;
 pub mod ca_service;
@@ -12,13 +13,17 @@ mod configz;
 mod connection;
 mod debug;
 pub mod ephemeral;
+pub mod judge;
 mod metrics;
 mod publish;
 pub mod register;
+pub mod report;
 mod serve;
 mod status;
 mod translation;
+mod validate;
 mod view;
+pub mod webhook;
 mod writer;
 
 use std::io;
@@ -31,6 +36,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use ca_service::CaService;
+use judge::Judge;
 use metrics::Metrics;
 use publish::Publisher;
 use serve::{Context, Door};
@@ -55,6 +61,8 @@ pub struct Listeners {
     pub monitoring: Vec<TcpListener>,
     /// `GET /ready` (8080).
     pub ready: Vec<TcpListener>,
+    /// Over TLS: `/validate` (15017).
+    pub webhooks: Vec<TcpListener>,
 }
 
 /// What a control plane is made of.
@@ -98,12 +106,14 @@ pub struct Addresses {
     pub tls: Vec<SocketAddr>,
     pub monitoring: Vec<SocketAddr>,
     pub ready: Vec<SocketAddr>,
+    pub webhooks: Vec<SocketAddr>,
 }
 
 impl ControlPlane {
     /// Starts it on the current runtime.
     pub fn start(config: Config) -> io::Result<Handle> {
-        if config.tls.is_none() && !config.listeners.tls.is_empty() {
+        let secure = config.listeners.tls.len() + config.listeners.webhooks.len();
+        if config.tls.is_none() && secure > 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "TLS listeners need a TLS configuration",
@@ -113,6 +123,7 @@ impl ControlPlane {
         let publisher = Arc::new(Publisher::new(config.translate, world.snapshot()));
         let metrics = Arc::new(Metrics::default());
         let (serving, serving_seen) = watch::channel(false);
+        let judge = Judge { published: publisher.published(), serving: serving_seen.clone() };
         let (pending, pending_seen) = watch::channel(false);
         let context = Arc::new(Context {
             publisher: Arc::clone(&publisher),
@@ -120,6 +131,7 @@ impl ControlPlane {
             connections: Arc::default(),
             metrics: Arc::clone(&metrics),
             serving: serving_seen,
+            judge,
             pending: pending_seen,
             pace: Arc::new(Semaphore::new(PACE)),
             authenticators: config.authenticators,
@@ -182,16 +194,17 @@ impl Handle {
         &self.addresses
     }
 
-    /// Counts a resource that an API server asked to be checked, for the metrics.
-    pub fn validated(&self, passed: bool) {
-        debug::validated(&self.context, passed);
+    /// Who judges a resource beside those that are there.
+    pub fn judge(&self) -> Judge {
+        self.context.judge.clone()
     }
 
     fn listen(&mut self, listeners: Listeners, tls: Option<tls::ServerTls>) -> io::Result<()> {
-        let Listeners { plaintext, tls: secure, monitoring, ready } = listeners;
+        let Listeners { plaintext, tls: secure, monitoring, ready, webhooks } = listeners;
         self.addresses.plaintext = self.open(plaintext, &Door::Plaintext)?;
         if let Some(tls) = tls {
-            self.addresses.tls = self.open(secure, &Door::Tls(tls))?;
+            self.addresses.tls = self.open(secure, &Door::Tls(tls.clone()))?;
+            self.addresses.webhooks = self.open(webhooks, &Door::Webhooks(tls))?;
         }
         self.addresses.monitoring = self.open(monitoring, &Door::Monitoring)?;
         self.addresses.ready = self.open(ready, &Door::Ready)?;

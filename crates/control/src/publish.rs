@@ -20,6 +20,8 @@ pub(crate) struct Publisher {
     translate: Arc<dyn Translate>,
     inner: Mutex<Inner>,
     generation: AtomicU64,
+    /// For those who follow what is published and are no proxies.
+    published: watch::Sender<Snapshot>,
 }
 
 struct Inner {
@@ -69,8 +71,9 @@ fn types(bits: u32) -> impl Iterator<Item = ResourceType> {
 impl Publisher {
     pub(crate) fn new(translate: Arc<dyn Translate>, snapshot: Snapshot) -> Self {
         let forgotten = (Instant::now(), snapshot.id());
+        let published = watch::Sender::new(snapshot.clone());
         let inner = Mutex::new(Inner { snapshot, scopes: AHashMap::new(), forgotten });
-        Self { translate, inner, generation: AtomicU64::new(0) }
+        Self { translate, inner, generation: AtomicU64::new(0), published }
     }
 
     /// Joins a scope: its state, and its view from now on.
@@ -90,6 +93,11 @@ impl Publisher {
         });
         inner.scopes.insert(scope.clone(), Arc::clone(&state));
         (state, receiver)
+    }
+
+    /// The snapshots as they are published.
+    pub(crate) fn published(&self) -> watch::Receiver<Snapshot> {
+        self.published.subscribe()
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -139,6 +147,7 @@ impl Publisher {
             state.checked.store(generation, Ordering::Release);
         }
         self.forget(&snapshot);
+        self.published.send_replace(snapshot);
     }
 
     /// Lets translation forget what was not asked for since the last time but one.

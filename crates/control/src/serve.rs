@@ -1,4 +1,4 @@
-//! The doors: xDS in plaintext and over TLS (with the CA service beside), monitoring, readiness.
+//! The doors: xDS in plaintext and over TLS (with the CA service beside), monitoring, readiness, webhooks.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -25,10 +25,12 @@ use xds::{Mode, Payloads, rest};
 use crate::ca_service::CaService;
 use crate::connection::{self, Peer};
 use crate::debug;
+use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::register::Registrar;
 use crate::status::Connections;
+use crate::validate;
 use crate::view::Seen;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -42,6 +44,7 @@ pub(crate) struct Context {
     pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) serving: watch::Receiver<bool>,
+    pub(crate) judge: Judge,
     pub(crate) pending: watch::Receiver<bool>,
     /// How many first syncs may be under way.
     pub(crate) pace: Arc<Semaphore>,
@@ -59,6 +62,7 @@ pub(crate) enum Door {
     Tls(ServerTls),
     Monitoring,
     Ready,
+    Webhooks(ServerTls),
 }
 
 /// Accepts until the listener is dropped.
@@ -82,15 +86,25 @@ pub(crate) async fn listen(context: Arc<Context>, listener: TcpListener, door: D
 
 async fn accepted(context: Arc<Context>, stream: tokio::net::TcpStream, address: SocketAddr, door: Door) {
     match door {
-        Door::Tls(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                let chain = stream.get_ref().1.peer_certificates().filter(|chain| !chain.is_empty());
-                let certificate = chain.and_then(|chain| PeerInfo::from_chain(chain).ok()).map(Arc::new);
-                speak(context, stream, Caller { address, certificate, secure: true }).await;
+        Door::Tls(tls) => {
+            let Some(stream) = shake_hands(tls.accept(stream), address).await else { return };
+            let chain = stream.get_ref().1.peer_certificates().filter(|chain| !chain.is_empty());
+            let certificate = chain.and_then(|chain| PeerInfo::from_chain(chain).ok()).map(Arc::new);
+            speak(context, stream, Caller { address, certificate, secure: true }).await;
+        }
+        Door::Webhooks(tls) => {
+            let Some(stream) = shake_hands(tls.accept(stream), address).await else { return };
+            let service = service_fn(move |request: Request<Incoming>| {
+                let context = Arc::clone(&context);
+                async move { Ok::<_, Infallible>(validate::answer(&context, request).await) }
+            });
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
+            builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64).max_header_list_size(32 << 10);
+            if let Err(e) = builder.serve_connection(TokioIo::new(stream), service).await {
+                debug!(peer = %address, error = %e, "a webhook's connection ended");
             }
-            Ok(Err(e)) => debug!(peer = %address, error = %e, "a TLS handshake failed"),
-            Err(_) => debug!(peer = %address, "a TLS handshake took too long"),
-        },
+        }
         Door::Plaintext => speak(context, stream, Caller { address, certificate: None, secure: false }).await,
         Door::Monitoring | Door::Ready => {
             let service = service_fn(move |request: Request<Incoming>| {
@@ -104,6 +118,15 @@ async fn accepted(context: Arc<Context>, stream: tokio::net::TcpStream, address:
             }
         }
     }
+}
+
+async fn shake_hands<S>(handshake: impl Future<Output = std::io::Result<S>>, address: SocketAddr) -> Option<S> {
+    match tokio::time::timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(e)) => debug!(peer = %address, error = %e, "a TLS handshake failed"),
+        Err(_) => debug!(peer = %address, "a TLS handshake took too long"),
+    }
+    None
 }
 
 fn answer(context: &Context, request: &Request<Incoming>, only_ready: bool) -> Response<Full<Bytes>> {

@@ -11,6 +11,7 @@ mod ephemeral;
 mod join;
 mod registrar;
 mod roots;
+mod secrets;
 mod token_review;
 
 use std::net::SocketAddr;
@@ -25,6 +26,11 @@ use anyhow::Context;
 use ca::{Authenticators, Policy};
 use cli::{GlobalArgs, UpArgs};
 use tokio::net::TcpListener;
+
+/// Where the mesh's own configuration and keys are.
+const ROOT_NAMESPACE: &str = "istio-system";
+/// How long the last words to an API server may take.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 pub(crate) fn execute(args: &UpArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
     tls::install_provider();
@@ -58,7 +64,8 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
         policy.default_ttl = ttl;
     }
     let trust_domain = policy.trust_domain.clone();
-    let authority = authority::open(&data_dir, policy)?;
+    let cluster = api.embedded.is_none().then(|| client.clone());
+    let authority = authority::open(&data_dir, cluster, policy).await?;
     tokio::spawn(authority::look_after(Arc::clone(&authority)));
     tokio::spawn(roots::publish(client.clone(), authority.bundle()));
 
@@ -72,10 +79,13 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
         join: Arc::new(tokens.clone()),
         reviewer: Some(Arc::new(token_review::KubeReviewer(client.clone()))),
     };
-    let serving = authority::serving(&authority, args.advertise).await?;
-    let control = control::start(args, &client, &authority, serving, authenticators, hub.as_deref())?;
+    let serving = authority::serving(&authority, &args.revision, [Some(args.address), args.advertise]).await?;
+    let control = control::start(args, &api, &client, &authority, serving, authenticators, hub.as_deref())?;
     let control = Arc::new(control);
     serve_console(args, &api, hub, &control).await?;
+
+    let webhook = api.embedded.is_none().then(|| control::registration(args, &client, &authority));
+    let kept = webhook.clone().map(|webhook| tokio::spawn(webhook.keep()));
 
     control.ready().await;
     let entries = ephemeral::look_after(client, Arc::clone(&control), args.workload_grace);
@@ -85,6 +95,12 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
     // All proxies are lost from now on, and that means nothing.
     entries.abort();
     let _ = entries.await;
+    if let (Some(webhook), Some(kept)) = (webhook, kept) {
+        kept.abort();
+        if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, webhook.withdraw()).await {
+            tracing::warn!(%error, "the webhook stays registered");
+        }
+    }
     drop(control);
     if let Some(embedded) = api.embedded {
         embedded.shutdown().await;

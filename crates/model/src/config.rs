@@ -14,13 +14,19 @@ pub struct Config<T> {
     pub name: NamespacedName,
     /// Seconds since 1970: the older of two that conflict wins.
     pub created: i64,
+    /// The API server's count of the spec's changes, for whoever reports about this one; 0 outside of one.
+    pub generation: i64,
     pub spec: T,
 }
 
 impl<T> Config<T> {
     /// As a registry makes it; the world gives the revision.
     pub fn new(name: NamespacedName, created: i64, spec: T) -> Self {
-        Self { revision: 0, name, created, spec }
+        Self { revision: 0, name, created, generation: 0, spec }
+    }
+
+    pub fn at_generation(self, generation: Option<i64>) -> Self {
+        Self { generation: generation.unwrap_or_default(), ..self }
     }
 }
 

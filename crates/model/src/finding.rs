@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use self::effects::check_reachable;
-use crate::change::{Kind, ObjectRef};
+use crate::change::{Kind, Object, ObjectRef};
 use crate::service::Resolution;
 use crate::{Config, Snapshot, resolve_host};
 use api::networking as net;
@@ -63,6 +63,19 @@ impl Snapshot {
         self.check_selectors(&mut found);
         self.check_services(&mut found);
         found.sort_by(|a, b| (&a.about, &a.field, a.code).cmp(&(&b.about, &b.field, b.code)));
+        found
+    }
+
+    /// What is wrong with one resource beside the others, whether it is among them yet or not: what it names and what
+    /// is not there. Costs a look at that resource alone.
+    pub fn judge(&self, object: &Object) -> Vec<Finding> {
+        let mut found = Vec::new();
+        match object {
+            Object::VirtualService(config) => self.check_virtual_service(config, &mut found),
+            Object::DestinationRule(config) => self.check_rule(config, &mut found),
+            Object::Gateway(config) => self.check_gateway(config, &mut found),
+            _ => {}
+        }
         found
     }
 

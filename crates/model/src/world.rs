@@ -83,11 +83,14 @@ impl<T: PartialEq> Table<T> {
     /// Whether that changed anything.
     fn put(&mut self, revision: u64, cluster: &ClusterId, mut config: Config<T>) -> bool {
         let clusters = self.by_name.entry(config.name.clone()).or_default();
-        let same = |old: &Arc<Config<T>>| old.created == config.created && old.spec == config.spec;
-        if clusters.get(cluster).is_some_and(same) {
-            return false;
-        }
         config.revision = revision;
+        if let Some(old) = clusters.get(cluster).filter(|o| o.created == config.created && o.spec == config.spec) {
+            if old.generation == config.generation {
+                return false;
+            }
+            // Written otherwise, and means the same: nothing is to be derived from it again.
+            config.revision = old.revision;
+        }
         clusters.insert(Arc::clone(cluster), Arc::new(config));
         true
     }

@@ -1,9 +1,8 @@
 //! Istio's kinds: from the API's JSON to typed changes.
 
-use base::NamespacedName;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::DynamicObject;
-use model::{Config, Kind, Object, Workload};
+use model::{Kind, Object};
 
 /// The model's name of a kind.
 pub(crate) fn kind(kind: api::Kind) -> Kind {
@@ -31,7 +30,7 @@ pub(crate) fn object(dynamic: &DynamicObject) -> Result<Object, Vec<String>> {
     if !validation.errors.is_empty() {
         return Err(texts(validation.errors));
     }
-    Ok(typed(object, is_healthy(&value)))
+    typed(object, is_healthy(&value))
 }
 
 /// MeshConfig, out of the ConfigMap `istio`.
@@ -56,30 +55,11 @@ fn is_healthy(value: &serde_json::Value) -> bool {
     said.unwrap_or(value["metadata"]["annotations"]["proxy.istio.io/health-checks-enabled"] != "true")
 }
 
-fn typed(object: api::Object, healthy: bool) -> Object {
-    let name = NamespacedName::new(object.namespace(), object.name());
-    let created = model::created(&object.metadata);
-    match object.spec {
-        api::Typed::VirtualService(spec) => Object::VirtualService(Config::new(name, created, *spec)),
-        api::Typed::DestinationRule(spec) => Object::DestinationRule(Config::new(name, created, *spec)),
-        api::Typed::Gateway(spec) => Object::Gateway(Config::new(name, created, *spec)),
-        api::Typed::ServiceEntry(spec) => Object::ServiceEntry(Config::new(name, created, *spec)),
-        api::Typed::Sidecar(spec) => Object::Sidecar(Config::new(name, created, *spec)),
-        api::Typed::WorkloadEntry(spec) => {
-            let labels = object.metadata.labels.unwrap_or_default();
-            let mut workload = Workload::from_entry(name, &spec, &labels);
-            workload.ready &= healthy && object.metadata.deletion_timestamp.is_none();
-            Object::WorkloadEntry(workload)
-        }
-        api::Typed::WorkloadGroup(spec) => Object::WorkloadGroup(Config::new(name, created, *spec)),
-        api::Typed::ProxyConfig(spec) => Object::ProxyConfig(Config::new(name, created, *spec)),
-        api::Typed::AuthorizationPolicy(spec) => {
-            Object::AuthorizationPolicy(Config::new(name, created, *spec))
-        }
-        api::Typed::PeerAuthentication(spec) => Object::PeerAuthentication(Config::new(name, created, *spec)),
-        api::Typed::RequestAuthentication(spec) => {
-            Object::RequestAuthentication(Config::new(name, created, *spec))
-        }
-        api::Typed::Telemetry(spec) => Object::Telemetry(Config::new(name, created, *spec)),
+fn typed(object: api::Object, healthy: bool) -> Result<Object, Vec<String>> {
+    let leaving = object.metadata.deletion_timestamp.is_some();
+    let mut typed = Object::from_api(object).ok_or_else(crate::nameless)?;
+    if let Object::WorkloadEntry(workload) = &mut typed {
+        workload.ready &= healthy && !leaving;
     }
+    Ok(typed)
 }

@@ -20,7 +20,7 @@ use model::{Change, Kind, Object};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::{Event, Problem, istio};
+use crate::{Event, Problem, istio, nameless};
 
 /// Which API, and what it is called in the mesh.
 #[derive(Debug, Clone)]
@@ -203,10 +203,6 @@ fn name_of<K: Resource>(object: &K) -> NamespacedName {
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),
     )
-}
-
-fn nameless() -> Vec<String> {
-    vec!["metadata.name: an object needs a name".into()]
 }
 
 fn is_unknown(error: &watcher::Error) -> bool {

@@ -36,3 +36,7 @@ impl fmt::Display for Problem {
         write!(f, "{} {}: {}", self.kind, self.name, self.reasons.join("; "))
     }
 }
+
+fn nameless() -> Vec<String> {
+    vec!["metadata.name: an object needs a name".into()]
+}

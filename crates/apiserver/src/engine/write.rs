@@ -185,6 +185,7 @@ impl Engine {
             if target.resource.core.is_none() {
                 let root = crate::schema::Path::Root;
                 self.kinds.schemas.judge(target.resource.schema, object, &root, &mut causes);
+                strategy::hint(&target.resource, object, &mut causes);
             }
             if causes.is_empty() || target.resource.core.is_some() {
                 strategy::validate(&target.resource, object, old, &mut causes, warnings);

@@ -37,6 +37,15 @@ fn subresources(resource: &Resource, version: &str) -> Vec<Sub> {
     if resource.status {
         out.push(own("status", &["get", "patch", "update"]));
     }
+    if resource.scales() {
+        out.push(Sub {
+            name: "scale",
+            group: "autoscaling".into(),
+            version: "v1".into(),
+            kind: "Scale".into(),
+            verbs: &["get", "patch", "update"],
+        });
+    }
     if resource.core == Some(Core::ServiceAccount) {
         out.push(Sub {
             name: "token",

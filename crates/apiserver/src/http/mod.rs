@@ -4,16 +4,19 @@ mod access;
 mod discovery;
 mod listen;
 mod openapi;
+mod openapi_v2;
 mod protobuf;
 mod request;
 mod respond;
 mod reviews;
 mod route;
+mod scale;
 mod table;
 mod watch;
 
 pub(crate) use listen::serve;
 
+use crate::advice::Advisor;
 use crate::engine::Engine;
 use crate::keys::Keys;
 use std::sync::Arc;
@@ -27,4 +30,6 @@ pub(crate) struct Api {
     /// Tells watches that the server goes.
     pub(crate) shutdown: tokio::sync::watch::Receiver<bool>,
     pub(crate) documents: OnceLock<openapi::Documents>,
+    /// Who knows more of custom resources than their own text says.
+    pub(crate) advisor: OnceLock<Arc<dyn Advisor>>,
 }

@@ -1,4 +1,4 @@
-//! OpenAPI v3, from which kubectl validates, explains and builds its patches; and the v2 document in JSON.
+//! OpenAPI v3, from which kubectl validates, explains and builds its patches; and the v2 document.
 
 use crate::kinds::{Kinds, Resource};
 use bytes::Bytes;
@@ -10,6 +10,8 @@ pub(crate) struct Documents {
     /// By path below `/openapi/v3/`: content and its hash.
     v3: BTreeMap<String, (Bytes, String)>,
     pub(super) v2: Bytes,
+    /// The same in protobuf.
+    pub(super) v2_protobuf: Bytes,
 }
 
 const PREFIX: &str = "#/components/schemas/";
@@ -28,7 +30,12 @@ impl Documents {
                 if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
             (path, (Bytes::from(bytes), hash))
         });
-        Self { v3: v3.collect(), v2: v2(kinds) }
+        let document = v2(kinds);
+        Self {
+            v3: v3.collect(),
+            v2: serde_json::to_vec(&document).unwrap_or_default().into(),
+            v2_protobuf: super::openapi_v2::encode(&document),
+        }
     }
 
     pub(super) fn index(&self) -> Value {
@@ -170,14 +177,13 @@ fn resource_paths(resource: &Resource, version: &str, paths: &mut Map<String, Va
 }
 
 /// Everything in one document, definitions in the older place.
-fn v2(kinds: &Kinds) -> Bytes {
+fn v2(kinds: &Kinds) -> Value {
     let mut definitions = kinds.definitions.clone();
     definitions.values_mut().for_each(older);
-    let document = json!({
+    json!({
         "swagger": "2.0", "info": { "title": "Mizzen", "version": crate::VERSION },
         "paths": {}, "definitions": definitions,
-    });
-    serde_json::to_vec(&document).unwrap_or_default().into()
+    })
 }
 
 fn older(schema: &mut Value) {

@@ -4,7 +4,7 @@ use super::Api;
 use super::access::{Attributes, User};
 use super::request::{Form, Query, ResourcePath, form};
 use super::respond::{self, Body};
-use super::{discovery, request, watch};
+use super::{discovery, openapi_v2, request, watch};
 use crate::engine::{
     DeleteOptions, Deleted, FieldValidation, ListOptions, Part, Patch, Propagation, Target, VersionMatch,
     WatchOptions, WriteOptions,
@@ -15,10 +15,11 @@ use crate::selector::{Fields, Labels};
 use crate::status::{Result, Status};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Answers a request; refusals become `Status` bodies here and nowhere else.
 pub(super) async fn handle(api: Arc<Api>, request: Request<Incoming>) -> Response<Body> {
@@ -34,8 +35,8 @@ pub(super) async fn handle(api: Arc<Api>, request: Request<Incoming>) -> Respons
 }
 
 /// A request with what was found out about it.
-struct Call<'a> {
-    api: &'a Arc<Api>,
+pub(super) struct Call<'a> {
+    pub(super) api: &'a Arc<Api>,
     user: User,
     method: Method,
     headers: HeaderMap,
@@ -79,6 +80,10 @@ fn version() -> Value {
     })
 }
 
+/// How long a body may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How much of an oversized body is read before the answer.
+const THROWN_AWAY: usize = 64 << 20;
 /// The API group of policies: who writes one is put on record.
 const POLICIES: &str = "security.istio.io";
 
@@ -129,6 +134,10 @@ fn documents(api: &Arc<Api>, path: &str, accept: &str, method: &Method) -> Resul
             None => Ok(Some(respond::text(404, "404 page not found\n"))),
         },
         ["openapi", "v2"] => {
+            if accept.split([',', ';']).any(|media| media.trim() == openapi_v2::MEDIA_TYPE) {
+                let bytes = openapi(api).v2_protobuf.clone();
+                return Ok(Some(respond::json_bytes(200, bytes, openapi_v2::MEDIA_TYPE)));
+            }
             form(accept)?;
             Ok(Some(respond::json_bytes(200, openapi(api).v2.clone(), "application/json")))
         }
@@ -171,7 +180,7 @@ impl Call<'_> {
         i64::try_from(self.api.seconds()).unwrap_or(0)
     }
 
-    fn is(&self, method: &Method) -> bool {
+    pub(super) fn is(&self, method: &Method) -> bool {
         self.method == method
     }
 
@@ -208,6 +217,16 @@ impl Call<'_> {
             (Some("status"), _) if resource.status => Part::Status,
             (Some("finalize"), Some(Core::Namespace)) => Part::Finalize,
             (Some("token"), Some(Core::ServiceAccount)) => return self.token(&place, body).await,
+            (Some("scale"), _) if resource.scales() => {
+                let target = Target {
+                    resource,
+                    version: place.version,
+                    namespace: place.namespace,
+                    name: place.name,
+                    part: Part::Whole,
+                };
+                return self.scale(&target, body).await;
+            }
             _ => return Err(Status::no_such_resource()),
         };
         if resource.namespaced != place.namespace.is_some() && (place.name.is_some() || !resource.namespaced)
@@ -296,28 +315,18 @@ impl Call<'_> {
         Ok(respond::json_value(201, &self.api.token_request(namespace, name, &body)?))
     }
 
-    async fn bytes(&self, body: Incoming) -> Result<Bytes> {
-        let limit = self.api.max_body;
-        let declared =
-            self.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        if declared.is_some_and(|length| length > limit) {
-            return Err(Status::too_large(limit));
-        }
-        match Limited::new(body, limit).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(limit)),
-            Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
-        }
+    pub(super) async fn bytes(&self, body: Incoming) -> Result<Bytes> {
+        read(body, self.api.max_body).await
     }
 
-    fn content_type(&self) -> String {
+    pub(super) fn content_type(&self) -> String {
         let value =
             self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
     }
 
     /// A body in JSON or YAML, and its duplicate fields.
-    async fn body(&self, body: Incoming, kind: &str) -> Result<(Value, Vec<String>)> {
+    pub(super) async fn body(&self, body: Incoming, kind: &str) -> Result<(Value, Vec<String>)> {
         let content_type = self.content_type();
         let yaml = match content_type.as_str() {
             "application/json" | "" => false,
@@ -335,7 +344,7 @@ impl Call<'_> {
         parse(&bytes, yaml, kind)
     }
 
-    fn write_options(&self) -> Result<WriteOptions> {
+    pub(super) fn write_options(&self) -> Result<WriteOptions> {
         let options = match self.method {
             Method::POST => "CreateOptions",
             Method::PUT => "UpdateOptions",
@@ -365,8 +374,14 @@ impl Call<'_> {
         })
     }
 
-    fn written(&self, target: &Target, written: crate::engine::Written, created: u16) -> Response<Body> {
+    async fn written(&self, target: &Target, mut written: crate::engine::Written, created: u16) -> Response<Body> {
         let code = if written.created { created } else { 200 };
+        if let Some(advisor) = self.api.advisor.get()
+            && target.resource.core.is_none()
+            && target.part == Part::Whole
+        {
+            written.warnings.extend(advisor.advise(&written.object).await);
+        }
         let mut response = self.object(code, &target.resource, written.object);
         respond::warn(&mut response, &written.warnings);
         response
@@ -376,14 +391,14 @@ impl Call<'_> {
         let options = self.write_options()?;
         let (body, duplicates) = self.body(body, &target.resource.kind).await?;
         let written = self.api.engine.create(target, body, &duplicates, &options).await?;
-        Ok(self.written(target, written, 201))
+        Ok(self.written(target, written, 201).await)
     }
 
     async fn update(&self, target: &Target, body: Incoming) -> Result<Response<Body>> {
         let options = self.write_options()?;
         let (body, duplicates) = self.body(body, &target.resource.kind).await?;
         let written = self.api.engine.update(target, body, &duplicates, &options).await?;
-        Ok(self.written(target, written, 201))
+        Ok(self.written(target, written, 201).await)
     }
 
     async fn patch(&self, target: &Target, body: Incoming) -> Result<Response<Body>> {
@@ -421,7 +436,7 @@ impl Call<'_> {
         };
         let patch = Patch { kind, body, duplicates };
         let written = self.api.engine.patch(target, &patch, &options).await?;
-        Ok(self.written(target, written, 201))
+        Ok(self.written(target, written, 201).await)
     }
 
     fn selectors(&self, target: &Target) -> Result<(Labels, Fields)> {
@@ -546,6 +561,35 @@ impl Call<'_> {
         let options = self.delete_options(body).await?;
         let found = self.api.engine.delete_collection(target, &self.list_options(target)?, &options).await?;
         Ok(respond::list(&target.resource, &target.version, found, self.form, &self.query, self.now()))
+    }
+}
+
+/// Reads a body of at most `limit` bytes. One that is longer is read on for a while and thrown away: who still writes
+/// would see a broken pipe instead of the answer.
+async fn read(mut body: Incoming, limit: usize) -> Result<Bytes> {
+    let mut held = Vec::new();
+    let mut length = 0_usize;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let frame = match tokio::time::timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) if length <= limit => return Ok(held.into()),
+            Ok(Some(Err(error))) if length <= limit => {
+                return Err(Status::bad_request(format!("the body could not be read: {error}")));
+            }
+            Err(_) if length <= limit => return Err(Status::bad_request("the body took too long to come")),
+            _ => return Err(Status::too_large(limit)),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= limit {
+            held.extend_from_slice(&data);
+        } else {
+            held = Vec::new();
+            if length > THROWN_AWAY.max(limit) {
+                return Err(Status::too_large(limit));
+            }
+        }
     }
 }
 

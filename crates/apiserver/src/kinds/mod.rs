@@ -105,6 +105,11 @@ impl Resource {
         format!("{}.{version}.{}", reversed.join("."), self.kind)
     }
 
+    /// Whether `scale` is a subresource.
+    pub fn scales(&self) -> bool {
+        matches!(self.core, Some(Core::Deployment | Core::ReplicaSet))
+    }
+
     /// Whether `metadata.generation` counts changes of the specification.
     pub fn counts_generations(&self) -> bool {
         match self.core {

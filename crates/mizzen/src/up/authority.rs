@@ -6,29 +6,63 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use base::{Clock, SystemClock};
-use ca::{Authority, OwnRoot, PluggedFolder, Policy, RootLife};
+use base::{Clock as _, SystemClock};
+use ca::{Authority, OwnRoot, PluggedFiles, Policy, RootLife, StoreError};
 use tls::IdentitySource;
 use tls::seal::SealKey;
+
+use super::ROOT_NAMESPACE;
+use super::secrets::Secrets;
 
 /// How often rotations and plugged-in files are looked after.
 const TICK: Duration = Duration::from_secs(2);
 
-/// An intermediate where one is plugged in (files as in Istio's `cacerts`), else a root of our own, both in the data
-/// folder.
-pub(super) fn open(data_dir: &Path, policy: Policy) -> anyhow::Result<Arc<Authority>> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    if let Some(folder) = PluggedFolder::at(&data_dir.join("cacerts")) {
-        let authority = Authority::with_plugged(policy, clock, folder).context("the plugged-in authority")?;
-        return Ok(Arc::new(authority));
+/// An intermediate where one is plugged in (files as in Istio's `cacerts`), else a root of our own: on a cluster in
+/// Secrets, else in the data folder.
+pub(super) async fn open(
+    data_dir: &Path,
+    cluster: Option<kube::Client>,
+    policy: Policy,
+) -> anyhow::Result<Arc<Authority>> {
+    let Some(client) = cluster else { return in_folder(data_dir, policy) };
+    let secrets = Secrets::new(client, ROOT_NAMESPACE);
+    tokio::task::spawn_blocking(move || in_secrets(secrets, policy)).await?
+}
+
+fn in_folder(data_dir: &Path, policy: Policy) -> anyhow::Result<Arc<Authority>> {
+    if let Some(files) = PluggedFiles::at(&data_dir.join("cacerts")) {
+        return plugged(files, policy);
     }
     let folder = data_dir.join("ca");
-    let life = RootLife::for_leaves(policy.max_ttl);
     let seal = SealKey::load_or_create(&data_dir.join("ca.key")).context("the authority's key file")?;
-    let organization = policy.trust_domain.to_string();
-    let root = OwnRoot::load_or_create(&folder, seal, &organization, &life, clock.wall())
-        .context("the authority")?;
-    Ok(Arc::new(Authority::with_own_root(policy, clock, root, life).context("the authority")?))
+    own(policy, |organization, life| {
+        OwnRoot::load_or_create(&folder, seal, organization, life, SystemClock.wall())
+    })
+}
+
+fn in_secrets(secrets: Secrets, policy: Policy) -> anyhow::Result<Arc<Authority>> {
+    secrets.ensure_namespace()?;
+    match secrets.plugged()? {
+        Some(files) => plugged(files, policy),
+        None => own(policy, |organization, life| {
+            OwnRoot::open(Box::new(secrets), organization, life, SystemClock.wall())
+        }),
+    }
+}
+
+fn plugged(files: PluggedFiles, policy: Policy) -> anyhow::Result<Arc<Authority>> {
+    let authority = Authority::with_plugged(policy, Arc::new(SystemClock), files);
+    Ok(Arc::new(authority.context("the plugged-in authority")?))
+}
+
+fn own(
+    policy: Policy,
+    open: impl FnOnce(&str, &RootLife) -> Result<OwnRoot, StoreError>,
+) -> anyhow::Result<Arc<Authority>> {
+    let life = RootLife::for_leaves(policy.max_ttl);
+    let root = open(&policy.trust_domain.to_string(), &life).context("the authority")?;
+    let authority = Authority::with_own_root(policy, Arc::new(SystemClock), root, life);
+    Ok(Arc::new(authority.context("the authority")?))
 }
 
 /// Keeps the authority's rotations going.
@@ -36,8 +70,11 @@ pub(super) async fn look_after(authority: Arc<Authority>) {
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
-        if let Err(error) = authority.tick() {
-            tracing::error!(%error, "the certificate authority could not be looked after");
+        // It may have to ask an API server.
+        let authority = Arc::clone(&authority);
+        match tokio::task::spawn_blocking(move || authority.tick()).await {
+            Ok(Err(error)) => tracing::error!(%error, "the certificate authority could not be looked after"),
+            Ok(Ok(())) | Err(_) => {}
         }
     }
 }
@@ -45,10 +82,11 @@ pub(super) async fn look_after(authority: Arc<Authority>) {
 /// The control plane's own certificate, renewed at half of its life for as long as it runs.
 pub(super) async fn serving(
     authority: &Arc<Authority>,
-    advertised: Option<IpAddr>,
+    revision: &str,
+    reached_at: [Option<IpAddr>; 2],
 ) -> anyhow::Result<IdentitySource> {
-    let source = IdentitySource::new(issue(authority, advertised).await?);
-    let (authority, renewed) = (Arc::clone(authority), source.clone());
+    let source = IdentitySource::new(issue(authority, revision, reached_at).await?);
+    let (authority, renewed, revision) = (Arc::clone(authority), source.clone(), revision.to_owned());
     tokio::spawn(async move {
         let mut roots = authority.bundle().watch();
         loop {
@@ -58,7 +96,7 @@ pub(super) async fn serving(
                 () = tokio::time::sleep(half_life) => {}
                 Ok(()) = roots.changed() => {}
             }
-            match issue(&authority, advertised).await {
+            match issue(&authority, &revision, reached_at).await {
                 Ok(identity) => renewed.set(identity),
                 Err(error) => {
                     tracing::error!(%error, "the control plane's certificate could not be renewed");
@@ -70,15 +108,23 @@ pub(super) async fn serving(
     Ok(source)
 }
 
-async fn issue(authority: &Authority, advertised: Option<IpAddr>) -> anyhow::Result<tls::Identity> {
-    let mut names = ca::control_plane_names("istio-system", "default");
+async fn issue(
+    authority: &Authority,
+    revision: &str,
+    reached_at: [Option<IpAddr>; 2],
+) -> anyhow::Result<tls::Identity> {
+    let mut names = ca::control_plane_names(ROOT_NAMESPACE, revision);
     names.push("localhost".into());
-    let own: [IpAddr; 4] = [
+    let mut addresses: Vec<IpAddr> = vec![
         Ipv4Addr::LOCALHOST.into(),
         Ipv6Addr::LOCALHOST.into(),
         agent::host::GATEWAY.into(),
         agent::host::GATEWAY_6.into(),
     ];
-    let addresses = own.into_iter().chain(advertised).collect();
+    for address in reached_at.into_iter().flatten().filter(|address| !address.is_unspecified()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
     Ok(authority.issue_server(names, addresses).await?)
 }

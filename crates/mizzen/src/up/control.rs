@@ -9,18 +9,28 @@ use anyhow::Context;
 use ca::{Authenticators, Authority};
 use cli::UpArgs;
 use control::ca_service::CaService;
+use control::judge::Judge;
+use control::report::Reporter;
 use control::{ControlPlane, Debounce, Handle, Listeners};
+use futures::future::BoxFuture;
 use registry::Event;
 use tls::{BundleSource, ClientCertificates, ServerOptions, ServerTls, Verify};
 use tokio::sync::{mpsc, watch};
+
+use super::Api;
 
 const XDS: u16 = 15010;
 const XDS_TLS: u16 = 15012;
 const MONITORING: u16 = 15014;
 const READY: u16 = 8080;
+/// Only on a cluster: the embedded API judges by itself.
+const WEBHOOKS: u16 = 15017;
+/// Objects that could not be read and are not reported about yet.
+const REFUSED: usize = 256;
 
 pub(super) fn start(
     args: &UpArgs,
+    api: &Api,
     client: &kube::Client,
     authority: &Arc<Authority>,
     serving: tls::IdentitySource,
@@ -32,7 +42,9 @@ pub(super) fn start(
         cluster: Arc::clone(&settings.home),
         root_namespace: settings.root_namespace.to_string(),
     };
-    let (changes, synced) = listen_to(registry::kubernetes::watch(client, &config), authority.bundle());
+    let (refusals, refused) = mpsc::channel(REFUSED);
+    let events = registry::kubernetes::watch(client, &config);
+    let (changes, synced) = listen_to(events, authority.bundle(), refusals);
     let mut options = ServerOptions::new(serving);
     options.client_certificates = ClientCertificates::Optional(Verify::spiffe(authority.bundle(), []));
     options.alpn = vec![b"h2".to_vec()];
@@ -47,6 +59,7 @@ pub(super) fn start(
         tls: secure,
         monitoring: bind(args, MONITORING, None)?,
         ready: bind(args, READY, None)?,
+        webhooks: if api.embedded.is_none() { bind(args, WEBHOOKS, None)? } else { Vec::new() },
     };
     let handle = ControlPlane::start(control::Config {
         settings,
@@ -60,15 +73,46 @@ pub(super) fn start(
         registrar: Some(Arc::new(KubeRegistrar(client.clone()))),
         debounce: Debounce::default(),
         version: env!("CARGO_PKG_VERSION").into(),
-        revision: "default".into(),
+        revision: args.revision.as_str().into(),
     });
-    handle.context("the control plane")
+    let handle = handle.context("the control plane")?;
+    let judge = handle.judge();
+    tokio::spawn(Reporter::new(client.clone(), &judge, refused).run());
+    if let Some(embedded) = &api.embedded {
+        embedded.advise_with(Arc::new(Advice(judge)));
+    }
+    Ok(handle)
 }
 
-/// Splits what the registry says: facts for the world, and whether it has said everything.
+/// What the mesh thinks of a resource, for the embedded API.
+struct Advice(Judge);
+
+impl apiserver::Advisor for Advice {
+    fn advise<'a>(&'a self, object: &'a serde_json::Value) -> BoxFuture<'a, Vec<String>> {
+        Box::pin(self.0.warnings(object))
+    }
+}
+
+/// How an API server other than the embedded one has resources validated here.
+pub(super) fn registration(
+    args: &UpArgs,
+    client: &kube::Client,
+    authority: &Authority,
+) -> control::webhook::Registration {
+    control::webhook::Registration {
+        client: client.clone(),
+        root_namespace: super::ROOT_NAMESPACE.into(),
+        revision: args.revision.clone(),
+        url: format!("https://{}/validate", SocketAddr::new(args.address, WEBHOOKS)),
+        bundle: authority.bundle(),
+    }
+}
+
+/// Splits what the registry says: facts for the world, whether it has said everything, what it could not read.
 fn listen_to(
     mut events: mpsc::Receiver<Event>,
     roots: BundleSource,
+    refusals: mpsc::Sender<registry::Problem>,
 ) -> (mpsc::Receiver<Vec<model::Change>>, watch::Receiver<bool>) {
     let (facts, changes) = mpsc::channel(64);
     let (done, synced) = watch::channel(false);
@@ -84,8 +128,8 @@ fn listen_to(
                 Event::Synced => {
                     done.send_replace(true);
                 }
-                // The registry has said it in the log.
-                Event::Problem(_) => {}
+                // The registry has said it in the log: where there are too many for their status, that is all.
+                Event::Problem(problem) => drop(refusals.try_send(problem)),
             }
         }
     });

@@ -167,7 +167,7 @@ pub fn resources(yaml: &str) -> Vec<Change> {
         .iter()
         .map(|document| {
             let object = api::Object::from_json(document).unwrap_or_else(|errors| panic!("{errors:?}"));
-            upsert(Object::from_api(&object).expect("a name"))
+            upsert(Object::from_api(object).expect("a name"))
         })
         .collect()
 }

@@ -11,9 +11,7 @@ pub(super) fn validate(
     causes: &mut Vec<Cause>,
     warnings: &mut Vec<String>,
 ) {
-    let api_version = crate::engine::text(object, "/apiVersion");
-    let Some(kind) = Kind::of(api_version, &resource.kind) else { return };
-    let Validation { errors, warnings: more } = api::validate(kind, object);
+    let Some(Validation { errors, warnings: more }) = judged(resource, object) else { return };
     warnings.extend(more);
     for error in errors {
         let hint = error.hint.map_or(String::new(), |hint| format!(" ({hint})"));
@@ -23,4 +21,23 @@ pub(super) fn validate(
         };
         causes.push(Cause { reason: error.reason.as_str(), message: message + &hint, field: error.path });
     }
+}
+
+/// Adds to what the schema alone found how to mend it, where that is known.
+pub(in crate::engine) fn hint(resource: &Resource, object: &Value, causes: &mut [Cause]) {
+    if causes.is_empty() {
+        return;
+    }
+    let Some(Validation { errors, .. }) = judged(resource, object) else { return };
+    for cause in causes {
+        let hint = errors.iter().find(|e| e.path == cause.field).and_then(|e| e.hint.as_deref());
+        if let Some(hint) = hint {
+            cause.message += &format!(" ({hint})");
+        }
+    }
+}
+
+fn judged(resource: &Resource, object: &Value) -> Option<Validation> {
+    let api_version = crate::engine::text(object, "/apiVersion");
+    Some(api::validate(Kind::of(api_version, &resource.kind)?, object))
 }

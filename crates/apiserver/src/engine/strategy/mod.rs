@@ -6,6 +6,8 @@ mod service;
 mod simple;
 mod workload;
 
+pub(super) use custom::hint;
+
 use crate::kinds::{Core, Resource};
 use crate::status::Cause;
 use serde_json::{Value, json};
