@@ -17,6 +17,8 @@ enum Source {
     Debian { package: &'static str, program: &'static str },
     /// A Go module of ours below `tests/peers`, which pins the server's own modules.
     GoModule { folder: &'static str, ldflags: &'static str },
+    /// A program of a published Go module.
+    GoInstall { package: &'static str, program: &'static str },
     /// An artefact of Maven Central.
     Maven { artifact: &'static str, file: &'static str },
 }
@@ -37,6 +39,14 @@ const PEERS: &[Peer] = &[
     Peer {
         name: "kube-apiserver",
         source: Source::GoModule { folder: "kube-apiserver", ldflags: KUBERNETES },
+    },
+    Peer {
+        name: "kube-controller-manager",
+        source: Source::GoModule { folder: "kube-controller-manager", ldflags: KUBERNETES },
+    },
+    Peer {
+        name: "kwok",
+        source: Source::GoInstall { package: "sigs.k8s.io/kwok/cmd/kwok@v0.8.0", program: "kwok" },
     },
     Peer {
         name: "zipkin",
@@ -108,6 +118,7 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
             return Ok(Installed::Already);
         }
         Source::GoModule { folder, .. } => bin.join(folder),
+        Source::GoInstall { program, .. } => bin.join(program),
         Source::Maven { file, .. } => folder.join("jar").join(file),
     };
     if target.is_file() {
@@ -127,6 +138,9 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
             shell::run(
                 go.args(["build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-o"]).arg(&target).arg("."),
             )?;
+        }
+        Source::GoInstall { package, .. } => {
+            shell::run(shell::command("go").env("GOBIN", &bin).args(["install", package]))?;
         }
         Source::Maven { artifact, .. } => {
             let artifact = format!("-Dartifact={artifact}");

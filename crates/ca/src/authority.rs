@@ -13,8 +13,8 @@ use crate::audit;
 use crate::authenticate::Caller;
 use crate::own_root::{OwnRoot, RootLife};
 use crate::plugged::PluggedFiles;
-use crate::root_store::StoreError;
 use crate::request::CertificateRequest;
+use crate::root_store::StoreError;
 use crate::signer::{Leaf, LeafNames, SignError, Signer};
 
 /// Clocks differ between machines: certificates begin to be valid this much back.

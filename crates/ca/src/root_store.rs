@@ -104,10 +104,8 @@ impl RootStore for FolderStore {
             Err(e) => return Err(file_error(&path, e)),
         };
         let plain = self.seal.open(CONTEXT, &sealed)?;
-        let kept = serde_json::from_slice(&plain).map_err(|_| StoreError::Damaged {
-            path: self.place(),
-            reason: "not what was written".into(),
-        })?;
+        let kept = serde_json::from_slice(&plain)
+            .map_err(|_| StoreError::Damaged { path: self.place(), reason: "not what was written".into() })?;
         Ok(Some(kept))
     }
 

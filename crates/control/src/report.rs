@@ -115,11 +115,7 @@ impl Reporter {
     }
 
     /// Writes what differs from what was told; whether something is left to be tried again.
-    async fn write(
-        &mut self,
-        wanted: BTreeMap<ObjectRef, Told>,
-        refused: &mut BTreeSet<ObjectRef>,
-    ) -> bool {
+    async fn write(&mut self, wanted: BTreeMap<ObjectRef, Told>, refused: &mut BTreeSet<ObjectRef>) -> bool {
         self.told.retain(|at, _| wanted.contains_key(at));
         let changed = wanted.into_iter().filter(|(at, told)| self.told.get(at) != Some(told));
         let jobs: Vec<(ObjectRef, Option<Told>)> = changed

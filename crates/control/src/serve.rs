@@ -100,7 +100,11 @@ async fn accepted(context: Arc<Context>, stream: tokio::net::TcpStream, address:
             });
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
-            builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64).max_header_list_size(32 << 10);
+            builder
+                .http2()
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(64)
+                .max_header_list_size(32 << 10);
             if let Err(e) = builder.serve_connection(TokioIo::new(stream), service).await {
                 debug!(peer = %address, error = %e, "a webhook's connection ended");
             }
@@ -120,7 +124,10 @@ async fn accepted(context: Arc<Context>, stream: tokio::net::TcpStream, address:
     }
 }
 
-async fn shake_hands<S>(handshake: impl Future<Output = std::io::Result<S>>, address: SocketAddr) -> Option<S> {
+async fn shake_hands<S>(
+    handshake: impl Future<Output = std::io::Result<S>>,
+    address: SocketAddr,
+) -> Option<S> {
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(e)) => debug!(peer = %address, error = %e, "a TLS handshake failed"),

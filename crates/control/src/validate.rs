@@ -34,7 +34,9 @@ pub(crate) async fn answer(context: &Context, request: Request<Incoming>) -> Res
     let body = Limited::new(request.into_body(), LARGEST).collect();
     let body = match tokio::time::timeout(PATIENCE, body).await {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) => return debug::text(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}\n")),
+        Ok(Err(error)) => {
+            return debug::text(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}\n"));
+        }
         Err(_) => return debug::text(StatusCode::REQUEST_TIMEOUT, "the body took too long to come\n"),
     };
     let review = match review(&body) {
@@ -141,7 +143,8 @@ mod tests {
     #[test]
     fn others_kinds_and_deletions_pass_and_ours_that_are_unknown_do_not() {
         let of = |version: &str, kind: &str| {
-            answered(json!({ "apiVersion": version, "kind": kind, "metadata": { "name": "x" } }))["allowed"].clone()
+            answered(json!({ "apiVersion": version, "kind": kind, "metadata": { "name": "x" } }))["allowed"]
+                .clone()
         };
         assert_eq!(of("apps/v1", "Deployment"), true);
         assert_eq!(of("networking.istio.io/v1alpha3", "EnvoyFilter"), false);
@@ -150,9 +153,14 @@ mod tests {
 
     #[test]
     fn what_is_no_review_is_told_so() {
-        for body in ["", "[", "{}", "null", r#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}"#,
-            r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":5}}"#]
-        {
+        for body in [
+            "",
+            "[",
+            "{}",
+            "null",
+            r#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}"#,
+            r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":5}}"#,
+        ] {
             assert!(review(body.as_bytes()).is_err(), "{body}");
         }
     }

@@ -16,7 +16,8 @@ const MANAGER: &str = "mizzen-control";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The webhook's own name, by which refusals are introduced.
 const NAME: &str = "rev.validation.istio.io";
-const GROUPS: [&str; 4] = ["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"];
+const GROUPS: [&str; 4] =
+    ["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"];
 /// How often it is looked after: roots change, and people delete things.
 const TICK: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(2);
@@ -55,7 +56,9 @@ impl Registration {
             if outcome != said && binding {
                 info!("{outcome}");
             } else if outcome != said {
-                warn!("{outcome}; until then only schemas judge what is applied, and the status of resources says the rest");
+                warn!(
+                    "{outcome}; until then only schemas judge what is applied, and the status of resources says the rest"
+                );
             }
             said = outcome;
             tokio::select! {
@@ -85,7 +88,8 @@ impl Registration {
     }
 
     async fn renew(&self, binding: &mut bool) -> Result<(), String> {
-        let failed = |error: kube::Error| format!("the webhook {} cannot be registered: {error}", self.name());
+        let failed =
+            |error: kube::Error| format!("the webhook {} cannot be registered: {error}", self.name());
         if let Some(found) = self.configurations().get_opt(&self.name()).await.map_err(failed)?
             && !is_ours(&found)
         {

@@ -84,7 +84,9 @@ impl<T: PartialEq> Table<T> {
     fn put(&mut self, revision: u64, cluster: &ClusterId, mut config: Config<T>) -> bool {
         let clusters = self.by_name.entry(config.name.clone()).or_default();
         config.revision = revision;
-        if let Some(old) = clusters.get(cluster).filter(|o| o.created == config.created && o.spec == config.spec) {
+        if let Some(old) =
+            clusters.get(cluster).filter(|o| o.created == config.created && o.spec == config.spec)
+        {
             if old.generation == config.generation {
                 return false;
             }

@@ -20,7 +20,7 @@ use model::{Change, Kind, Object};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::{Event, Problem, istio, nameless};
+use crate::{Event, Problem, istio};
 
 /// Which API, and what it is called in the mesh.
 #[derive(Debug, Clone)]
@@ -37,29 +37,23 @@ pub fn watch(client: &Client, config: &Config) -> mpsc::Receiver<Event> {
     let (synced, mut all_synced) = mpsc::channel::<()>(1);
     let start = Start { client, cluster: &config.cluster, events: &events, synced: &synced };
 
-    start.core::<Service>(Kind::Service, |o| {
-        model::KubeService::from_kube(o).map(Object::Service).ok_or_else(nameless)
-    });
-    start.core::<EndpointSlice>(Kind::Slice, |o| {
-        model::Slice::from_kube(o).map(Object::Slice).ok_or_else(nameless)
-    });
-    start.core::<Pod>(Kind::Pod, |o| model::Workload::from_pod(o).map(Object::Pod).ok_or_else(nameless));
-    start.core::<Namespace>(Kind::Namespace, |o| {
-        model::Namespace::from_kube(o).map(Object::Namespace).ok_or_else(nameless)
-    });
-    start.core::<Node>(Kind::Node, |o| model::Node::from_kube(o).map(Object::Node).ok_or_else(nameless));
-    start.core::<Secret>(Kind::Secret, |o| {
-        model::TlsSecret::from_kube(o).map(Object::Secret).ok_or_else(nameless)
-    });
+    start.core::<Service>(Kind::Service, |o| model::KubeService::from_kube(o).map(Object::Service));
+    start.core::<EndpointSlice>(Kind::Slice, |o| model::Slice::from_kube(o).map(Object::Slice));
+    start.core::<Pod>(Kind::Pod, |o| model::Workload::from_pod(o).map(Object::Pod));
+    start.core::<Namespace>(Kind::Namespace, |o| model::Namespace::from_kube(o).map(Object::Namespace));
+    start.core::<Node>(Kind::Node, |o| model::Node::from_kube(o).map(Object::Node));
+    start.core::<Secret>(Kind::Secret, |o| model::TlsSecret::from_kube(o).map(Object::Secret));
     let mesh: Api<ConfigMap> = Api::namespaced(client.clone(), &config.root_namespace);
     let named = watcher::Config::default().fields("metadata.name=istio");
-    start.kind(mesh, named, Kind::Mesh, |o| istio::mesh(o).map(|mesh| Object::Mesh(Box::new(mesh))));
+    let to_mesh: fn(&ConfigMap) -> _ = |o| istio::mesh(o).map(|mesh| Some(Object::Mesh(Box::new(mesh))));
+    start.kind(mesh, named, Kind::Mesh, Convert::Checked(to_mesh));
     for kind in api::Kind::all() {
         let info = kind.info();
         let gvk = GroupVersionKind::gvk(info.group, info.storage, info.name);
         let resource = ApiResource::from_gvk_with_plural(&gvk, info.plural);
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        start.kind(api, watcher::Config::default(), istio::kind(kind), istio::object);
+        let convert = Convert::Checked(|o| istio::object(o).map(Some));
+        start.kind(api, watcher::Config::default(), istio::kind(kind), convert);
     }
 
     let events = events.clone();
@@ -81,20 +75,16 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    fn core<K>(&self, kind: Kind, convert: fn(&K) -> Result<Object, Vec<String>>)
+    fn core<K>(&self, kind: Kind, convert: fn(&K) -> Option<Object>)
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
+        let convert = Convert::Plain(convert);
         self.kind(Api::all(self.client.clone()), watcher::Config::default(), kind, convert);
     }
 
-    fn kind<K>(
-        &self,
-        api: Api<K>,
-        config: watcher::Config,
-        kind: Kind,
-        convert: fn(&K) -> Result<Object, Vec<String>>,
-    ) where
+    fn kind<K>(&self, api: Api<K>, config: watcher::Config, kind: Kind, convert: Convert<K>)
+    where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let task = Task {
@@ -121,7 +111,24 @@ struct Task<K> {
     known: BTreeSet<NamespacedName>,
     /// What the list that is under way has held so far.
     listed: Option<(BTreeSet<NamespacedName>, Vec<Change>)>,
-    convert: fn(&K) -> Result<Object, Vec<String>>,
+    convert: Convert<K>,
+}
+
+/// From the API's object to the world's. `None` for one that means nothing to the mesh, such as a Secret without a
+/// certificate.
+enum Convert<K> {
+    Plain(fn(&K) -> Option<Object>),
+    /// People wrote it: it may be wrong.
+    Checked(fn(&K) -> Result<Option<Object>, Vec<String>>),
+}
+
+impl<K> Convert<K> {
+    fn apply(&self, object: &K) -> Result<Option<Object>, Vec<String>> {
+        match self {
+            Self::Plain(convert) => Ok(convert(object)),
+            Self::Checked(convert) => convert(object),
+        }
+    }
 }
 
 impl<K: Resource> Task<K> {
@@ -177,8 +184,10 @@ impl<K: Resource> Task<K> {
     }
 
     async fn upsert(&self, object: &K) -> Result<Option<Change>, mpsc::error::SendError<Event>> {
-        match (self.convert)(object) {
-            Ok(object) => Ok(Some(Change::upsert(Arc::clone(&self.cluster), object))),
+        match self.convert.apply(object) {
+            Ok(Some(object)) => Ok(Some(Change::upsert(Arc::clone(&self.cluster), object))),
+            // It may have meant something before.
+            Ok(None) => Ok(Some(self.delete(&name_of(object)))),
             Err(reasons) => {
                 let problem = Problem { kind: format!("{:?}", self.kind), name: name_of(object), reasons };
                 tracing::warn!(%problem, "an object is not understood; the last good one keeps serving");

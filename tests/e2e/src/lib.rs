@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod capture;
+pub mod cluster;
 pub mod demo;
 pub mod dial;
 pub mod garbage;

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use testkit::hosts::Wire;
 
 use crate::hold::Held;
+use crate::cluster::Cluster;
 use crate::load::Report;
 use crate::probe::Heard;
 use crate::serve::{Event, What};
@@ -32,6 +33,8 @@ pub struct Mesh {
     options: Vec<String>,
     up: Option<Child>,
     kubeconfig: PathBuf,
+    /// The API server that it stands on, unless that is the embedded one.
+    cluster: Option<Cluster>,
 }
 
 /// A process of the mesh, started with `mizzen run`.
@@ -87,8 +90,10 @@ impl Mesh {
     ) -> anyhow::Result<Self> {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let folder = tempfile::tempdir()?;
-        let kubeconfig = folder.path().join("data/kubeconfig");
-        let mut mesh = Self { folder, options, up: None, kubeconfig };
+        let cluster = Cluster::if_chosen()?;
+        let embedded = || folder.path().join("data/kubeconfig");
+        let kubeconfig = cluster.as_ref().map_or_else(embedded, Cluster::kubeconfig);
+        let mut mesh = Self { folder, options, up: None, kubeconfig, cluster };
         prepare(&mesh.folder.path().join("data"))?;
         mesh.restart()?;
         Ok(mesh)
@@ -102,7 +107,11 @@ impl Mesh {
     /// Starts the control plane on the store as it is, after [`Mesh::kill_control_plane`] or at first.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         let log = self.log("up")?;
-        let child = Command::new(program("mizzen"))
+        let mut command = Command::new(program("mizzen"));
+        if self.cluster.is_some() {
+            command.arg("--kubeconfig").arg(self.kubeconfig());
+        }
+        let child = command
             .args(["up", "--data-dir"])
             .arg(self.folder.path().join("data"))
             .args(&self.options)
@@ -136,8 +145,21 @@ impl Mesh {
         lives.then_some(id)
     }
 
+    /// SIGTERM, as an orchestrator does; waits for the end.
+    pub fn stop_control_plane(&mut self) -> anyhow::Result<()> {
+        match self.up.take() {
+            Some(mut up) => terminate(&mut up, Duration::from_secs(20)),
+            None => Ok(()),
+        }
+    }
+
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubeconfig.clone()
+    }
+
+    /// The real API server that it stands on, where one was chosen.
+    pub fn cluster(&mut self) -> Option<&mut Cluster> {
+        self.cluster.as_mut()
     }
 
     pub fn folder(&self) -> &Path {
@@ -183,18 +205,31 @@ impl Mesh {
 
     /// The real kubectl against this mesh.
     pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        Ok(self.kubectl_command(arguments)?.output()?)
+    }
+
+    /// The same, not yet started.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
         let kubectl = testkit::peers::need("kubectl").context("needs kubectl")?;
         let mut command = Command::new(kubectl);
         command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path());
-        Ok(command.stdin(Stdio::null()).output()?)
+        command.stdin(Stdio::null());
+        Ok(command)
     }
 
     /// Applies YAML with kubectl; what the server says against it is the error.
     pub fn apply(&self, yaml: &str) -> anyhow::Result<()> {
+        let output = self.kubectl_with(&["apply"], yaml)?;
+        ensure!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// kubectl with `-f` and a file of this text.
+    pub fn kubectl_with(&self, arguments: &[&str], yaml: &str) -> anyhow::Result<Output> {
         let mut file = tempfile::NamedTempFile::new_in(self.folder.path())?;
         file.write_all(yaml.as_bytes())?;
         let file = file.path().display().to_string();
-        self.kubectl_ok(&["apply", "-f", &file]).map(drop)
+        self.kubectl(&[arguments, &["-f", &file]].concat())
     }
 
     /// `mizzen` with arguments against this mesh, to its end: what it printed. Any exit code but 0 is an error.

@@ -9,14 +9,31 @@ use nix::sched::{CloneFlags, unshare};
 /// A scenario: its name, and what happens.
 pub type Scenario = (&'static str, fn() -> anyhow::Result<()>);
 
+/// Scenarios that are played once more in other circumstances.
+pub struct Variation {
+    /// What the circumstances are called: it stands before the scenarios' names.
+    pub name: &'static str,
+    /// Brings them about in the process of a scenario; false where this machine cannot have them.
+    pub prepare: fn() -> bool,
+    pub tables: &'static [&'static [Scenario]],
+}
+
 const CHILD: &str = "MIZZEN_SCENARIO";
 
+/// A scenario with what comes before it.
+struct Act {
+    name: String,
+    prepare: fn() -> bool,
+    body: fn() -> anyhow::Result<()>,
+}
+
 /// The `main` of a test program: lists, filters and runs scenarios, or plays the one that the environment names.
-pub fn run(tables: &[&'static [Scenario]]) -> ExitCode {
-    let scenarios = || tables.iter().flat_map(|table| table.iter());
+pub fn run(tables: &'static [&'static [Scenario]], variations: &[Variation]) -> ExitCode {
+    let plain = Variation { name: "", prepare: || true, tables };
+    let acts: Vec<Act> = std::iter::once(&plain).chain(variations).flat_map(acts).collect();
     if let Some(name) = std::env::var_os(CHILD) {
         let name = name.to_string_lossy().into_owned();
-        return match play(scenarios(), &name) {
+        return match play(&acts, &name) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error:?}");
@@ -24,10 +41,18 @@ pub fn run(tables: &[&'static [Scenario]]) -> ExitCode {
             }
         };
     }
-    let trials = scenarios().map(|(name, _)| Trial::test(*name, move || start(name)));
+    let trials = acts.into_iter().map(|act| Trial::test(act.name.clone(), move || start(&act.name)));
     // A scenario is a dozen processes: two at once would compete for the cores of a small machine.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+fn acts(variation: &Variation) -> Vec<Act> {
+    let prepare = variation.prepare;
+    let scenarios = variation.tables.iter().flat_map(|table| table.iter());
+    scenarios
+        .map(|(name, body)| Act { name: format!("{}{name}", variation.name), prepare, body: *body })
+        .collect()
 }
 
 fn start(name: &str) -> Result<(), Failed> {
@@ -57,8 +82,8 @@ pub fn own_temporary_folders() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn play<'a>(mut scenarios: impl Iterator<Item = &'a Scenario>, name: &str) -> anyhow::Result<()> {
-    let Some((_, scenario)) = scenarios.find(|(known, _)| *known == name) else {
+fn play(acts: &[Act], name: &str) -> anyhow::Result<()> {
+    let Some(act) = acts.iter().find(|act| act.name == name) else {
         bail!("no scenario is called {name}");
     };
     // As root a network namespace is enough; others need a user namespace, in which they are root.
@@ -75,5 +100,5 @@ fn play<'a>(mut scenarios: impl Iterator<Item = &'a Scenario>, name: &str) -> an
     }
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip (iproute2)")?;
     anyhow::ensure!(up.success(), "the loopback interface does not come up");
-    scenario()
+    if (act.prepare)() { (act.body)() } else { Ok(()) }
 }

@@ -177,7 +177,10 @@ mod tests {
     #[test]
     fn fields_have_the_numbers_of_gnostic() {
         let encoded = |schema_of: Value| schema(&schema_of).0;
-        assert_eq!(encoded(json!({"type": "string"})), [0xb2, 1, 8, 10, 6, b's', b't', b'r', b'i', b'n', b'g']);
+        assert_eq!(
+            encoded(json!({"type": "string"})),
+            [0xb2, 1, 8, 10, 6, b's', b't', b'r', b'i', b'n', b'g']
+        );
         assert_eq!(encoded(json!({"maxItems": 300})), [14 << 3, 0xac, 2]);
         assert_eq!(encoded(json!({"minimum": 0})), [9 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(encoded(json!({"x-a": 1})), [0xfa, 1, 10, 10, 3, b'x', b'-', b'a', 18, 3, 18, 1, b'1']);

@@ -374,7 +374,12 @@ impl Call<'_> {
         })
     }
 
-    async fn written(&self, target: &Target, mut written: crate::engine::Written, created: u16) -> Response<Body> {
+    async fn written(
+        &self,
+        target: &Target,
+        mut written: crate::engine::Written,
+        created: u16,
+    ) -> Response<Body> {
         let code = if written.created { created } else { 200 };
         if let Some(advisor) = self.api.advisor.get()
             && target.resource.core.is_none()

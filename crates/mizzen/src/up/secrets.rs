@@ -187,24 +187,25 @@ mod tests {
 
     #[test]
     fn roots_are_kept_as_istio_keeps_them() {
-        let roots = KeptRoots {
-            active: root("a"),
-            next: Some((root("b"), 7)),
-            retired: vec![("c\n".to_owned(), 9)],
-        };
+        let roots =
+            KeptRoots { active: root("a"), next: Some((root("b"), 7)), retired: vec![("c\n".to_owned(), 9)] };
         let data = to_data(&roots).unwrap();
         assert_eq!(data["ca-cert.pem"].0, b"a\n");
         assert_eq!(data["ca-key.pem"].0, b"a's key");
         assert_eq!(data["root-cert.pem"].0, b"a\nb\nc\n");
         let read = from_data(&data).unwrap();
-        assert_eq!(read.next.as_ref().map(|(root, since)| (root.certificate.as_str(), *since)), Some(("b\n", 7)));
+        assert_eq!(
+            read.next.as_ref().map(|(root, since)| (root.certificate.as_str(), *since)),
+            Some(("b\n", 7))
+        );
         assert_eq!(read.certificates(), roots.certificates());
     }
 
     #[test]
     fn what_istiod_made_is_read_and_what_lacks_a_part_is_named() {
         let of = |name: &str| (name.to_owned(), ByteString(b"pem".to_vec()));
-        let istiods: Data = ["ca-cert.pem", "ca-key.pem", "cert-chain.pem", "key.pem", "root-cert.pem"].map(of).into();
+        let istiods: Data =
+            ["ca-cert.pem", "ca-key.pem", "cert-chain.pem", "key.pem", "root-cert.pem"].map(of).into();
         assert_eq!(from_data(&istiods).unwrap().active.certificate, "pem");
         let error = from_data(&[of("ca-cert.pem")].into()).unwrap_err();
         assert_eq!(error, "data.ca-key.pem is missing");

@@ -21,7 +21,7 @@ mod traffic;
 
 use std::process::ExitCode;
 
-use e2e::stage::{Scenario, run};
+use e2e::stage::{Scenario, Variation, run};
 
 const SCENARIOS: &[&[Scenario]] = &[
     traffic::SCENARIOS,
@@ -44,6 +44,13 @@ const SCENARIOS: &[&[Scenario]] = &[
     outside::SCENARIOS,
 ];
 
+/// Where they are played once more.
+const VARIATIONS: &[Variation] = &[Variation {
+    name: "on_a_real_api_server_",
+    prepare: e2e::cluster::choose,
+    tables: &[traffic::SCENARIOS, balancing::SCENARIOS, resilience::SCENARIOS, kube::ON_A_REAL_API_SERVER],
+}];
+
 fn main() -> ExitCode {
-    run(SCENARIOS)
+    run(SCENARIOS, VARIATIONS)
 }

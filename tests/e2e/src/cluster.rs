@@ -1,0 +1,193 @@
+//! A real API server for a mesh: etcd and kube-apiserver, and where they are wanted a controller manager and kwok, whose
+//! kubelets only say that they run something.
+//!
+//! A scenario says once, before it starts its mesh, that it wants one: it has a process of its own. The same body so
+//! plays on either API server.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
+use testkit::peers::need;
+
+use crate::until;
+
+const START: Duration = Duration::from_secs(90);
+const SERVER: &str = "https://127.0.0.1:6443";
+const TOKEN: &str = "an-administrators-token";
+/// The server wants to tell others an address that is not the loopback's.
+const ADDRESS: &str = "192.0.2.1";
+/// What a kubelet would do, for kwok.
+const STAGES: &str = include_str!("stages.yaml");
+
+static WANTED: OnceLock<()> = OnceLock::new();
+
+/// From now on meshes of this process stand on a real API server; false where this machine has none.
+pub fn choose() -> bool {
+    let there = ["etcd", "kube-apiserver", "openssl"].into_iter().all(|program| need(program).is_some());
+    there && WANTED.set(()).is_ok()
+}
+
+/// etcd and kube-apiserver; they end with it.
+pub struct Cluster {
+    folder: TempDir,
+    children: Vec<Child>,
+}
+
+impl Cluster {
+    /// One, if it was chosen.
+    pub(crate) fn if_chosen() -> anyhow::Result<Option<Self>> {
+        WANTED.get().map(|()| Self::start()).transpose()
+    }
+
+    fn start() -> anyhow::Result<Self> {
+        let mut cluster = Self { folder: tempfile::tempdir()?, children: Vec::new() };
+        let added = run(Command::new("ip").args(["addr", "add", &format!("{ADDRESS}/32"), "dev", "lo"]));
+        added.context("an address for the API server")?;
+        let key = cluster.at("account.key");
+        run(Command::new("openssl").args([
+            "ecparam",
+            "-name",
+            "prime256v1",
+            "-genkey",
+            "-noout",
+            "-out",
+            &key,
+        ]))?;
+        std::fs::write(cluster.at("tokens"), format!("{TOKEN},admin,1,system:masters\n"))?;
+        std::fs::write(cluster.kubeconfig(), kubeconfig())?;
+        cluster.spawn("etcd", &[format!("--data-dir={}", cluster.at("etcd")), "--unsafe-no-fsync".into()])?;
+        cluster.spawn(
+            "kube-apiserver",
+            &[
+                "--etcd-servers=http://127.0.0.1:2379".into(),
+                "--secure-port=6443".into(),
+                "--bind-address=127.0.0.1".into(),
+                format!("--advertise-address={ADDRESS}"),
+                format!("--cert-dir={}", cluster.at("certificates")),
+                format!("--token-auth-file={}", cluster.at("tokens")),
+                // Without a controller manager no namespace has a default account.
+                "--disable-admission-plugins=ServiceAccount".into(),
+                "--service-account-issuer=https://kubernetes.default.svc".into(),
+                format!("--service-account-key-file={key}"),
+                format!("--service-account-signing-key-file={key}"),
+                "--service-cluster-ip-range=10.96.0.0/16".into(),
+            ],
+        )?;
+        until("kube-apiserver is ready", START, || cluster.kubectl(&["get", "--raw", "/readyz"]).ok())
+            .with_context(|| cluster.log("kube-apiserver"))?;
+        cluster.take_definitions()?;
+        Ok(cluster)
+    }
+
+    /// Applies what `mizzen crds` prints.
+    fn take_definitions(&self) -> anyhow::Result<()> {
+        let printed =
+            Command::new(crate::mesh::program("mizzen")).arg("crds").output().context("mizzen crds")?;
+        ensure!(printed.status.success(), "mizzen crds: {}", String::from_utf8_lossy(&printed.stderr));
+        let file = self.at("crds.yaml");
+        std::fs::write(&file, printed.stdout)?;
+        self.kubectl(&["create", "--validate=strict", "-f", &file])?;
+        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"]).map(drop)
+    }
+
+    /// Starts the controllers that make Pods and EndpointSlices, and the kubelets that do as if; false where this
+    /// machine has none.
+    pub fn run_pods(&mut self) -> anyhow::Result<bool> {
+        if need("kube-controller-manager").is_none() || need("kwok").is_none() {
+            return Ok(false);
+        }
+        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig().display());
+        let controllers =
+            "deployment-controller,replicaset-controller,endpointslice-controller,namespace-controller";
+        self.spawn(
+            "kube-controller-manager",
+            &[
+                kubeconfig.clone(),
+                format!("--controllers={controllers}"),
+                "--leader-elect=false".into(),
+                "--bind-address=127.0.0.1".into(),
+                format!("--cert-dir={}", self.at("certificates")),
+            ],
+        )?;
+        let stages = self.at("stages.yaml");
+        std::fs::write(&stages, STAGES)?;
+        self.spawn(
+            "kwok",
+            &[
+                kubeconfig,
+                format!("--config={stages}"),
+                "--manage-all-nodes=true".into(),
+                "--cidr=10.55.0.0/24".into(),
+                format!("--node-ip={ADDRESS}"),
+                "--server-address=127.0.0.1:10247".into(),
+            ],
+        )?;
+        Ok(true)
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn log(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(self.at(&format!("{name}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    fn spawn(&mut self, name: &str, arguments: &[String]) -> anyhow::Result<()> {
+        let program = need(name).with_context(|| format!("needs {name}"))?;
+        let log = File::create(self.at(&format!("{name}.log")))?;
+        let child = Command::new(program)
+            .args(arguments)
+            .env("HOME", self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn();
+        self.children.push(child.with_context(|| name.to_owned())?);
+        Ok(())
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let kubectl = need("kubectl").context("needs kubectl")?;
+        let mut command = Command::new(kubectl);
+        run(command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().rev() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn kubeconfig() -> String {
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "real",
+        "clusters": [{"name": "real", "cluster": {"server": SERVER, "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "real", "context": {"cluster": "real", "user": "admin"}}],
+    })
+    .to_string()
+}
+
+fn run(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
