@@ -7,8 +7,10 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-/// How clients ask for it, and how it is answered.
-pub(super) const MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// How clients ask for it.
+pub(super) const ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// How it is answered: the name that clients ask for is no media type, strictly.
+pub(super) const ANSWERED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Numbers of the fields of `Schema` that hold a string.
 const STRINGS: [(&str, u64); 6] =

@@ -134,9 +134,9 @@ fn documents(api: &Arc<Api>, path: &str, accept: &str, method: &Method) -> Resul
             None => Ok(Some(respond::text(404, "404 page not found\n"))),
         },
         ["openapi", "v2"] => {
-            if accept.split([',', ';']).any(|media| media.trim() == openapi_v2::MEDIA_TYPE) {
+            if accept.split([',', ';']).any(|media| [openapi_v2::ASKED, openapi_v2::ANSWERED].contains(&media.trim())) {
                 let bytes = openapi(api).v2_protobuf.clone();
-                return Ok(Some(respond::json_bytes(200, bytes, openapi_v2::MEDIA_TYPE)));
+                return Ok(Some(respond::json_bytes(200, bytes, openapi_v2::ANSWERED)));
             }
             form(accept)?;
             Ok(Some(respond::json_bytes(200, openapi(api).v2.clone(), "application/json")))

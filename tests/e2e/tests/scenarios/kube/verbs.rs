@@ -119,26 +119,19 @@ fn apply_on_the_server(mesh: &Mesh) -> anyhow::Result<()> {
 }
 
 fn watch_and_delete(mesh: &Mesh) -> anyhow::Result<()> {
-    let arguments = ["get", "vs", "-w", "--no-headers", "--output-watch-events"];
+    let arguments = ["get", "vs", "reviews", "-w", "--no-headers"];
     let mut watch = mesh.kubectl_command(&arguments)?.stdout(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(watch.stdout.take().context("its output")?).lines();
     let mut next = move || lines.next().context("the watch ended")?.context("the watch's output");
     let outcome = (|| {
         let first = next()?;
-        ensure!(first.starts_with("ADDED") && first.contains("reviews"), "{first}");
-        mesh.kubectl_ok(&[
-            "patch",
-            "vs",
-            "reviews",
-            "--type=merge",
-            "-p",
-            r#"{"spec":{"hosts":["reviews"]}}"#,
-        ])?;
-        ensure!(next()?.starts_with("MODIFIED"));
+        ensure!(first.starts_with("reviews") && first.contains("[\"reviews\"]"), "{first}");
+        let change = r#"{"spec":{"hosts":["reviews","watched"]}}"#;
+        mesh.kubectl_ok(&["patch", "vs", "reviews", "--type=merge", "-p", change])?;
+        // Its status may be told in between.
+        while !next()?.contains("watched") {}
         mesh.kubectl_ok(&["delete", "vs", "reviews"])?;
-        // The status may be told in between.
-        while !next()?.starts_with("DELETED") {}
-        Ok(())
+        next().map(drop)
     })();
     watch.kill()?;
     watch.wait()?;
