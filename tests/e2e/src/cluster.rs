@@ -102,13 +102,13 @@ impl Cluster {
             return Ok(false);
         }
         let kubeconfig = format!("--kubeconfig={}", self.kubeconfig().display());
-        let controllers =
-            "deployment-controller,replicaset-controller,endpointslice-controller,namespace-controller";
+        let controllers = ["deployment", "replicaset", "endpointslice", "namespace", "garbage-collector"];
+        let controllers: Vec<String> = controllers.map(|name| format!("{name}-controller")).to_vec();
         self.spawn(
             "kube-controller-manager",
             &[
                 kubeconfig.clone(),
-                format!("--controllers={controllers}"),
+                format!("--controllers={}", controllers.join(",")),
                 "--leader-elect=false".into(),
                 "--bind-address=127.0.0.1".into(),
                 format!("--cert-dir={}", self.at("certificates")),

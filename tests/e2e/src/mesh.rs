@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use testkit::hosts::Wire;
 
-use crate::hold::Held;
 use crate::cluster::Cluster;
+use crate::hold::Held;
 use crate::load::Report;
 use crate::probe::Heard;
 use crate::serve::{Event, What};

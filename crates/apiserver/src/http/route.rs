@@ -134,7 +134,10 @@ fn documents(api: &Arc<Api>, path: &str, accept: &str, method: &Method) -> Resul
             None => Ok(Some(respond::text(404, "404 page not found\n"))),
         },
         ["openapi", "v2"] => {
-            if accept.split([',', ';']).any(|media| [openapi_v2::ASKED, openapi_v2::ANSWERED].contains(&media.trim())) {
+            if accept
+                .split([',', ';'])
+                .any(|media| [openapi_v2::ASKED, openapi_v2::ANSWERED].contains(&media.trim()))
+            {
                 let bytes = openapi(api).v2_protobuf.clone();
                 return Ok(Some(respond::json_bytes(200, bytes, openapi_v2::ANSWERED)));
             }

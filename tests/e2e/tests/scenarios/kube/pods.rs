@@ -68,8 +68,6 @@ pub(super) fn come_and_go() -> anyhow::Result<()> {
         "--timeout=30s",
     ])?;
     endpoints(5)?;
-    mesh.kubectl_ok(&["delete", "deployment", "reviews", "--cascade=orphan"])?;
-    endpoints(5)?;
-    mesh.kubectl_ok(&["delete", "replicaset,pod", "-l", "app=reviews"])?;
+    mesh.kubectl_ok(&["delete", "deployment", "reviews"])?;
     endpoints(0)
 }
