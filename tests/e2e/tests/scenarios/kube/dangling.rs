@@ -44,13 +44,9 @@ const QUIET: Duration = Duration::from_secs(2);
 
 pub(super) fn is_shown() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
-    if mesh
-        .kubectl(&["api-resources", "--api-group=admissionregistration.k8s.io", "-o", "name"])?
-        .stdout
-        .is_empty()
-    {
-        // The embedded API warns by itself.
-    } else {
+    // The embedded API warns by itself.
+    let webhooks = ["api-resources", "--api-group=admissionregistration.k8s.io", "-o", "name"];
+    if !mesh.kubectl(&webhooks)?.stdout.is_empty() {
         let binding = "--for=jsonpath={.webhooks[0].failurePolicy}=Fail";
         let webhook = "validatingwebhookconfiguration/istio-validator-istio-system";
         mesh.kubectl_ok(&["wait", binding, webhook, "--timeout=30s"]).with_context(|| mesh.logs("up"))?;
