@@ -101,7 +101,7 @@ impl Mesh {
 
     /// One whose control plane somebody else started.
     pub fn of(kubeconfig: PathBuf) -> anyhow::Result<Self> {
-        Ok(Self { folder: tempfile::tempdir()?, options: Vec::new(), up: None, kubeconfig })
+        Ok(Self { folder: tempfile::tempdir()?, options: Vec::new(), up: None, kubeconfig, cluster: None })
     }
 
     /// Starts the control plane on the store as it is, after [`Mesh::kill_control_plane`] or at first.
