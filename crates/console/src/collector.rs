@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
+use crate::traces::Splitter;
 use crate::traffic::{Edge, Totals};
 
 /// Asks every proxy for its counters: who it is, and one text in Prometheus' format, for each that answered.
@@ -111,6 +112,15 @@ impl Collector {
         span
     }
 
+    /// Who split traces in the last `window`.
+    pub fn splitters(&self, window: Duration) -> Vec<Splitter> {
+        let kept = self.lock();
+        let Some(last) = kept.back() else { return Vec::new() };
+        let from = kept.iter().position(|moment| last.at.duration_since(moment.at) <= window).unwrap_or(0);
+        let started = self.1.get().copied().unwrap_or(last.at);
+        sum_between(&kept, from, kept.len() - 1, started).splitters()
+    }
+
     /// What flowed on some edges in each step of the last minutes, oldest first.
     pub fn series(&self, wanted: impl Fn(&Edge) -> bool) -> Vec<Span> {
         let kept = self.lock();
@@ -139,8 +149,13 @@ fn all(moment: &Moment) -> Vec<Edge> {
     sum.edges()
 }
 
-/// What all proxies counted between two of the moments.
 fn between(kept: &VecDeque<Moment>, from: usize, to: usize, started: Instant) -> Span {
+    let seconds = kept[to].at.duration_since(kept[from].at).as_secs_f64();
+    Span { ago: 0.0, seconds, edges: sum_between(kept, from, to, started).edges() }
+}
+
+/// What all proxies counted between two of the moments.
+fn sum_between(kept: &VecDeque<Moment>, from: usize, to: usize, started: Instant) -> Totals {
     let mut sum = Totals::default();
     let inside = || kept.range(from + 1..=to);
     let proxies: BTreeSet<&String> = inside().flat_map(|moment| moment.proxies.keys()).collect();
@@ -155,8 +170,7 @@ fn between(kept: &VecDeque<Moment>, from: usize, to: usize, started: Instant) ->
             None => sum.merge(now),
         }
     }
-    let seconds = kept[to].at.duration_since(kept[from].at).as_secs_f64();
-    Span { ago: 0.0, seconds, edges: sum.edges() }
+    sum
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@
 mod collector;
 mod exposition;
 mod server;
+mod traces;
 pub mod traffic;
 
 pub use collector::{Collector, Scrape};
 pub use server::{ApiServer, MeshStatus, router};
+pub use traces::Splitter;

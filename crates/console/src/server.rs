@@ -12,6 +12,7 @@ use axum::routing::{any, get};
 use futures::future::BoxFuture;
 
 use crate::collector::{Collector, Span, Window};
+use crate::traces::Splitter;
 use crate::traffic::{Edge, Workload};
 
 /// The API server, called with the headers that it is given and no rights of our own.
@@ -45,6 +46,7 @@ pub fn router(collector: Collector, api: Arc<dyn ApiServer>, status: MeshStatus)
         .route("/api/graph", get(graph))
         .route("/api/series", get(series))
         .route("/api/proxies", get(proxies))
+        .route("/api/traces", get(traces))
         .route("/api/k8s/{*path}", any(forward))
         .fallback(page)
         .with_state(Console { collector, api, status })
@@ -103,6 +105,35 @@ async fn proxies(
 ) -> Result<Json<serde_json::Value>, Failure> {
     console.admit(&headers).await?;
     Ok(Json((console.status)()))
+}
+
+#[derive(serde::Deserialize)]
+struct TracesQuery {
+    /// Seconds.
+    #[serde(default = "one_minute")]
+    window: u64,
+}
+
+fn one_minute() -> u64 {
+    60
+}
+
+/// What is wrong with the mesh's traces.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Traces {
+    /// Workloads that do not hand trace headers on.
+    split_by: Vec<Splitter>,
+}
+
+async fn traces(
+    State(console): State<Console>,
+    Query(TracesQuery { window }): Query<TracesQuery>,
+    headers: HeaderMap,
+) -> Result<Json<Traces>, Failure> {
+    console.admit(&headers).await?;
+    let split_by = console.collector.splitters(Duration::from_secs(window.clamp(2, 600)));
+    Ok(Json(Traces { split_by }))
 }
 
 /// Passes a call on to the API server, which judges the token.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::exposition::{self, Sample};
+use crate::traces::{Splitter, Traces};
 
 /// A workload, as telemetry names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -65,7 +66,10 @@ pub enum Reporter {
 
 /// All counters of one proxy at one moment, or what several counted over some time.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Totals(BTreeMap<(EdgeKey, Reporter), Counters>);
+pub struct Totals {
+    edges: BTreeMap<(EdgeKey, Reporter), Counters>,
+    traces: Traces,
+}
 
 /// What flowed on an edge over some time: counts, from which whoever shows them makes rates and percentiles.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -95,6 +99,12 @@ impl Totals {
         for sample in exposition::samples(text, "istio_") {
             self.sample(&sample);
         }
+        self.traces.add(text);
+    }
+
+    /// Who splits traces.
+    pub fn splitters(&self) -> Vec<Splitter> {
+        self.traces.splitters()
     }
 
     fn sample(&mut self, sample: &Sample<'_>) {
@@ -103,7 +113,7 @@ impl Totals {
             "destination" => Reporter::Destination,
             _ => return,
         };
-        let counters = self.0.entry((key(sample), reporter)).or_default();
+        let counters = self.edges.entry((key(sample), reporter)).or_default();
         match sample.name {
             "istio_requests_total" => {
                 *counters.requests.entry(code(sample)).or_default() += sample.value;
@@ -130,27 +140,28 @@ impl Totals {
     pub fn since(&self, earlier: &Self) -> Self {
         let none = Counters::default();
         let grown = |(key, now): (&(EdgeKey, Reporter), &Counters)| {
-            (key.clone(), now.minus(earlier.0.get(key).unwrap_or(&none)))
+            (key.clone(), now.minus(earlier.edges.get(key).unwrap_or(&none)))
         };
-        Self(self.0.iter().map(grown).collect())
+        Self { edges: self.edges.iter().map(grown).collect(), traces: self.traces.since(&earlier.traces) }
     }
 
     /// Adds what another proxy counted.
     pub fn merge(&mut self, other: &Self) {
-        for (key, counters) in &other.0 {
-            self.0.entry(key.clone()).or_default().plus(counters);
+        for (key, counters) in &other.edges {
+            self.edges.entry(key.clone()).or_default().plus(counters);
         }
+        self.traces.merge(&other.traces);
     }
 
     /// Without the edges on which nothing flowed.
     pub fn edges(&self) -> Vec<Edge> {
-        let mut keys: Vec<&EdgeKey> = self.0.keys().map(|(key, _)| key).collect();
+        let mut keys: Vec<&EdgeKey> = self.edges.keys().map(|(key, _)| key).collect();
         keys.dedup();
         keys.iter().filter_map(|key| self.edge(key)).collect()
     }
 
     fn edge(&self, key: &EdgeKey) -> Option<Edge> {
-        let by = |reporter| self.0.get(&(key.clone(), reporter)).filter(|counters| !counters.is_idle());
+        let by = |reporter| self.edges.get(&(key.clone(), reporter)).filter(|counters| !counters.is_idle());
         let (source, destination) = (by(Reporter::Source), by(Reporter::Destination));
         let counters = source.or(destination)?;
         let requests: f64 = counters.requests.values().sum();
@@ -301,7 +312,7 @@ fn plus<K: Ord + Clone>(sums: &mut BTreeMap<K, f64>, more: &BTreeMap<K, f64>) {
     }
 }
 
-fn grown(now: f64, before: f64) -> f64 {
+pub(crate) fn grown(now: f64, before: f64) -> f64 {
     if now >= before { now - before } else { now }
 }
 

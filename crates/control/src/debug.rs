@@ -1,4 +1,4 @@
-//! What people and tools may ask of the control plane: `/metrics`, `/version`, `/ready`, `/debug/*`, and syncz over ADS.
+//! What people and tools may ask of the control plane: `/metrics`, `/prometheus/targets`, `/version`, `/ready`, `/debug/*`, and syncz over ADS.
 //!
 //! Shows configuration and status, never a secret's content.
 
@@ -13,6 +13,7 @@ use proto::pb::google::protobuf::Any;
 use proto::{ResourceType, json as mapping};
 use serde_json::{Value, json};
 
+use crate::scrape;
 use crate::serve::Context;
 use crate::status::{Connection, MeshStatus, syncz};
 use crate::view::Seen;
@@ -51,6 +52,7 @@ pub(crate) fn monitoring(
             response.headers_mut().insert(http::header::CONTENT_TYPE, format);
             response
         }
+        scrape::PATH => json_of(&scrape::targets(context.connections.all().iter().map(|c| &c.node))),
         "/version" => json_of(&json!({"version": context.version, "revision": context.revision})),
         "/ready" => ready(context),
         "/debug/syncz" => json_of(&syncz(&status(context))),
@@ -78,7 +80,10 @@ pub(crate) fn monitoring(
             StatusCode::OK,
             "/debug/syncz\n/debug/connections\n/debug/config_dump?proxyID=\n/debug/endpointz\n/debug/configz?kind=&namespace=&name=\n",
         ),
-        _ => text(StatusCode::NOT_FOUND, "not found; see /debug, /metrics, /version, /ready\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "not found; see /debug, /metrics, /prometheus/targets, /version, /ready\n",
+        ),
     }
 }
 

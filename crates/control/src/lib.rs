@@ -18,6 +18,7 @@ mod metrics;
 mod publish;
 pub mod register;
 pub mod report;
+mod scrape;
 mod serve;
 mod status;
 mod translation;
@@ -57,8 +58,10 @@ pub struct Listeners {
     pub plaintext: Vec<TcpListener>,
     /// xDS and CA over TLS (15012).
     pub tls: Vec<TcpListener>,
-    /// `/metrics`, `/version`, `/debug/*` (15014).
+    /// `/metrics`, `/version`, `/prometheus/targets`, `/debug/*` (15014).
     pub monitoring: Vec<TcpListener>,
+    /// Of those, what workloads may see: `/metrics` and Prometheus' list of proxies.
+    pub scraped: Vec<TcpListener>,
     /// `GET /ready` (8080).
     pub ready: Vec<TcpListener>,
     /// Over TLS: `/validate` (15017).
@@ -200,13 +203,14 @@ impl Handle {
     }
 
     fn listen(&mut self, listeners: Listeners, tls: Option<tls::ServerTls>) -> io::Result<()> {
-        let Listeners { plaintext, tls: secure, monitoring, ready, webhooks } = listeners;
+        let Listeners { plaintext, tls: secure, monitoring, scraped, ready, webhooks } = listeners;
         self.addresses.plaintext = self.open(plaintext, &Door::Plaintext)?;
         if let Some(tls) = tls {
             self.addresses.tls = self.open(secure, &Door::Tls(tls.clone()))?;
             self.addresses.webhooks = self.open(webhooks, &Door::Webhooks(tls))?;
         }
         self.addresses.monitoring = self.open(monitoring, &Door::Monitoring)?;
+        self.open(scraped, &Door::Scraped)?;
         self.addresses.ready = self.open(ready, &Door::Ready)?;
         Ok(())
     }

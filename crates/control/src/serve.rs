@@ -29,6 +29,7 @@ use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::register::Registrar;
+use crate::scrape;
 use crate::status::Connections;
 use crate::validate;
 use crate::view::Seen;
@@ -61,6 +62,7 @@ pub(crate) enum Door {
     Plaintext,
     Tls(ServerTls),
     Monitoring,
+    Scraped,
     Ready,
     Webhooks(ServerTls),
 }
@@ -110,11 +112,11 @@ async fn accepted(context: Arc<Context>, stream: tokio::net::TcpStream, address:
             }
         }
         Door::Plaintext => speak(context, stream, Caller { address, certificate: None, secure: false }).await,
-        Door::Monitoring | Door::Ready => {
+        Door::Monitoring | Door::Scraped | Door::Ready => {
             let service = service_fn(move |request: Request<Incoming>| {
                 let context = Arc::clone(&context);
-                let only_ready = matches!(door, Door::Ready);
-                async move { Ok::<_, Infallible>(answer(&context, &request, only_ready)) }
+                let answer = answer(&context, &request, &door);
+                async move { Ok::<_, Infallible>(answer) }
             });
             let builder = auto::Builder::new(TokioExecutor::new());
             if let Err(e) = builder.serve_connection(TokioIo::new(stream), service).await {
@@ -136,14 +138,16 @@ async fn shake_hands<S>(
     None
 }
 
-fn answer(context: &Context, request: &Request<Incoming>, only_ready: bool) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
-    if !only_ready {
-        return debug::monitoring(context, request.method(), path, request.uri().query().unwrap_or_default());
-    }
-    match path {
-        "/ready" if request.method() == Method::GET => debug::ready(context),
-        _ => debug::text(StatusCode::NOT_FOUND, "only GET /ready is served here\n"),
+fn answer(context: &Context, request: &Request<Incoming>, door: &Door) -> Response<Full<Bytes>> {
+    let (method, path) = (request.method(), request.uri().path());
+    let not_here = |what| debug::text(StatusCode::NOT_FOUND, what);
+    match (door, path) {
+        (Door::Ready, "/ready") if method == Method::GET => debug::ready(context),
+        (Door::Ready, _) => not_here("only GET /ready is served here\n"),
+        (Door::Scraped, path) if !matches!(path, "/metrics" | scrape::PATH) => {
+            not_here("only /metrics and /prometheus/targets are served here\n")
+        }
+        _ => debug::monitoring(context, method, path, request.uri().query().unwrap_or_default()),
     }
 }
 

@@ -60,8 +60,8 @@ pub use explain::{Explanation, Note, Recorder};
 pub use flags::ResponseFlags;
 pub use format::{DEFAULT_ENVOY, DEFAULT_ISTIO, Format, JsonFormat};
 pub use hcm::{
-    Codec, CustomTag, FinishedReply, Hcm, Http1Options, Http2Options, HttpLimits, HttpTimeouts, RouteSource,
-    Sampling, TagValue, TraceProvider, Tracing,
+    Codec, Collector, CollectorProtocol, CustomTag, FinishedReply, Hcm, Http1Options, Http2Options,
+    HttpLimits, HttpTimeouts, RouteSource, Sampling, TagValue, TraceHeaders, Tracer, Tracing,
 };
 pub use headers::{HeaderName, Headers, Known};
 pub use listener::{

@@ -5,6 +5,7 @@
 
 pub mod istio;
 pub mod json;
+pub mod opentelemetry;
 mod resource;
 mod type_url;
 

@@ -4,6 +4,7 @@
 //! behind. In it, [`Mesh`] starts the programs as a user would; applications and load are processes of
 //! `mizzen-e2e`, which knows nothing of the mesh.
 
+pub mod ask;
 pub mod browser;
 pub mod capture;
 pub mod cluster;
@@ -19,6 +20,7 @@ pub mod processes;
 pub mod proxies;
 pub mod serve;
 pub mod stage;
+pub mod watchers;
 pub mod websocket;
 
 pub use browser::Browser;
@@ -42,4 +44,18 @@ pub fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Tries until it succeeds; the last failure tells what was still wrong.
+pub fn until_ok<T>(
+    what: &str,
+    within: Duration,
+    mut attempt: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut last = None;
+    let succeeded = until(what, within, || attempt().map_err(|error| last = Some(error)).ok());
+    succeeded.map_err(|late| match last {
+        Some(error) => error.context(late),
+        None => late,
+    })
 }

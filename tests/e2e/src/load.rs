@@ -70,6 +70,9 @@ pub struct Plan {
     /// How long to wait for an answer, in milliseconds
     #[arg(long, default_value_t = 30_000)]
     pub patience: u64,
+    /// Stay until SIGTERM after the report, so that this proxy's counters can be read
+    #[arg(long)]
+    pub linger: bool,
 }
 
 impl Plan {
@@ -114,6 +117,11 @@ pub struct Report {
     pub last: Answer,
     /// Connections by TLS, by what they were served with; see [`crate::dial::fingerprint`].
     pub certificates: BTreeMap<String, u64>,
+    /// All waits together, and the one in their middle.
+    pub total_us: u64,
+    pub median_us: u64,
+    #[serde(skip)]
+    waits_us: Vec<u64>,
 }
 
 /// An answer in full.
@@ -209,7 +217,18 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         let got = once(&connection(&plan, dial), &plan, 0, None).await;
         report.metrics = got.map_or_else(|error| error, |got| got.answer.body);
     }
+    let mut waits = std::mem::take(&mut report.waits_us);
+    waits.sort_unstable();
+    report.total_us = waits.iter().sum();
+    report.median_us = waits.get(waits.len() / 2).copied().unwrap_or_default();
     Ok(report)
+}
+
+/// Waits for SIGTERM.
+pub async fn linger() {
+    if let Ok(mut term) = signal(SignalKind::terminate()) {
+        term.recv().await;
+    }
 }
 
 async fn tell(file: PathBuf, report: Arc<Mutex<Report>>) {
@@ -251,10 +270,11 @@ async fn worker(
         let number = numbers.fetch_add(1, Ordering::Relaxed);
         let asked = once(&client, &plan, number % plan.vary.max(1), cookie.as_ref().map(|(_, text)| &**text));
         let outcome = tokio::time::timeout(Duration::from_millis(plan.patience), asked).await;
-        let waited = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let waited = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut report = report.lock().await;
         report.sent += 1;
-        report.slowest_ms = report.slowest_ms.max(waited);
+        report.slowest_ms = report.slowest_ms.max(waited / 1000);
+        report.waits_us.push(waited);
         match outcome {
             Ok(Ok(got)) => {
                 if let Some(given) = got.cookie.filter(|_| plan.keep_cookies) {

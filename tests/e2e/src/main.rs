@@ -38,8 +38,12 @@ async fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Part::Load(plan) => {
+            let lingers = plan.linger;
             let report = e2e::load::run(plan).await?;
             println!("{}", serde_json::to_string(&report)?);
+            if lingers {
+                e2e::load::linger().await;
+            }
             Ok(())
         }
         Part::Probe(options) => {

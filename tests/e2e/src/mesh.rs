@@ -546,6 +546,11 @@ impl Load {
         only.with_context(|| format!("{last:?}"))
     }
 
+    /// Waits for what it counted, while a load that lingers stays.
+    pub fn counted(&mut self) -> anyhow::Result<Report> {
+        self.client.counted()
+    }
+
     /// Ends it and reads what it counted.
     pub fn stop(self) -> anyhow::Result<Report> {
         self.client.stop()
@@ -562,6 +567,16 @@ impl<R: DeserializeOwned> Client<R> {
     pub fn stop(self) -> anyhow::Result<R> {
         kill(pid(&self.child), Signal::SIGTERM)?;
         self.report()
+    }
+
+    /// Waits for what it counted, while a load that lingers stays.
+    pub fn counted(&mut self) -> anyhow::Result<R> {
+        let output = self.child.stdout.as_mut().context("no output")?;
+        let line: Vec<u8> =
+            output.bytes().take_while(|byte| !matches!(byte, Ok(b'\n'))).collect::<Result<_, _>>()?;
+        let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        serde_json::from_slice(&line)
+            .with_context(|| format!("{}: {}", String::from_utf8_lossy(&line), log()))
     }
 
     /// Waits for its end and reads what it counted.

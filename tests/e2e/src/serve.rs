@@ -24,6 +24,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::ask;
 use crate::websocket;
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,12 @@ pub struct Options {
     /// Where to write an [`Event`] a line
     #[arg(long)]
     pub events: Option<PathBuf>,
+    /// Ask this URL before each answer, without handing any header on
+    #[arg(long)]
+    pub calls: Option<String>,
+    /// Print a line for each request
+    #[arg(long)]
+    pub say: bool,
 }
 
 /// What became of a request.
@@ -79,6 +86,8 @@ struct App {
     name: Option<String>,
     script: Option<PathBuf>,
     events: Option<File>,
+    calls: Option<String>,
+    say: bool,
     served: AtomicU64,
     in_flight: AtomicU64,
     most_in_flight: AtomicU64,
@@ -92,6 +101,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         name: options.name,
         script: options.script,
         events,
+        calls: options.calls,
+        say: options.say,
         served: AtomicU64::new(0),
         in_flight: AtomicU64::new(0),
         most_in_flight: AtomicU64::new(0),
@@ -187,6 +198,13 @@ impl App {
         if let Some(delay) = word("delay") {
             tokio::time::sleep(Duration::from_millis(delay)).await;
         }
+        let asked = match &self.calls {
+            Some(url) => ask::fetch(url, &[]).await.map_or(0, |answer| answer.status),
+            None => 0,
+        };
+        if self.say {
+            println!("{} serves {}", self.name.as_deref().unwrap_or(called), work.event.path);
+        }
         let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
         if word("abort").is_some() {
             work.end(What::Aborted);
@@ -195,7 +213,7 @@ impl App {
         let status = word("status").and_then(|s| StatusCode::from_u16(u16::try_from(s).ok()?).ok());
         let text = json!({
             "name": self.name.as_deref().unwrap_or(called), "method": work.event.method, "path": work.event.path, "headers": headers,
-            "body": body, "served": served, "mostInFlight": self.most_in_flight.load(Ordering::Relaxed),
+            "body": body, "served": served, "asked": asked, "mostInFlight": self.most_in_flight.load(Ordering::Relaxed),
         });
         work.end(What::Answered);
         let mut response = Response::new(Full::new(Bytes::from(text.to_string())));

@@ -29,7 +29,7 @@ impl Mesh {
             tls: if tls.is_some() { bind() } else { vec![] },
             monitoring: bind(),
             ready: bind(),
-            webhooks: vec![],
+            ..Listeners::default()
         };
         let handle = ControlPlane::start(Config {
             settings: Settings::default(),

@@ -9,7 +9,6 @@ use proto::pb::envoy::config::trace::v3 as trace;
 use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use proto::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use proto::pb::envoy::r#type::tracing::v3 as tag;
-use proto::pb::google::protobuf::Any;
 
 use super::address::AddressPolicy;
 use super::filter::compile_filters;
@@ -19,14 +18,14 @@ use super::request_id::RequestIdPolicy;
 use super::xfcc::{XfccMode, XfccPolicy};
 use super::{
     Codec, CustomTag, Hcm, Http1Options, Http2Options, HttpLimits, HttpTimeouts, RouteSource, Sampling,
-    ServerHeader, StripPort, TagValue, TraceProvider, Tracing,
+    ServerHeader, StripPort, TagValue, Tracing,
 };
 use crate::access_log::compile_logs;
 use crate::format::Format;
 use crate::plan::Ids;
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::route::compile_table;
-use crate::wire::{Chance, Cidr, aggregated, duration, flag, number, timeout, type_of, unpack};
+use crate::wire::{Chance, Cidr, aggregated, duration, flag, number, timeout, unpack};
 
 type Message = pb::HttpConnectionManager;
 
@@ -225,13 +224,13 @@ fn scheme(m: &Message) -> Taken<Option<Box<str>>> {
 }
 
 fn tracing(t: &pb::http_connection_manager::Tracing) -> Taken<Tracing> {
-    let provider = match &t.provider {
+    let tracer = match &t.provider {
         None => None,
         Some(p) => {
             let Some(trace::tracing::http::ConfigType::TypedConfig(any)) = &p.config_type else {
                 return Err(Refusal::new("is missing").under("typedConfig").under("provider"));
             };
-            Some(provider(any).within("typedConfig").within("provider")?)
+            Some(super::tracer::compile(any).within("typedConfig").within("provider")?)
         }
     };
     Ok(Tracing {
@@ -241,83 +240,11 @@ fn tracing(t: &pb::http_connection_manager::Tracing) -> Taken<Tracing> {
             overall: Chance::of_percent(&t.overall_sampling, Chance::ALWAYS),
         },
         custom_tags: each(&t.custom_tags, "customTags", custom_tag)?,
-        provider,
+        tracer,
         max_path_tag_length: number(&t.max_path_tag_length).unwrap_or(256),
         spawn_upstream_span: flag(&t.spawn_upstream_span, false),
+        propagates: !t.no_context_propagation,
     })
-}
-
-fn provider(any: &Any) -> Taken<TraceProvider> {
-    match type_of(any) {
-        "envoy.config.trace.v3.ZipkinConfig" => zipkin(&unpack(any)?),
-        "envoy.config.trace.v3.OpenTelemetryConfig" => open_telemetry(&unpack(any)?),
-        other => Err(Refusal::new(format_args!("tracer {other} is not supported by this proxy"))),
-    }
-}
-
-fn zipkin(z: &trace::ZipkinConfig) -> Taken<TraceProvider> {
-    use trace::zipkin_config::CollectorEndpointVersion;
-    if z.collector_endpoint_version != CollectorEndpointVersion::HttpJson as i32 {
-        return Err(Refusal::new("only HTTP_JSON is supported").under("collectorEndpointVersion"));
-    }
-    let (cluster, host, path, wait) = match &z.collector_service {
-        Some(service) => {
-            let uri = service
-                .http_uri
-                .as_ref()
-                .ok_or_else(|| Refusal::new("is missing").under("collectorService.httpUri"))?;
-            let cluster = match &uri.http_upstream_type {
-                Some(core::http_uri::HttpUpstreamType::Cluster(name)) => name.clone(),
-                None => return Err(Refusal::new("names no cluster").under("collectorService.httpUri")),
-            };
-            let rest = uri.uri.split_once("://").map_or(uri.uri.as_str(), |(_, rest)| rest);
-            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-            (cluster, host.to_owned(), format!("/{path}"), duration(&uri.timeout, "timeout")?)
-        }
-        None => {
-            let host =
-                if z.collector_hostname.is_empty() { &z.collector_cluster } else { &z.collector_hostname };
-            (z.collector_cluster.clone(), host.clone(), z.collector_endpoint.clone(), None)
-        }
-    };
-    if cluster.is_empty() {
-        return Err(Refusal::new("is empty").under("collectorCluster"));
-    }
-    Ok(TraceProvider::Zipkin {
-        cluster: cluster.into(),
-        host: host.into(),
-        path: path.into(),
-        trace_id_128bit: z.trace_id_128bit,
-        shared_span_context: flag(&z.shared_span_context, true),
-        timeout: wait,
-    })
-}
-
-fn open_telemetry(o: &trace::OpenTelemetryConfig) -> Taken<TraceProvider> {
-    use core::grpc_service::TargetSpecifier;
-    if let Some(http) = &o.http_service {
-        let uri =
-            http.http_uri.as_ref().ok_or_else(|| Refusal::new("is missing").under("httpService.httpUri"))?;
-        let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type else {
-            return Err(Refusal::new("names no cluster").under("httpService.httpUri"));
-        };
-        return Ok(TraceProvider::OpenTelemetry {
-            service_name: o.service_name.as_str().into(),
-            cluster: cluster.as_str().into(),
-            http_uri: Some(uri.uri.as_str().into()),
-            timeout: duration(&uri.timeout, "timeout")?,
-        });
-    }
-    let service = o.grpc_service.as_ref().ok_or_else(|| Refusal::new("is missing").under("grpcService"))?;
-    match &service.target_specifier {
-        Some(TargetSpecifier::EnvoyGrpc(grpc)) => Ok(TraceProvider::OpenTelemetry {
-            service_name: o.service_name.as_str().into(),
-            cluster: grpc.cluster_name.as_str().into(),
-            http_uri: None,
-            timeout: duration(&service.timeout, "timeout").within("grpcService")?,
-        }),
-        _ => Err(Refusal::new("needs envoyGrpc").under("grpcService")),
-    }
 }
 
 fn custom_tag(t: &tag::CustomTag) -> Taken<CustomTag> {

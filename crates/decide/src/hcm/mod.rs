@@ -7,6 +7,7 @@ mod path;
 mod prelude;
 mod reply;
 mod request_id;
+mod tracer;
 mod xfcc;
 
 use std::sync::Arc;
@@ -147,10 +148,12 @@ pub(crate) struct RouterOptions {
 pub struct Tracing {
     pub sampling: Sampling,
     pub custom_tags: Vec<CustomTag>,
-    pub provider: Option<TraceProvider>,
+    pub tracer: Option<Tracer>,
     pub max_path_tag_length: u32,
-    /// A span of its own for the upstream's side.
+    /// A span of its own for each try upstream, below that of the request.
     pub spawn_upstream_span: bool,
+    /// Whether upstreams are told of the trace.
+    pub propagates: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,25 +181,44 @@ pub enum TagValue {
     Format(crate::format::Format),
 }
 
+/// Who takes spans, and what requests are told of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TraceProvider {
-    Zipkin {
-        cluster: Arc<str>,
-        /// The collector's host header.
-        host: Arc<str>,
-        /// Where to post spans.
-        path: Arc<str>,
-        trace_id_128bit: bool,
-        shared_span_context: bool,
-        timeout: Option<Duration>,
-    },
-    OpenTelemetry {
-        service_name: Arc<str>,
-        /// A gRPC cluster, or an HTTP one with its URI.
-        cluster: Arc<str>,
-        http_uri: Option<Arc<str>>,
-        timeout: Option<Duration>,
-    },
+pub struct Tracer {
+    pub collector: Arc<Collector>,
+    pub headers: TraceHeaders,
+    /// Trace ids of 128 bits.
+    pub wide: bool,
+    /// Whether the server's side of a call reports under the id of the client's (Zipkin's shared spans).
+    pub shared: bool,
+    /// The name that spans go by; the proxy's own where it is empty.
+    pub service: Arc<str>,
+}
+
+/// Which headers carry a trace's context onward; all are understood on receipt, those of the tracer first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceHeaders {
+    B3,
+    B3AndW3c,
+    W3c,
+}
+
+/// Where spans are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    pub cluster: Arc<str>,
+    pub protocol: CollectorProtocol,
+    pub authority: Arc<str>,
+    /// Where to post; that of OTLP's service for gRPC.
+    pub path: Arc<str>,
+    pub headers: Vec<(crate::headers::HeaderName, Arc<str>)>,
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CollectorProtocol {
+    ZipkinJson,
+    OtlpGrpc,
+    OtlpHttp,
 }
 
 /// The origin that CORS allowed, and the policy that did.

@@ -60,7 +60,7 @@ envoy.config.core.v3.BindConfig: socket_options source_address
 envoy.config.core.v3.CidrRange: address_prefix prefix_len
 envoy.config.core.v3.ConfigSource: ads api_config_source path path_config_source
 envoy.config.core.v3.DataSource: environment_variable filename inline_bytes inline_string
-envoy.config.core.v3.GrpcService: envoy_grpc timeout
+envoy.config.core.v3.GrpcService: envoy_grpc initial_metadata timeout
 envoy.config.core.v3.GrpcService.EnvoyGrpc: authority cluster_name
 envoy.config.core.v3.HeaderValue: key value
 envoy.config.core.v3.HeaderValueOption: append append_action header keep_empty_value
@@ -69,7 +69,7 @@ envoy.config.core.v3.Http2ProtocolOptions: allow_connect connection_keepalive in
     initial_stream_window_size max_concurrent_streams
 envoy.config.core.v3.HttpProtocolOptions: idle_timeout max_connection_duration max_headers_count \
     max_requests_per_connection max_stream_duration
-envoy.config.core.v3.HttpService: http_uri
+envoy.config.core.v3.HttpService: http_uri request_headers_to_add
 envoy.config.core.v3.HttpUri: cluster timeout uri
 envoy.config.core.v3.KeepaliveSettings: interval timeout
 envoy.config.core.v3.Locality: region sub_zone zone
@@ -174,7 +174,7 @@ envoy.config.route.v3.WeightedCluster.ClusterWeight: host_rewrite_literal name r
 envoy.config.trace.v3.OpenTelemetryConfig: grpc_service http_service service_name
 envoy.config.trace.v3.Tracing.Http: name typed_config
 envoy.config.trace.v3.ZipkinConfig: collector_cluster collector_endpoint collector_endpoint_version \
-    collector_hostname collector_service shared_span_context trace_id_128bit
+    collector_hostname collector_service shared_span_context trace_context_option trace_id_128bit
 envoy.extensions.access_loggers.file.v3.FileAccessLog: format json_format log_format path typed_json_format
 envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter: expression
 envoy.extensions.access_loggers.stream.v3.StderrAccessLog: log_format
@@ -214,7 +214,8 @@ envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManage
 envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails: \
     cert chain dns subject uri
 envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing: client_sampling \
-    custom_tags max_path_tag_length overall_sampling provider random_sampling spawn_upstream_span
+    custom_tags max_path_tag_length no_context_propagation overall_sampling provider random_sampling \
+    spawn_upstream_span
 envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig: enabled \
     upgrade_type
 envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter: disabled is_optional name typed_config

@@ -58,6 +58,7 @@ pub(super) fn start(
         plaintext: bind(args, XDS, None)?,
         tls: secure,
         monitoring: bind(args, MONITORING, None)?,
+        scraped: in_hub(hub, MONITORING)?,
         ready: bind(args, READY, None)?,
         webhooks: if api.embedded.is_none() { bind(args, WEBHOOKS, None)? } else { Vec::new() },
     };
@@ -160,10 +161,13 @@ fn bind(args: &UpArgs, port: u16, hub: Option<&Hub>) -> anyhow::Result<Vec<std::
         std::net::TcpListener::bind(address)
             .with_context(|| format!("cannot listen on {address}; is another control plane running?"))?,
     ];
-    if let Some(hub) = hub {
-        listeners.push(hub.listen(SocketAddr::new(IpAddr::V4(GATEWAY), port))?);
-    }
+    listeners.extend(in_hub(hub, port)?);
     Ok(listeners)
+}
+
+fn in_hub(hub: Option<&Hub>, port: u16) -> anyhow::Result<Vec<std::net::TcpListener>> {
+    let listen = |hub: &Hub| hub.listen(SocketAddr::new(IpAddr::V4(GATEWAY), port));
+    Ok(hub.map(listen).transpose()?.into_iter().collect())
 }
 
 /// The addresses of all proxies that are connected.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Answer, Scope, clusters};
+use super::{Answer, Scope, clusters, logging};
 use crate::control::Handle;
 use crate::stats;
 
@@ -13,7 +13,7 @@ const HELP: &str = "admin commands are:
   /drain_listeners (POST): drain listeners
   /help: print out list of admin commands
   /listeners: print listener info (?format=json)
-  /logging (POST): query/change logging levels
+  /logging (POST): query/change logging levels (?level=LEVEL, ?paths=LOGGER:LEVEL,...)
   /quitquitquit (POST): exit the server
   /ready: print server state, return 200 if LIVE, otherwise return 503
   /server_info: print server version/status information
@@ -78,10 +78,7 @@ pub(super) async fn handle(handle: &Handle, scope: Scope, method: &str, target: 
             tokio::task::spawn_local(async move { stopping.stop().await });
             Answer::text(200, "OK\n")
         }
-        "/logging" => match set_level(query) {
-            Ok(level) => Answer::text(200, format!("active loggers:\n  all: {level}\n")),
-            Err(usage) => Answer::text(400, usage),
-        },
+        "/logging" => logging::answer(query),
         _ => Answer::text(404, "invalid path. admin commands are listed at /help\n"),
     }
 }
@@ -108,28 +105,6 @@ async fn listeners(handle: &Handle, query: &str) -> Answer {
         .collect();
     Answer::json(&json!({ "listener_statuses": statuses }))
 }
-
-/// Levels are those of Envoy; the process' own subscriber takes them where it allows a change.
-fn set_level(query: &str) -> Result<&'static str, String> {
-    let Some(level) = parameter(query, "level") else {
-        return Ok(level_name(LEVEL.load(std::sync::atomic::Ordering::Relaxed)));
-    };
-    let at = LEVELS.iter().position(|l| *l == level);
-    let Some(at) = at else {
-        return Err(format!("usage: /logging?level=<level>, one of {}\n", LEVELS.join(", ")));
-    };
-    LEVEL.store(at, std::sync::atomic::Ordering::Relaxed);
-    Ok(level_name(at))
-}
-
-const LEVELS: [&str; 7] = ["trace", "debug", "info", "warning", "error", "critical", "off"];
-
-fn level_name(at: usize) -> &'static str {
-    LEVELS.get(at).copied().unwrap_or("info")
-}
-
-/// What `POST /logging` asked for last, as an index into Envoy's levels.
-pub static LEVEL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(2);
 
 fn has(query: &str, name: &str) -> bool {
     query.split('&').any(|p| p.split('=').next() == Some(name))

@@ -4,6 +4,7 @@
 
 mod clusters;
 mod handler;
+mod logging;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

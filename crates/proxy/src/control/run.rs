@@ -14,6 +14,7 @@ use super::{Command, Control, Handle, Settings, StartError};
 use crate::admin;
 use crate::log::LogSink;
 use crate::stats::Snapshot;
+use crate::trace::Serving;
 use crate::worker::{self, Config, Message};
 
 pub(super) struct Signals {
@@ -135,8 +136,10 @@ fn control(
     let log = LogSink::start(settings.stdout).map_err(StartError::Thread)?;
     let node = Arc::new(settings.node);
     let config = Config { plan: Arc::new(Plan::default()), servers: Arc::default() };
-    let workers = (0..settings.concurrency.max(1))
-        .map(|index| worker::start(index, node.clone(), config.clone(), log.clone()))
+    let count = settings.concurrency.max(1);
+    let shared = worker::Shared { log: log.clone(), serving: Serving::new(count) };
+    let workers = (0..count)
+        .map(|index| worker::start(index, node.clone(), config.clone(), shared.clone()))
         .collect::<std::io::Result<Vec<_>>>()
         .map_err(StartError::Thread)?;
     Ok(Control {

@@ -226,6 +226,9 @@ impl Exchange<'_, '_> {
             self.record.attempts = tries.retry.retries() + 1;
             self.record.host = Some(host.clone());
             self.prepare(decision, forward, head, &host);
+            if let Some(trace) = &mut self.record.trace {
+                trace.begin_try(&self.connection.worker, self.hcm, &mut head.request.headers);
+            }
             let active = host.start_request();
             let plan = attempt::Plan { cluster, forward };
             let result = attempt(&plan, &host, head, tries.fresh, self.down, body, timers).await;
@@ -240,6 +243,7 @@ impl Exchange<'_, '_> {
                         && status != 101
                         && self.again_after(forward, retry, cluster, &begun, &mut tries, timers).await?
                     {
+                        self.end_try(cluster, &host, Some(status));
                         body.rewind();
                         tries.tried.push(host);
                         continue;
@@ -255,6 +259,7 @@ impl Exchange<'_, '_> {
                     if let Some(info) = &failed.info {
                         self.record.info = Some(info.clone());
                     }
+                    self.end_try(cluster, &host, None);
                     if self.replay(&failed, head, body, &mut tries, cluster) {
                         same = Some(host);
                         continue;
@@ -407,6 +412,15 @@ impl Exchange<'_, '_> {
             && head.request.authority != *host.endpoint.hostname
         {
             action.set_host(&mut head.request, host.endpoint.hostname.to_string());
+        }
+    }
+
+    /// The span of a try whose answer does not stand.
+    fn end_try(&mut self, cluster: &Cluster, host: &Host, status: Option<u16>) {
+        let (flags, retries) = (self.record.flags, self.record.attempts.saturating_sub(1));
+        if let Some(trace) = &mut self.record.trace {
+            let tried = spans::Tried { target: &cluster.target(), host, status, flags, retries };
+            trace.end_try(&self.connection.worker, self.hcm, &tried);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod deciding;
+mod export;
 mod failure;
 mod forward;
 mod mirror;
@@ -10,5 +11,5 @@ mod record;
 mod serve;
 mod spans;
 
+pub use export::send_spans;
 pub use serve::serve_http;
-pub use spans::send_spans;

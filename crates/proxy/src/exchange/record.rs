@@ -12,6 +12,7 @@ use decide::{
 use upstream::Host;
 
 use super::serve::HttpConnection;
+use super::spans::{Traced, Tried};
 use crate::cluster::{Cluster, UpstreamInfo};
 use crate::stats::RequestSample;
 use crate::telemetry::Call;
@@ -40,7 +41,7 @@ pub struct Record {
     pub local_body: String,
     pub request_messages: u64,
     pub response_messages: u64,
-    pub trace: Option<super::spans::Traced>,
+    pub trace: Option<Traced>,
 }
 
 impl Record {
@@ -77,7 +78,7 @@ impl Record {
 
     /// Counts, logs and reports the request.
     pub fn finish(
-        self,
+        mut self,
         connection: &HttpConnection,
         hcm: &Hcm,
         request: Option<&Request>,
@@ -95,7 +96,8 @@ impl Record {
             self.count(connection, request, decision, total);
         }
         let worker = &connection.worker;
-        if hcm.access_log.is_empty() && self.trace.is_none() {
+        let trace = self.trace.take();
+        if hcm.access_log.is_empty() && trace.is_none() {
             return;
         }
         let target = self.cluster.as_ref().map(|c| c.target());
@@ -145,8 +147,13 @@ impl Record {
         if !hcm.access_log.is_empty() {
             worker.write_log(&hcm.access_log, &entry);
         }
-        if let (Some(trace), Some(request)) = (&self.trace, request) {
-            super::spans::report(worker, hcm, trace, request, &entry, decision);
+        if let (Some(mut trace), Some(request)) = (trace, request) {
+            if let (Some(target), Some(host)) = (&target, &self.host) {
+                let status = Some(self.code).filter(|code| *code != 0);
+                let retries = self.attempts.saturating_sub(1);
+                trace.end_try(worker, hcm, &Tried { target, host, status, flags: self.flags, retries });
+            }
+            trace.report(worker, hcm, request, &entry, decision);
         }
     }
 

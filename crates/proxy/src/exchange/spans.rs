@@ -1,27 +1,52 @@
-//! Spans of requests: begun with the decision, ended with the record, sent in batches through a cluster.
+//! Spans of requests: begun with the decision, ended with the record.
 
-use std::future::poll_fn;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
-use decide::{Decision, Direction, Hcm, Known, LogEntry, Request, TagValue, TraceProvider};
-use upstream::{Pick, Priority};
+use decide::{
+    Decision, Direction, Hcm, Headers, Known, LogEntry, Request, ResponseFlags, TagValue, Tracer, Tracing,
+};
+use upstream::Host;
 
 use super::serve::HttpConnection;
-use crate::cluster::{HttpProtocol, Lease, TlsOverride, Want};
-use crate::trace::{Propagation, Span, SpanContext, SpanKind, encode_spans};
-use crate::wire::{BodyLength, Frame, H2ClientStream, RequestHead, Upstream, h2_request_of};
+use crate::cluster::Target;
+use crate::trace::{InService, Span, SpanContext, SpanKind};
 use crate::worker::Worker;
 
 /// A request's span while it runs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Traced {
-    pub context: SpanContext,
+    context: SpanContext,
     kind: SpanKind,
     shared: bool,
+    /// `tracestate` as it came.
+    state: String,
+    attempt: Option<Attempt>,
+    /// While the application is at work on it.
+    _in_service: Option<InService>,
+}
+
+/// The span of the try that is under way, where each has its own.
+#[derive(Debug)]
+struct Attempt {
+    context: SpanContext,
+    wall: SystemTime,
+    started: Instant,
+}
+
+/// How a try ended.
+pub struct Tried<'a> {
+    pub target: &'a Target,
+    pub host: &'a Host,
+    /// Nothing where no answer came.
+    pub status: Option<u16>,
+    pub flags: ResponseFlags,
+    pub retries: u32,
+}
+
+fn tracer(hcm: &Hcm) -> Option<(&Tracing, &Tracer)> {
+    let tracing = hcm.tracing.as_deref()?;
+    Some((tracing, tracing.tracer.as_ref()?))
 }
 
 /// Finds or begins the request's trace and writes the context that goes upstream. Nothing without a tracer.
@@ -31,74 +56,130 @@ pub fn begin(
     decision: &Decision,
     request: &mut Request,
 ) -> Option<Traced> {
-    let tracing = hcm.tracing.as_ref()?;
-    let provider = tracing.provider.as_ref()?;
-    let (propagation, wide, share) = match provider {
-        TraceProvider::Zipkin { trace_id_128bit, shared_span_context, .. } => {
-            (Propagation::B3, *trace_id_128bit, *shared_span_context)
-        }
-        TraceProvider::OpenTelemetry { .. } => (Propagation::W3c, true, false),
-    };
-    let stated = SpanContext::extract_sampling(&request.headers);
-    let server = connection.direction == Direction::Inbound;
+    let (tracing, tracer) = tracer(hcm)?;
     let worker = &connection.worker;
-    let (context, shared) = match SpanContext::extract(&request.headers) {
+    let server = connection.direction == Direction::Inbound;
+    let told = SpanContext::extract(&request.headers, tracer.headers);
+    if connection.direction == Direction::Outbound {
+        worker.heed_context(told.is_some());
+    }
+    let (context, shared) = match told {
         Some((ids, sampled)) => {
             let parent = SpanContext { ids, sampled: sampled.unwrap_or(decision.trace.sampled) };
             // Zipkin lets the server's side share the client's span.
-            if server && share { (parent, true) } else { (worker.with_rng(|rng| parent.child(rng)), false) }
+            let shared = server && tracer.shared;
+            (if shared { parent } else { worker.with_rng(|rng| parent.child(rng)) }, shared)
         }
         None => {
+            let stated = SpanContext::extract_sampling(&request.headers);
             let sampled = stated.unwrap_or(decision.trace.sampled);
-            (worker.with_rng(|rng| SpanContext::root(wide, sampled, rng)), false)
+            (worker.with_rng(|rng| SpanContext::root(tracer.wide, sampled, rng)), false)
         }
     };
-    context.inject(&mut request.headers, propagation);
+    if tracing.propagates {
+        context.inject(&mut request.headers, tracer.headers);
+    }
     if context.sampled {
         connection.stats.tracing_sampled.inc();
     } else {
         connection.stats.tracing_not_traceable.inc();
     }
-    let kind = if server { SpanKind::Server } else { SpanKind::Client };
-    Some(Traced { context, kind, shared })
+    Some(Traced {
+        context,
+        kind: if server || tracing.spawn_upstream_span { SpanKind::Server } else { SpanKind::Client },
+        shared,
+        state: request.headers.known_str(Known::Tracestate).unwrap_or_default().to_owned(),
+        attempt: None,
+        _in_service: (server && tracing.propagates).then(|| worker.serving.begin(worker.index)),
+    })
 }
 
-/// Keeps the finished span for the next batch.
-pub fn report(
-    worker: &Worker,
-    hcm: &Hcm,
-    traced: &Traced,
-    request: &Request,
-    entry: &LogEntry<'_>,
-    decision: Option<&Decision>,
-) {
-    if !traced.context.sampled {
-        return;
+impl Traced {
+    /// Begins the span of a try and tells the upstream of it, where each try has its own.
+    pub fn begin_try(&mut self, worker: &Worker, hcm: &Hcm, headers: &mut Headers) {
+        let Some((tracing, tracer)) = tracer(hcm).filter(|(tracing, _)| tracing.spawn_upstream_span) else {
+            return;
+        };
+        let context = worker.with_rng(|rng| self.context.child(rng));
+        if tracing.propagates {
+            context.inject(headers, tracer.headers);
+        }
+        self.attempt = Some(Attempt { context, wall: SystemTime::now(), started: Instant::now() });
     }
-    let Some(tracing) = &hcm.tracing else { return };
-    let Some(TraceProvider::Zipkin { cluster, host, path, .. }) = &tracing.provider else {
-        worker.stats.spans_dropped.inc();
-        return;
-    };
-    let operation = decision.and_then(|d| d.operation.as_ref());
-    let name = operation.map_or_else(|| request.authority.clone(), |o| o.to_string());
-    let mut tags = standard_tags(request, entry, tracing.max_path_tag_length as usize);
-    let own = tracing.custom_tags.iter();
-    tags.extend(own.filter_map(|t| Some((t.tag.to_string(), tag_value(&t.value, request, entry)?))));
-    let span = Span {
-        ids: traced.context.ids,
-        kind: traced.kind,
-        name,
-        start: entry.start,
-        duration: entry.times.total.unwrap_or_default(),
-        service: worker.node.service.clone(),
-        local: Some(entry.connection.local),
-        shared: traced.shared,
-        tags,
-    };
-    // The host header travels with the path: one batch goes to one place.
-    let place: Arc<str> = format!("{host} {path}").into();
-    worker.report(cluster, &place, span);
+
+    /// Ends the span of the try that is under way, if there is one.
+    pub fn end_try(&mut self, worker: &Worker, hcm: &Hcm, tried: &Tried<'_>) {
+        let Some(attempt) = self.attempt.take().filter(|attempt| attempt.context.sampled) else { return };
+        let Some((_, tracer)) = tracer(hcm) else { return };
+        let span = Span {
+            ids: attempt.context.ids,
+            kind: SpanKind::Client,
+            name: format!("router {} egress", tried.target.stat_name),
+            start: attempt.wall,
+            duration: attempt.started.elapsed(),
+            service: service(worker, tracer),
+            local: None,
+            shared: false,
+            state: self.state.clone(),
+            failed: tried.status.is_none_or(|status| status >= 500),
+            tags: tried.tags(),
+        };
+        worker.report(&tracer.collector, span);
+    }
+
+    /// Keeps the finished span for the next batch.
+    pub fn report(
+        &self,
+        worker: &Worker,
+        hcm: &Hcm,
+        request: &Request,
+        entry: &LogEntry<'_>,
+        decision: Option<&Decision>,
+    ) {
+        let Some((tracing, tracer)) = tracer(hcm).filter(|_| self.context.sampled) else { return };
+        let operation = decision.and_then(|d| d.operation.as_ref());
+        let name = operation.map_or_else(|| request.authority.clone(), |o| o.to_string());
+        let mut tags = standard_tags(request, entry, tracing.max_path_tag_length as usize);
+        let own = tracing.custom_tags.iter();
+        tags.extend(own.filter_map(|t| Some((t.tag.to_string(), tag_value(&t.value, request, entry)?))));
+        let span = Span {
+            ids: self.context.ids,
+            kind: self.kind,
+            name,
+            start: entry.start,
+            duration: entry.times.total.unwrap_or_default(),
+            service: service(worker, tracer),
+            local: Some(entry.connection.local),
+            shared: self.shared,
+            state: self.state.clone(),
+            failed: entry.response_code >= 500 || entry.response_code == 0,
+            tags,
+        };
+        worker.report(&tracer.collector, span);
+    }
+}
+
+fn service(worker: &Worker, tracer: &Tracer) -> Arc<str> {
+    if tracer.service.is_empty() { worker.node.service.as_str().into() } else { tracer.service.clone() }
+}
+
+impl Tried<'_> {
+    fn tags(&self) -> Vec<(String, String)> {
+        let address = self.host.address().to_string();
+        let mut tags: Vec<(String, String)> = vec![
+            ("component".into(), "proxy".into()),
+            ("upstream_cluster".into(), self.target.name.to_string()),
+            ("upstream_cluster.name".into(), self.target.stat_name.to_string()),
+            ("upstream_address".into(), address.clone()),
+            ("peer.address".into(), address),
+            ("http.status_code".into(), self.status.unwrap_or_default().to_string()),
+            ("response_flags".into(), self.flags.to_string()),
+        ];
+        if self.retries > 0 {
+            tags.push(("retry.count".into(), self.retries.to_string()));
+        }
+        tags
+    }
 }
 
 fn standard_tags(request: &Request, entry: &LogEntry<'_>, limit: usize) -> Vec<(String, String)> {
@@ -128,9 +209,6 @@ fn standard_tags(request: &Request, entry: &LogEntry<'_>, limit: usize) -> Vec<(
     if let Some(host) = entry.upstream.host {
         tags.push(("upstream_address".into(), host.to_string()));
     }
-    if entry.response_code >= 500 || entry.response_code == 0 {
-        tags.push(("error".into(), "true".into()));
-    }
     tags
 }
 
@@ -154,80 +232,4 @@ fn tag_value(value: &TagValue, request: &Request, entry: &LogEntry<'_>) -> Optio
             Some(text)
         }
     }
-}
-
-/// A batch that is not taken in this time is lost.
-const WITHIN: Duration = Duration::from_secs(5);
-
-/// Sends what is waiting, one batch to each collector.
-pub async fn send_spans(worker: &Rc<Worker>) {
-    let mut waiting = std::mem::take(&mut *worker.spans.borrow_mut());
-    while let Some((cluster, place, _)) = waiting.first() {
-        let (cluster, place) = (cluster.clone(), place.clone());
-        let (batch, rest): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|(c, p, _)| *c == cluster && *p == place);
-        waiting = rest;
-        let spans: Vec<Span> = batch.into_iter().map(|(_, _, span)| span).collect();
-        let sent = tokio::time::timeout(WITHIN, post(worker, &cluster, &place, encode_spans(&spans))).await;
-        if matches!(sent, Ok(Some(true))) {
-            worker.stats.spans_sent.add(spans.len() as u64);
-        } else {
-            worker.stats.spans_dropped.add(spans.len() as u64);
-        }
-    }
-}
-
-async fn post(worker: &Worker, cluster: &str, place: &str, body: Vec<u8>) -> Option<bool> {
-    let cluster = worker.cluster(cluster)?;
-    let host = worker.with_rng(|rng| cluster.pick(&Pick::default(), rng))?;
-    let (authority, path) = place.split_once(' ')?;
-    let mut request = Request::new(decide::Method::Post, authority, path);
-    request.scheme = "http".into();
-    request.headers.append(Known::ContentType, "application/json");
-    request.headers.append(Known::ContentLength, body.len().to_string());
-    let head = RequestHead { request, body: BodyLength::Known(body.len() as u64) };
-    let want = Want {
-        host: &host,
-        http2: cluster.target().protocol == HttpProtocol::Http2,
-        by_alpn: false,
-        tls: TlsOverride::default(),
-        priority: Priority::Default,
-        fresh: false,
-        careful: true,
-    };
-    // A stream counts as long as its lease is held.
-    let (mut upstream, lease, _stream) = match cluster.acquire(&want).await.ok()? {
-        Lease::H1(mut lease) => {
-            let mut client = lease.client.take()?;
-            client.send_head(&head);
-            (Upstream::H1(client), Some(lease), None)
-        }
-        Lease::H2(lease) => {
-            let mut sender = lease.send.clone().ready().await.ok()?;
-            let (response, stream) = sender.send_request(h2_request_of(&head).ok()?, false).ok()?;
-            (Upstream::H2(H2ClientStream::new(response, stream, false)), None, Some(lease))
-        }
-    };
-    upstream.send_data(Bytes::from(body));
-    upstream.send_end(None);
-    let answer = poll_fn(|cx| {
-        let _ = upstream.poll_flush(cx);
-        upstream.poll_head(cx)
-    })
-    .await
-    .ok()?;
-    poll_fn(|cx| {
-        loop {
-            match upstream.poll_body(cx) {
-                Poll::Ready(Ok(Frame::Data(_))) => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    })
-    .await;
-    if let (Some(lease), Upstream::H1(client)) = (lease, upstream) {
-        lease.release(client, None);
-    }
-    Some(answer.response.status / 100 == 2)
 }

@@ -65,7 +65,7 @@ pub async fn detect(worker: &Rc<Worker>, arrived: &mut Arrived, stats: &Listener
                 break chosen(arrived, opened.take());
             }
         }
-        let server = opened.as_mut().map(|(_, o)| o);
+        let server = opened.as_mut().map(|(_, opened)| opened);
         match next(&mut io, &mut arrived.first, server, patience, limit).await {
             Event::ClientSpoke => {}
             Event::ClientEnded if arrived.first.is_empty() => break Detected::Close,
@@ -138,7 +138,7 @@ async fn next(
     let mut read_client = pin!(client.read_buf(first));
     let mut read_server = pin!(async {
         match server {
-            Some(opened) => matches!(opened.io.read_buf(&mut opened.ahead).await, Ok(n) if n > 0),
+            Some(opened) => opened.speaks().await,
             None => std::future::pending().await,
         }
     });

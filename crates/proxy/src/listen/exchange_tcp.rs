@@ -50,6 +50,9 @@ pub struct PeerExchange {
 
 impl Peel for PeerExchange {
     fn peel(&mut self, buffer: &mut BytesMut) -> bool {
+        if self.said.get().is_some() {
+            return true;
+        }
         let Some(peer) = take(buffer) else { return false };
         self.said.get_or_init(|| peer.map(Arc::new));
         true
@@ -114,6 +117,8 @@ mod tests {
         }
         assert_eq!(&buffer[..], b"payload");
         assert_eq!(exchange.said.get().and_then(Option::as_deref), Some(&node));
+        let mut again = BytesMut::from(&wire[..]);
+        assert!(exchange.peel(&mut again) && again.len() == wire.len(), "payload was taken for a preamble");
         let mut other = BytesMut::from(&b"\x3D\x23\x04other"[..]);
         let mut silent = PeerExchange::default();
         assert!(silent.peel(&mut other));

@@ -9,7 +9,7 @@ use decide::{
     Connection, Direction, FilterChain, LogEntry, ResponseFlags, TcpForward, TcpProxy, Terminal, Times,
     TlsInfo, UpstreamEntry,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use upstream::{ActiveRequest, Address, Endpoint, Host, LbKind, Outcome, Permit, Pick, Priority, Resource};
 
 use super::accept::Arrived;
@@ -28,6 +28,8 @@ pub struct Opened {
     pub cluster: Rc<Cluster>,
     pub host: Host,
     pub exchanges: bool,
+    /// What the server says of itself before all else, where it does.
+    exchange: PeerExchange,
     pub tls: Option<Arc<TlsInfo>>,
     _permit: Permit,
     _active: ActiveRequest,
@@ -136,11 +138,28 @@ async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Resu
         ahead: BytesMut::new(),
         cluster: cluster.clone(),
         exchanges,
+        exchange: PeerExchange::default(),
         tls,
         _permit: permit,
         _active: active,
         host,
     })
+}
+
+impl Opened {
+    /// Waits for the server's first word; false when it ends instead. What it says of itself is none.
+    pub async fn speaks(&mut self) -> bool {
+        loop {
+            match self.io.read_buf(&mut self.ahead).await {
+                Ok(read) if read > 0 => {}
+                _ => return false,
+            }
+            let introduced = !self.exchanges || self.exchange.peel(&mut self.ahead);
+            if introduced && !self.ahead.is_empty() {
+                return true;
+            }
+        }
+    }
 }
 
 impl Drop for Opened {
@@ -171,7 +190,7 @@ pub async fn serve(
     match opened {
         Ok(mut opened) => {
             let mut from_client = PeerExchange::default();
-            let mut from_server = PeerExchange::default();
+            let mut from_server = std::mem::take(&mut opened.exchange);
             if exchanges_with_client && client.write_all(&exchange_peers(&worker.node.peer)).await.is_err() {
                 stats.cx_active.dec();
                 return;

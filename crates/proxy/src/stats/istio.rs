@@ -114,7 +114,15 @@ const MAX_SERIES: usize = 4096;
 pub struct IstioStats {
     requests: AHashMap<RequestKey, RequestSeries>,
     tcp: AHashMap<TcpKey, TcpSeries>,
+    contexts: Contexts,
     dropped: u64,
+}
+
+/// Calls that the application made while it was asked itself: with the trace's headers, and without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contexts {
+    pub kept: u64,
+    pub lost: u64,
 }
 
 impl IstioStats {
@@ -156,8 +164,14 @@ impl IstioStats {
         self.dropped
     }
 
-    pub fn snapshot(&self) -> IstioSnapshot {
+    pub fn heed_context(&mut self, kept: bool) {
+        *(if kept { &mut self.contexts.kept } else { &mut self.contexts.lost }) += 1;
+    }
+
+    /// `own` is who counted.
+    pub fn snapshot(&self, own: &PeerMetadata) -> IstioSnapshot {
         IstioSnapshot {
+            contexts: (own_labels(own), self.contexts),
             requests: self.requests.iter().map(|(k, v)| (k.labels(), v.clone())).collect(),
             tcp: self.tcp.iter().map(|(k, v)| (k.labels(), *v)).collect(),
         }
@@ -170,12 +184,19 @@ pub type Labels = Vec<(&'static str, String)>;
 /// The metrics of all workers.
 #[derive(Debug, Default)]
 pub struct IstioSnapshot {
+    /// Of this workload, by its labels.
+    pub contexts: (Labels, Contexts),
     pub requests: std::collections::BTreeMap<Labels, RequestSeries>,
     pub tcp: std::collections::BTreeMap<Labels, TcpSeries>,
 }
 
 impl IstioSnapshot {
     pub fn merge(&mut self, other: Self) {
+        if !other.contexts.0.is_empty() {
+            self.contexts.0 = other.contexts.0;
+        }
+        self.contexts.1.kept += other.contexts.1.kept;
+        self.contexts.1.lost += other.contexts.1.lost;
         for (labels, theirs) in other.requests {
             let ours = self.requests.entry(labels).or_default();
             ours.requests += theirs.requests;
@@ -247,6 +268,17 @@ impl Workload {
         ];
         labels.extend(names.into_iter().zip(values.map(|v| v.to_string())));
     }
+}
+
+/// Who counted, where no peer is involved.
+fn own_labels(own: &PeerMetadata) -> Labels {
+    let text = |text: Option<&str>| text.filter(|t| !t.is_empty()).unwrap_or("unknown").to_owned();
+    vec![
+        ("workload", text(Some(&own.workload))),
+        ("workload_namespace", text(Some(&own.namespace))),
+        ("app", text(own.app())),
+        ("version", text(own.version())),
+    ]
 }
 
 #[derive(Clone, Copy)]

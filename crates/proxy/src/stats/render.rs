@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::histogram::{BOUNDS, Histogram};
-use super::istio::{IstioSnapshot, Labels};
+use super::istio::{Contexts, IstioSnapshot, Labels};
 use super::snapshot::{Kind, Snapshot, StatName};
 
 /// Envoy's plain listing: `cluster.NAME.upstream_rq_total: 3`.
@@ -157,6 +157,19 @@ fn istio(snapshot: &IstioSnapshot, out: &mut String) {
     put_family(out, "istio_tcp_connections_closed_total", tcp.iter().map(|(l, s)| (l, s.closed)));
     put_family(out, "istio_tcp_sent_bytes_total", tcp.iter().map(|(l, s)| (l, s.sent)));
     put_family(out, "istio_tcp_received_bytes_total", tcp.iter().map(|(l, s)| (l, s.received)));
+    contexts(&snapshot.contexts, out);
+}
+
+/// Ours, not Istio's: which services split traces.
+fn contexts((labels, contexts): &(Labels, Contexts), out: &mut String) {
+    let labels = label_text(labels);
+    let both = [("kept", contexts.kept), ("lost", contexts.lost)];
+    let lines: Vec<_> = both
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(what, n)| (join(&labels, &format!("context=\"{what}\"")), *n))
+        .collect();
+    put_family(out, "mizzen_trace_contexts_total", lines.iter().map(|(labels, n)| (labels, *n)));
 }
 
 fn put_family<'a>(out: &mut String, family: &str, series: impl Iterator<Item = (&'a String, u64)>) {

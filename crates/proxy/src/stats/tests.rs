@@ -1,7 +1,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use decide::ResponseFlags;
+use decide::{PeerMetadata, ResponseFlags};
 
 use super::istio::RequestSample;
 use super::*;
@@ -31,9 +31,10 @@ fn workers_are_merged_and_families_stay_together() {
         cluster.code(503);
         let mut istio = IstioStats::default();
         istio.record(key("a", 200), &RequestSample { millis: 3.0, ..RequestSample::default() });
+        istio.heed_context(false);
         let mut one = Snapshot::default();
         cluster.collect(&owner, &mut one);
-        one.istio = istio.snapshot();
+        one.istio = istio.snapshot(&PeerMetadata::default());
         all.merge(one);
     }
     let text = text(&all, |_| true);
@@ -47,6 +48,11 @@ fn workers_are_merged_and_families_stay_together() {
     assert!(page.contains("envoy_response_code_class=\"5\"} 2"));
     assert!(page.contains("istio_requests_total{reporter=\"source\",source_workload=\"a\""));
     assert!(page.contains("response_flags=\"-\""));
+    assert!(
+        page.contains("mizzen_trace_contexts_total{workload=\"unknown\"")
+            && page.contains("context=\"lost\"} 2")
+    );
+    assert!(!page.contains("context=\"kept\""));
     let types = page.lines().filter(|l| *l == "# TYPE istio_requests_total counter").count();
     assert_eq!(types, 1);
     assert!(page.contains("le=\"5\"} 2") && page.contains("le=\"1\"} 0"));
@@ -58,7 +64,7 @@ fn peers_cannot_fill_the_memory_with_series() {
     for n in 0..5000 {
         istio.record(key(&n.to_string(), 200), &RequestSample::default());
     }
-    let snapshot = istio.snapshot();
+    let snapshot = istio.snapshot(&PeerMetadata::default());
     assert!(snapshot.requests.len() <= 4097, "{}", snapshot.requests.len());
     assert_eq!(snapshot.requests.values().map(|s| s.requests).sum::<u64>(), 5000);
     assert!(istio.dropped() > 0);

@@ -3,14 +3,7 @@
 use std::fmt::Write;
 
 use base::Random;
-use decide::{Headers, Known};
-
-/// Which headers carry the context onward; all are understood on receipt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagation {
-    B3,
-    W3c,
-}
+use decide::{Headers, Known, TraceHeaders};
 
 /// Where a span belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +35,13 @@ impl SpanContext {
         Self { ids, sampled: self.sampled }
     }
 
-    /// What the caller said; `None` for the sampling where it left that open.
-    pub fn extract(headers: &Headers) -> Option<(Ids, Option<bool>)> {
-        b3(headers).or_else(|| b3_single(headers)).or_else(|| w3c(headers))
+    /// What the caller said, in the headers of our tracer first; `None` for the sampling where it left that open.
+    pub fn extract(headers: &Headers, first: TraceHeaders) -> Option<(Ids, Option<bool>)> {
+        let b3 = || b3(headers).or_else(|| b3_single(headers));
+        match first {
+            TraceHeaders::B3 | TraceHeaders::B3AndW3c => b3().or_else(|| w3c(headers)),
+            TraceHeaders::W3c => w3c(headers).or_else(b3),
+        }
     }
 
     /// A sampling decision without a trace (`b3: 0`, `x-b3-sampled: 0` alone).
@@ -53,27 +50,38 @@ impl SpanContext {
         sampled_of(text)
     }
 
-    pub fn inject(&self, headers: &mut Headers, propagation: Propagation) {
-        let Ids { trace, span, parent } = self.ids;
-        let trace_text = if trace >> 64 == 0 { format!("{trace:016x}") } else { format!("{trace:032x}") };
-        match propagation {
-            Propagation::B3 => {
-                headers.remove_known(Known::B3);
-                headers.set(Known::XB3TraceId, trace_text);
-                headers.set(Known::XB3SpanId, format!("{span:016x}"));
-                match parent {
-                    Some(parent) => headers.set(Known::XB3ParentSpanId, format!("{parent:016x}")),
-                    None => _ = headers.remove_known(Known::XB3ParentSpanId),
-                }
-                headers.set(Known::XB3Sampled, if self.sampled { "1" } else { "0" });
-            }
-            Propagation::W3c => {
-                let mut text = String::with_capacity(55);
-                let _ = write!(text, "00-{trace:032x}-{span:016x}-{:02x}", u8::from(self.sampled));
-                headers.set(Known::Traceparent, text);
-            }
+    pub fn inject(&self, headers: &mut Headers, wanted: TraceHeaders) {
+        if wanted != TraceHeaders::W3c {
+            self.inject_b3(headers);
+        }
+        if wanted != TraceHeaders::B3 {
+            self.inject_w3c(headers);
         }
     }
+
+    fn inject_b3(&self, headers: &mut Headers) {
+        let Ids { trace, span, parent } = self.ids;
+        headers.remove_known(Known::B3);
+        headers.set(Known::XB3TraceId, trace_text(trace));
+        headers.set(Known::XB3SpanId, format!("{span:016x}"));
+        match parent {
+            Some(parent) => headers.set(Known::XB3ParentSpanId, format!("{parent:016x}")),
+            None => _ = headers.remove_known(Known::XB3ParentSpanId),
+        }
+        headers.set(Known::XB3Sampled, if self.sampled { "1" } else { "0" });
+    }
+
+    fn inject_w3c(&self, headers: &mut Headers) {
+        let Ids { trace, span, .. } = self.ids;
+        let mut text = String::with_capacity(55);
+        let _ = write!(text, "00-{trace:032x}-{span:016x}-{:02x}", u8::from(self.sampled));
+        headers.set(Known::Traceparent, text);
+    }
+}
+
+/// 16 digits where they are enough, as B3 and Zipkin have it.
+pub(super) fn trace_text(trace: u128) -> String {
+    if trace >> 64 == 0 { format!("{trace:016x}") } else { format!("{trace:032x}") }
 }
 
 fn nonzero<R: Random + ?Sized>(rng: &mut R) -> u64 {
@@ -154,7 +162,9 @@ mod tests {
             (&[("b3", "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312")], None),
             (&[("traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01")], Some(true)),
         ] {
-            assert_eq!(SpanContext::extract(&headers(pairs)), Some((ids, sampled)), "{pairs:?}");
+            for first in [TraceHeaders::B3, TraceHeaders::W3c] {
+                assert_eq!(SpanContext::extract(&headers(pairs), first), Some((ids, sampled)), "{pairs:?}");
+            }
         }
         for bad in [
             ("b3", "x"),
@@ -162,7 +172,7 @@ mod tests {
             ("traceparent", "ff-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01"),
             ("traceparent", "00-463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-01-x"),
         ] {
-            assert_eq!(SpanContext::extract(&headers(&[bad])), None, "{bad:?}");
+            assert_eq!(SpanContext::extract(&headers(&[bad]), TraceHeaders::W3c), None, "{bad:?}");
         }
         assert_eq!(SpanContext::extract_sampling(&headers(&[("b3", "0")])), Some(false));
     }
@@ -173,11 +183,27 @@ mod tests {
         let root = SpanContext::root(true, true, &mut rng);
         let child = root.child(&mut rng);
         assert_eq!(child.ids.parent, Some(root.ids.span));
-        for propagation in [Propagation::B3, Propagation::W3c] {
+        for wanted in [TraceHeaders::B3, TraceHeaders::B3AndW3c, TraceHeaders::W3c] {
             let mut sent = Headers::new();
-            child.inject(&mut sent, propagation);
-            let (ids, sampled) = SpanContext::extract(&sent).unwrap();
+            child.inject(&mut sent, wanted);
+            assert_eq!(sent.contains(Known::Traceparent), wanted != TraceHeaders::B3, "{wanted:?}");
+            let (ids, sampled) = SpanContext::extract(&sent, wanted).unwrap();
             assert_eq!((ids.trace, ids.span, sampled), (child.ids.trace, child.ids.span, Some(true)));
+        }
+    }
+
+    /// A hop that writes one kind leaves older ones of the other kind behind it.
+    #[test]
+    fn the_tracers_own_headers_are_believed_before_others() {
+        let both = headers(&[
+            ("x-b3-traceid", "000000000000000b"),
+            ("x-b3-spanid", "000000000000000b"),
+            ("traceparent", "00-0000000000000000000000000000000c-000000000000000c-01"),
+        ]);
+        for (first, trace) in
+            [(TraceHeaders::B3, 0xb), (TraceHeaders::B3AndW3c, 0xb), (TraceHeaders::W3c, 0xc)]
+        {
+            assert_eq!(SpanContext::extract(&both, first).unwrap().0.trace, trace, "{first:?}");
         }
     }
 }

@@ -6,4 +6,4 @@ mod state;
 
 pub use message::{ClusterUpdate, Config, Message};
 pub use run::{WorkerHandle, start};
-pub use state::{Node, Worker};
+pub use state::{Node, Shared, Worker};

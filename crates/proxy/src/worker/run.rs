@@ -12,15 +12,16 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::{AbortHandle, LocalSet};
 
 use super::message::{Config, Message};
-use super::state::{Node, Worker};
+use super::state::{Node, Shared, Worker};
 use crate::listen;
-use crate::log::LogSink;
 
 /// Messages that may wait for a worker.
 const QUEUE: usize = 1024;
 const REAP_EVERY: Duration = Duration::from_secs(1);
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 const SPANS_EVERY: Duration = Duration::from_secs(1);
+/// For the spans of the last requests before a proxy ends.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// The control thread's grip on a worker.
 pub struct WorkerHandle {
@@ -28,7 +29,7 @@ pub struct WorkerHandle {
     pub thread: Option<std::thread::JoinHandle<()>>,
 }
 
-pub fn start(index: usize, node: Arc<Node>, config: Config, sink: LogSink) -> std::io::Result<WorkerHandle> {
+pub fn start(index: usize, node: Arc<Node>, config: Config, shared: Shared) -> std::io::Result<WorkerHandle> {
     let (messages, inbox) = mpsc::channel(QUEUE);
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         pin_to_core(index);
@@ -40,7 +41,7 @@ pub fn start(index: usize, node: Arc<Node>, config: Config, sink: LogSink) -> st
             }
         };
         let local = LocalSet::new();
-        let worker = Worker::new(index, node, config, sink);
+        let worker = Worker::new(index, node, config, shared);
         local.block_on(&runtime, run(worker, inbox));
     })?;
     Ok(WorkerHandle { messages, thread: Some(thread) })
@@ -100,6 +101,8 @@ async fn run(worker: Rc<Worker>, mut inbox: Receiver<Message>) {
                 tokio::task::spawn_local(async move {
                     worker.empty().await;
                     worker.log.flush();
+                    let last = crate::exchange::send_spans(&worker);
+                    let _ = tokio::time::timeout(LAST_SPANS, last).await;
                     let _ = done.send(());
                 });
             }

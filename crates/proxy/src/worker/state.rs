@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ahash::AHashMap;
 use base::{Random, SeededRandom};
-use decide::{Direction, NodeFacts, PeerMetadata};
+use decide::{Collector, Direction, NodeFacts, PeerMetadata};
 use tokio::sync::Notify;
 
 use super::message::{ClusterUpdate, Config};
@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::log::{LogSink, WorkerLog};
 use crate::stats::{HttpStats, IstioStats, ListenerStats, Snapshot, TcpStats, WorkerStats};
 use crate::telemetry::Telemetry;
-use crate::trace::Span;
+use crate::trace::{Serving, Span};
 
 /// Who this proxy is.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +41,13 @@ enum Draining {
     All,
 }
 
+/// What all workers of a proxy have in common.
+#[derive(Clone)]
+pub struct Shared {
+    pub log: LogSink,
+    pub serving: Serving,
+}
+
 pub struct Worker {
     pub index: usize,
     pub node: Arc<Node>,
@@ -56,7 +63,9 @@ pub struct Worker {
     tcp: RefCell<AHashMap<Arc<str>, Rc<TcpStats>>>,
     pub istio: RefCell<IstioStats>,
     pub telemetry: Telemetry,
-    pub spans: RefCell<Vec<(Arc<str>, Arc<str>, Span)>>,
+    pub spans: RefCell<Vec<(Arc<Collector>, Span)>>,
+    /// What of its traces the application is at work on.
+    pub serving: Serving,
     /// Ports whose servers spoke first: detection does not wait for their clients.
     pub server_first: RefCell<lru::Recent>,
     next_connection: Cell<u64>,
@@ -121,7 +130,7 @@ fn facts_of(node: &Node) -> NodeFacts {
 }
 
 impl Worker {
-    pub fn new(index: usize, node: Arc<Node>, config: Config, sink: LogSink) -> Rc<Self> {
+    pub fn new(index: usize, node: Arc<Node>, config: Config, shared: Shared) -> Rc<Self> {
         Rc::new(Self {
             index,
             telemetry: Telemetry::new(&node),
@@ -130,7 +139,8 @@ impl Worker {
             config: RefCell::new(config),
             clusters: RefCell::default(),
             rng: RefCell::new(SeededRandom::from_os()),
-            log: WorkerLog::new(sink),
+            log: WorkerLog::new(shared.log),
+            serving: shared.serving,
             stats: WorkerStats::default(),
             http: RefCell::default(),
             listeners: RefCell::default(),
@@ -269,13 +279,20 @@ impl Worker {
         self.tcp.borrow_mut().entry(prefix.clone()).or_default().clone()
     }
 
-    /// Keeps a finished span until the next batch; `cluster` and `path` say where it goes.
-    pub fn report(&self, cluster: &Arc<str>, path: &Arc<str>, span: Span) {
+    /// Keeps a finished span until the next batch.
+    pub fn report(&self, collector: &Arc<Collector>, span: Span) {
         let mut spans = self.spans.borrow_mut();
         if spans.len() < MAX_SPANS {
-            spans.push((cluster.clone(), path.clone(), span));
+            spans.push((collector.clone(), span));
         } else {
             self.stats.spans_dropped.inc();
+        }
+    }
+
+    /// Counts whether a call that the application made while it was asked itself kept to the trace.
+    pub fn heed_context(&self, kept: bool) {
+        if self.serving.any() {
+            self.istio.borrow_mut().heed_context(kept);
         }
     }
 
@@ -298,7 +315,7 @@ impl Worker {
         let folded = self.istio.borrow().dropped() - self.stats.series_dropped.get();
         self.stats.series_dropped.add(folded);
         self.stats.collect(&"".into(), &mut all);
-        all.istio = self.istio.borrow().snapshot();
+        all.istio = self.istio.borrow().snapshot(&self.node.peer);
         all
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::mesh::{ExtensionProvider, MeshConfig, TraceContextOption, TracingServiceName};
+use api::mesh::{ExtensionProvider, MeshConfig, ProviderHeader, TraceContextOption, TracingServiceName};
 use api::telemetry as tm;
 use model::Config;
 use proto::pb::envoy::config::core::v3 as core;
@@ -40,8 +40,12 @@ pub(super) fn of(
         rules.iter().rev().find_map(|rule| rule.providers.first()).map(|provider| provider.name.clone());
     let named = named
         .or_else(|| mesh.default_providers.as_ref().and_then(|providers| providers.tracing.first().cloned()));
-    let provider = match named {
-        Some(name) => from_provider(context, mesh.provider(&name)?)?,
+    let declared = match named {
+        Some(name) => Some(mesh.provider(&name)?),
+        None => None,
+    };
+    let provider = match declared {
+        Some(declared) => from_provider(context, declared)?,
         None => from_default_config(context, mesh)?,
     };
     let sampling = rules
@@ -56,11 +60,12 @@ pub(super) fn of(
     if istio.unwrap_or(true) {
         tags.extend(istio_tags(context));
     }
-    let declared = rules.iter().rev().find(|rule| !rule.custom_tags.is_empty()).map(|rule| &rule.custom_tags);
-    for (name, tag) in declared.or_else(|| proxy.map(|proxy| &proxy.custom_tags)).into_iter().flatten() {
+    let own = rules.iter().rev().find(|rule| !rule.custom_tags.is_empty()).map(|rule| &rule.custom_tags);
+    for (name, tag) in own.or_else(|| proxy.map(|proxy| &proxy.custom_tags)).into_iter().flatten() {
         tags.extend(custom_tag(name, tag).map(|tag| (name.clone(), tag)));
     }
-    let length = proxy.map_or(0, |proxy| proxy.max_path_tag_length);
+    let length = declared.map_or(0, max_tag_length);
+    let length = if length > 0 { length } else { proxy.map_or(0, |proxy| proxy.max_path_tag_length) };
     Some(Tracing {
         client_sampling: Some(Percent { value: 100.0 }),
         random_sampling: Some(Percent { value: sampling }),
@@ -83,6 +88,22 @@ fn service_cluster(context: &Context<'_>, service: &str, port: u32) -> Option<(S
     Some((host.to_owned(), cluster::name(port, "", host)))
 }
 
+fn max_tag_length(provider: &ExtensionProvider) -> u32 {
+    let zipkin = provider.zipkin.as_ref().map(|zipkin| zipkin.max_tag_length);
+    zipkin.or(provider.opentelemetry.as_ref().map(|otlp| otlp.max_tag_length)).unwrap_or_default()
+}
+
+/// A header's value as Envoy's formatters read it.
+fn header(header: &ProviderHeader) -> core::HeaderValue {
+    let value = header.value.as_deref().unwrap_or_default().replace('%', "%%");
+    core::HeaderValue { key: header.name.clone(), value, ..Default::default() }
+}
+
+fn headers(headers: &[ProviderHeader]) -> Vec<core::HeaderValueOption> {
+    let option = |own| core::HeaderValueOption { header: Some(header(own)), ..Default::default() };
+    headers.iter().map(option).collect()
+}
+
 fn from_provider(context: &Context<'_>, provider: &ExtensionProvider) -> Option<trace::tracing::Http> {
     if let Some(zipkin) = &provider.zipkin {
         let (host, cluster) = service_cluster(context, &zipkin.service, zipkin.port)?;
@@ -90,6 +111,9 @@ fn from_provider(context: &Context<'_>, provider: &ExtensionProvider) -> Option<
         let timeout = zipkin.timeout.map_or(seconds(5), |timeout| duration(timeout.as_std()));
         let mut config = zipkin_config(&host, cluster, path, timeout);
         config.trace_id_128bit = !zipkin.enable_64bit_trace_id;
+        if let Some(service) = &mut config.collector_service {
+            service.request_headers_to_add = headers(&zipkin.headers);
+        }
         if zipkin.trace_context_option == TraceContextOption::UseB3WithW3cPropagation {
             config.trace_context_option = 1;
         }
@@ -106,6 +130,7 @@ fn from_provider(context: &Context<'_>, provider: &ExtensionProvider) -> Option<
                     cluster,
                     http.timeout.map_or(seconds(5), |timeout| duration(timeout.as_std())),
                 )),
+                request_headers_to_add: headers(&http.headers),
                 ..Default::default()
             });
         }
@@ -119,6 +144,12 @@ fn from_provider(context: &Context<'_>, provider: &ExtensionProvider) -> Option<
                     },
                 )),
                 timeout: otlp.grpc.as_ref().and_then(|grpc| grpc.timeout).map(|t| duration(t.as_std())),
+                initial_metadata: otlp
+                    .grpc
+                    .iter()
+                    .flat_map(|grpc| &grpc.initial_metadata)
+                    .map(header)
+                    .collect(),
                 ..Default::default()
             });
         }
