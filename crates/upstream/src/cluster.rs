@@ -53,7 +53,12 @@ impl ClusterState {
     }
 
     /// Takes a new assignment or new settings. Addresses that stay keep their ejections and counts.
-    pub fn update(&self, assignment: &Assignment, settings: &ClusterSettings) -> Arc<EndpointSet> {
+    pub fn update(
+        &self,
+        assignment: &Assignment,
+        settings: &ClusterSettings,
+        now: Instant,
+    ) -> Arc<EndpointSet> {
         self.breakers.set(&settings.thresholds);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut states = HashMap::with_capacity(inner.states.len());
@@ -69,7 +74,12 @@ impl ClusterState {
                 self.shared.ejected.fetch_sub(1, Relaxed);
             }
         }
+        let since = self.shared.millis(now);
+        let known = kept.len();
         inner.current = Arc::new(build(assignment, settings, &self.shared, &mut kept));
+        if known < kept.len() {
+            inner.current.hosts().filter(|host| host.state.is_new()).for_each(|host| host.state.begin(since));
+        }
         if settings.outlier.is_none() {
             inner.current.uneject_all();
         }

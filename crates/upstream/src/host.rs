@@ -11,6 +11,8 @@ use crate::{Address, Endpoint, Health};
 pub(crate) struct HostState {
     pub(crate) active: AtomicU32,
     pub(crate) ejected: AtomicBool,
+    /// Milliseconds of the cluster's time at which it began to take requests.
+    pub(crate) since: AtomicU64,
     /// Milliseconds of the detector's time; meaningful while ejected.
     pub(crate) ejected_until: AtomicU64,
     /// How often the host was ejected lately; decays while it behaves.
@@ -23,6 +25,25 @@ pub(crate) struct HostState {
     pub(crate) total: AtomicU32,
     pub(crate) local_successes: AtomicU32,
     pub(crate) local_total: AtomicU32,
+}
+
+/// Of `since`, before the first assignment that holds the host is complete.
+const NEW: u64 = 0;
+
+impl HostState {
+    pub(crate) fn is_new(&self) -> bool {
+        self.since.load(Relaxed) == NEW
+    }
+
+    /// Takes requests from this moment on.
+    pub(crate) fn begin(&self, millis: u64) {
+        self.since.store(millis + 1, Relaxed);
+    }
+
+    /// For how many milliseconds it has taken requests.
+    pub(crate) fn age(&self, millis: u64) -> u64 {
+        (millis + 1).saturating_sub(self.since.load(Relaxed))
+    }
 }
 
 /// An endpoint as configured and its run-time state.

@@ -34,7 +34,7 @@ pub use breaker::{Breakers, Permit, Priority, Resource, RetryBudget, Thresholds}
 pub use cluster::{ClusterSettings, ClusterState};
 pub use host::{ActiveRequest, Host};
 pub use outlier::{Ejection, EjectionKind, Outcome, OutlierConfig};
-pub use policy::{HashKey, LbKind, LbPolicy, LocalityLb, MaglevConfig, RingHashConfig};
+pub use policy::{HashKey, LbKind, LbPolicy, LocalityLb, MaglevConfig, RingHashConfig, SlowStart};
 pub use retry::{Attempt, ResetFormat, RetryOn, RetryPolicy, RetryState, Verdict};
 pub use set::EndpointSet;
 pub use xxh::xxh64;

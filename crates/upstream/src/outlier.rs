@@ -146,6 +146,7 @@ impl EndpointSet {
         for host in self.hosts() {
             if host.is_ejected() {
                 if host.state.ejected_until.load(Relaxed) <= millis && self.restore(host) {
+                    host.state.begin(millis);
                     events.push(Ejection { address: host.address().clone(), kind: EjectionKind::Restored });
                 }
             } else {
@@ -257,7 +258,7 @@ impl EndpointSet {
     }
 
     pub(crate) fn millis(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.shared.origin).as_millis() as u64
+        self.shared.millis(now)
     }
 }
 

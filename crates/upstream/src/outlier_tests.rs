@@ -16,7 +16,7 @@ fn mesh(hosts: u16, config: OutlierConfig) -> Mesh {
     let settings = ClusterSettings { outlier: Some(Arc::new(config)), ..ClusterSettings::default() };
     let state = ClusterState::new(&settings, start);
     let endpoints = (1..=hosts).map(|p| Endpoint::new(Address::parse("10.0.0.1", p))).collect();
-    state.update(&Assignment::of(endpoints), &settings);
+    state.update(&Assignment::of(endpoints), &settings, Instant::now());
     Mesh { state, start, rng: SeededRandom::new(1) }
 }
 
@@ -165,13 +165,13 @@ fn hosts_that_leave_take_their_ejection_with_them() {
     mesh.record(0, Outcome::Status(500), 5, 0);
     let settings = ClusterSettings { outlier: Some(Arc::new(all())), ..ClusterSettings::default() };
     let rest = (2..=4).map(|p| Endpoint::new(Address::parse("10.0.0.1", p))).collect();
-    mesh.state.update(&Assignment::of(rest), &settings);
+    mesh.state.update(&Assignment::of(rest), &settings, Instant::now());
     assert_eq!(mesh.state.ejected(), 0);
     mesh.record(0, Outcome::Status(500), 5, 0);
     let off = ClusterSettings::default();
     let rest = (2..=4).map(|p| Endpoint::new(Address::parse("10.0.0.1", p))).collect();
     assert!(
-        mesh.state.update(&Assignment::of(rest), &off).hosts().all(|h| !h.is_ejected()),
+        mesh.state.update(&Assignment::of(rest), &off, Instant::now()).hosts().all(|h| !h.is_ejected()),
         "turned off lets all back"
     );
 }

@@ -1,5 +1,7 @@
 //! How a cluster balances: plain data.
 
+use std::time::Duration;
+
 /// What a hash ring is keyed with for each endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HashKey {
@@ -68,6 +70,27 @@ pub enum LocalityLb {
     Weighted,
 }
 
+/// A host that is new or was let back takes its share of the load bit by bit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlowStart {
+    pub window: Duration,
+    /// 1 is linear in time; above it the share grows faster at first.
+    pub aggression: f64,
+    /// Of its weight, from the start: percent.
+    pub min_percent: f64,
+}
+
+impl SlowStart {
+    /// The part of its weight that a host has at an age.
+    pub fn factor(&self, age: Duration) -> f64 {
+        if age >= self.window {
+            return 1.0;
+        }
+        let time = age.as_secs_f64() / self.window.as_secs_f64();
+        time.powf(1.0 / self.aggression).max(self.min_percent / 100.0).min(1.0)
+    }
+}
+
 /// The load balancing of one cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LbPolicy {
@@ -77,6 +100,8 @@ pub struct LbPolicy {
     pub panic_threshold: f64,
     /// Fail instead of panicking.
     pub fail_on_panic: bool,
+    /// For round robin and least request.
+    pub slow_start: Option<SlowStart>,
 }
 
 impl Default for LbPolicy {
@@ -86,6 +111,7 @@ impl Default for LbPolicy {
             locality: LocalityLb::default(),
             panic_threshold: 50.0,
             fail_on_panic: false,
+            slow_start: None,
         }
     }
 }

@@ -20,6 +20,12 @@ pub(crate) struct Shared {
     pub(crate) origin: Instant,
 }
 
+impl Shared {
+    pub(crate) fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.origin).as_millis() as u64
+    }
+}
+
 /// Endpoints by priority and locality, with hash tables already built.
 #[derive(Debug)]
 pub struct EndpointSet {

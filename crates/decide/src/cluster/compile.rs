@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::upstream::{
     ClusterSettings, HashKey, LbKind, LbPolicy, LocalityLb, MaglevConfig, OutlierConfig, RetryBudget,
-    RingHashConfig, Thresholds,
+    RingHashConfig, SlowStart, Thresholds,
 };
 use proto::pb::envoy::config::cluster::v3 as pb;
 use proto::pb::envoy::config::core::v3 as core;
@@ -143,7 +143,8 @@ fn dns(message: &pb::Cluster) -> Taken<DnsSettings> {
 
 fn lb_policy(message: &pb::Cluster) -> Taken<LbPolicy> {
     use pb::cluster::common_lb_config::LocalityConfigSpecifier;
-    let mut policy = LbPolicy { kind: lb_kind(message)?, ..LbPolicy::default() };
+    let mut policy =
+        LbPolicy { kind: lb_kind(message)?, slow_start: slow_start(message)?, ..LbPolicy::default() };
     if let Some(common) = &message.common_lb_config {
         policy.panic_threshold = common.healthy_panic_threshold.as_ref().map_or(50.0, |p| p.value);
         match &common.locality_config_specifier {
@@ -163,14 +164,8 @@ fn lb_kind(message: &pb::Cluster) -> Taken<LbKind> {
     use pb::cluster::{LbConfig, LbPolicy as Policy};
     let kind = Policy::try_from(message.lb_policy).map_err(|_| Refusal::new("unknown").under("lbPolicy"))?;
     Ok(match (kind, &message.lb_config) {
-        (Policy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(c))) if c.slow_start_config.is_some() => {
-            return Err(Refusal::unsupported("slowStartConfig").under("roundRobinLbConfig"));
-        }
         (Policy::RoundRobin, _) => LbKind::RoundRobin,
         (Policy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(c))) => {
-            if c.slow_start_config.is_some() {
-                return Err(Refusal::unsupported("slowStartConfig").under("leastRequestLbConfig"));
-            }
             LbKind::LeastRequest { choices: number(&c.choice_count).unwrap_or(2).max(2) }
         }
         (Policy::LeastRequest, _) => LbKind::LeastRequest { choices: 2 },
@@ -180,6 +175,24 @@ fn lb_kind(message: &pb::Cluster) -> Taken<LbKind> {
         (Policy::ClusterProvided, _) => LbKind::OriginalDestination,
         (Policy::LoadBalancingPolicyConfig, _) => return Err(Refusal::unsupported("loadBalancingPolicy")),
     })
+}
+
+fn slow_start(message: &pb::Cluster) -> Taken<Option<SlowStart>> {
+    use pb::cluster::LbConfig;
+    let (config, field) = match &message.lb_config {
+        Some(LbConfig::RoundRobinLbConfig(c)) => (&c.slow_start_config, "roundRobinLbConfig"),
+        Some(LbConfig::LeastRequestLbConfig(c)) => (&c.slow_start_config, "leastRequestLbConfig"),
+        _ => return Ok(None),
+    };
+    let Some(c) = config else { return Ok(None) };
+    let wrong = |text: &str, of: &str| Refusal::new(text).under(of).under("slowStartConfig").under(field);
+    let window = duration(&c.slow_start_window, "slowStartWindow").within("slowStartConfig").within(field)?;
+    let aggression = c.aggression.as_ref().map_or(1.0, |a| a.default_value);
+    if aggression.is_nan() || aggression <= 0.0 {
+        return Err(wrong("must be greater than 0", "aggression"));
+    }
+    let min_percent = c.min_weight_percent.as_ref().map_or(10.0, |p| p.value);
+    Ok(window.filter(|w| !w.is_zero()).map(|window| SlowStart { window, aggression, min_percent }))
 }
 
 fn hash_key(message: &pb::Cluster) -> HashKey {

@@ -36,7 +36,8 @@ impl StringMatcher {
                 text.len() >= s.len() && text[text.len() - s.len()..].eq_ignore_ascii_case(s.as_bytes())
             }
             Self::ContainsNoCase(s) => contains(&text.to_ascii_lowercase(), s.as_bytes()),
-            Self::Regex(regex) => regex.is_match(text),
+            // What is no UTF-8 is read with a character for each fault: a dot must not fail open on it.
+            Self::Regex(regex) => regex.is_match(String::from_utf8_lossy(text).as_bytes()),
         }
     }
 
@@ -94,6 +95,55 @@ pub(crate) fn regex(pattern: &str) -> Taken<Regex> {
 pub(crate) fn whole(pattern: &str) -> Taken<Regex> {
     regex(pattern)?;
     regex(&format!("\\A(?s:{pattern})\\z"))
+}
+
+/// A path template: `*` and `{name}` stand for one segment, `**` for any number of them, `{name=…}` for what is within.
+/// A segment is whatever has no slash, an asterisk included.
+pub(crate) fn template(pattern: &str) -> Taken<Regex> {
+    let wrong = |why: &str| Refusal::new(format_args!("{pattern:?} {why}"));
+    if !pattern.starts_with('/') {
+        return Err(wrong("must begin with a slash"));
+    }
+    let mut out = String::new();
+    let mut rest = pattern;
+    let mut after_any = false;
+    while let Some(c) = rest.chars().next() {
+        let (length, any) = match c {
+            '{' => {
+                let end = rest.find('}').ok_or_else(|| wrong("has a brace that is not closed"))?;
+                let within = rest[1..end].split_once('=').map_or("*", |(_, inner)| inner);
+                out.push_str(&wildcards(within));
+                (end + 1, within.contains("**"))
+            }
+            '}' => return Err(wrong("closes a brace that is not open")),
+            '*' if rest.starts_with("**") => {
+                out.push_str(".*");
+                (2, true)
+            }
+            '*' => {
+                out.push_str("[^/]+");
+                (1, false)
+            }
+            c => {
+                out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4])));
+                (c.len_utf8(), false)
+            }
+        };
+        if after_any && any {
+            return Err(wrong("may have ** once"));
+        }
+        after_any |= any;
+        rest = &rest[length..];
+    }
+    whole(&out)
+}
+
+fn wildcards(pattern: &str) -> String {
+    let any: Vec<_> = pattern
+        .split("**")
+        .map(|part| part.split('*').map(regex::escape).collect::<Vec<_>>().join("[^/]+"))
+        .collect();
+    any.join(".*")
 }
 
 /// `RegexMatchAndSubstitute`.
@@ -178,6 +228,32 @@ mod tests {
         }
         assert!(compile(re("a.*"), false).matches(b"a\n"), "a line feed does not hide what follows");
         assert!(!compile(re("[a-z]+"), false).matches(b"ab\xff"));
+        assert!(compile(re("ab.*"), false).matches(b"ab\xff"), "bytes that are no text do not slip by");
+    }
+
+    #[test]
+    fn templates_stand_for_segments() {
+        for (pattern, path, expected) in [
+            ("/a/*/c", "/a/b/c", true),
+            ("/a/*/c", "/a/*/c", true),
+            ("/a/*/c", "/a/b/b/c", false),
+            ("/a/*/c", "/a//c", false),
+            ("/a/*", "/a/", false),
+            ("/a/**", "/a/b/c", true),
+            ("/a/**", "/a/", true),
+            ("/a/**", "/ab", false),
+            ("/a/**/c", "/a/b/b/c", true),
+            ("/v.1/{name}/x", "/v.1/any/x", true),
+            ("/v.1/{name}/x", "/v11/any/x", false),
+            ("/{all=**}", "/a/b", true),
+            ("/{all=**}.jpg", "/a/b.jpg", true),
+            ("/{id=a/*}/z", "/a/b/z", true),
+        ] {
+            assert_eq!(template(pattern).unwrap().is_match(path.as_bytes()), expected, "{pattern} {path}");
+        }
+        for pattern in ["a", "/{a", "/a}", "/**/**"] {
+            assert!(template(pattern).is_err(), "{pattern}");
+        }
     }
 
     #[test]

@@ -37,11 +37,12 @@ envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig: use_ho
 envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig:
 envoy.config.cluster.v3.Cluster.CustomClusterType: name typed_config
 envoy.config.cluster.v3.Cluster.EdsClusterConfig: eds_config service_name
-envoy.config.cluster.v3.Cluster.LeastRequestLbConfig: choice_count
+envoy.config.cluster.v3.Cluster.LeastRequestLbConfig: choice_count slow_start_config
 envoy.config.cluster.v3.Cluster.MaglevLbConfig: table_size
 envoy.config.cluster.v3.Cluster.OriginalDstLbConfig: http_header_name upstream_port_override use_http_header
 envoy.config.cluster.v3.Cluster.RingHashLbConfig: hash_function maximum_ring_size minimum_ring_size
-envoy.config.cluster.v3.Cluster.RoundRobinLbConfig:
+envoy.config.cluster.v3.Cluster.RoundRobinLbConfig: slow_start_config
+envoy.config.cluster.v3.Cluster.SlowStartConfig: aggression min_weight_percent slow_start_window
 envoy.config.cluster.v3.Cluster.TransportSocketMatch: match name transport_socket
 envoy.config.cluster.v3.Filter: name typed_config
 envoy.config.cluster.v3.OutlierDetection: always_eject_one_host base_ejection_time consecutive_5xx \
@@ -76,6 +77,7 @@ envoy.config.core.v3.Locality: region sub_zone zone
 envoy.config.core.v3.Metadata: filter_metadata
 envoy.config.core.v3.PathConfigSource: path
 envoy.config.core.v3.Pipe: path
+envoy.config.core.v3.RuntimeDouble: default_value
 envoy.config.core.v3.RuntimeFractionalPercent: default_value
 envoy.config.core.v3.RuntimeUInt32: default_value
 envoy.config.core.v3.SchemeHeaderTransformation: scheme_to_overwrite
@@ -108,8 +110,7 @@ envoy.config.listener.v3.ListenerFilter: filter_disabled name typed_config
 envoy.config.listener.v3.ListenerFilterChainMatchPredicate: and_match any_match destination_port_range not_match \
     or_match
 envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet: rules
-envoy.config.rbac.v3.Permission: and_rules any destination_ip destination_port destination_port_range header \
-    metadata not_rule or_rules requested_server_name sourced_metadata url_path
+envoy.config.rbac.v3.Permission: and_rules any destination_ip destination_port destination_port_range header metadata not_rule or_rules requested_server_name sourced_metadata uri_template url_path
 envoy.config.rbac.v3.Permission.Set: rules
 envoy.config.rbac.v3.Policy: permissions principals
 envoy.config.rbac.v3.Principal: and_ids any authenticated direct_remote_ip filter_state header metadata not_id \
@@ -232,6 +233,7 @@ envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy: access_log cluster hash_
     max_connect_attempts max_downstream_connection_duration stat_prefix weighted_clusters
 envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster: clusters
 envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight: name weight
+envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig: path_template
 envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig: pack_trace_reason use_request_id_for_trace_sampling
 envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate:
 envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer:

@@ -92,7 +92,9 @@ impl Cluster {
     }
 
     pub fn pick<R: Random + ?Sized>(&self, pick: &Pick<'_>, rng: &mut R) -> Option<Host> {
-        self.balancer.borrow_mut().pick(pick, rng)
+        let mut balancer = self.balancer.borrow_mut();
+        let now = balancer.set().policy().slow_start.map(|_| Instant::now());
+        balancer.pick(&Pick { now, ..*pick }, rng)
     }
 
     /// Counts how a request to the host ended, for outlier detection.

@@ -126,7 +126,7 @@ impl Control {
             let Some(entry) = self.clusters.get(&name) else { continue };
             let empty = Arc::new(Assignment::default());
             let assignment = self.plan.assignment(&entry.target.config).cloned().unwrap_or(empty);
-            let set = entry.state.update(&assignment, &entry.target.config.settings);
+            let set = entry.state.update(&assignment, &entry.target.config.settings, Instant::now());
             self.tell_all(|| Message::Endpoints(name.clone(), set.clone())).await;
         }
     }
@@ -188,7 +188,7 @@ impl Control {
             }
             Discovery::OriginalDestination { .. } => empty,
         };
-        let endpoints = entry.state.update(&assignment, &cluster.settings);
+        let endpoints = entry.state.update(&assignment, &cluster.settings, Instant::now());
         let update = ClusterUpdate { target: entry.target.clone(), state: entry.state.clone(), endpoints };
         self.clusters.insert(cluster.name.clone(), entry);
         Ok(update)
@@ -207,7 +207,7 @@ impl Control {
 
     pub(super) async fn resolved(&mut self, name: &Arc<str>, assignment: Assignment) {
         let Some(entry) = self.clusters.get_mut(name) else { return };
-        let set = entry.state.update(&assignment, &entry.target.config.settings);
+        let set = entry.state.update(&assignment, &entry.target.config.settings, Instant::now());
         entry.resolved = Some(assignment);
         self.tell_all(|| Message::Endpoints(name.clone(), set.clone())).await;
     }

@@ -398,7 +398,9 @@ impl Exchange<'_, '_> {
         let avoid: &[Host] = if policy.is_some_and(|p| p.avoid_previous_hosts) { tried } else { &[] };
         let attempts = if avoid.is_empty() { 1 } else { policy.map_or(1, |p| p.host_attempts) };
         let worker = &self.connection.worker;
-        worker.with_rng(|rng| cluster.pick(&Pick { hash: forward.hash, avoid, attempts }, rng))
+        worker.with_rng(|rng| {
+            cluster.pick(&Pick { hash: forward.hash, avoid, attempts, ..Pick::default() }, rng)
+        })
     }
 
     /// What differs from try to try in the head.

@@ -88,7 +88,9 @@ fn choose(
         let to = connection.local_restored.then_some(connection.local)?;
         return Some(Host::detached(Endpoint::new(Address::Socket(to))));
     }
-    worker.with_rng(|rng| cluster.pick(&Pick { hash: forward.hash, avoid: tried, attempts: 5 }, rng))
+    worker.with_rng(|rng| {
+        cluster.pick(&Pick { hash: forward.hash, avoid: tried, attempts: 5, ..Pick::default() }, rng)
+    })
 }
 
 async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Result<Opened, NotOpened> {

@@ -11,7 +11,6 @@ use proto::pb::envoy::extensions::filters::common::fault::v3 as fault_common;
 use proto::pb::envoy::extensions::filters::http::cors::v3 as cors_pb;
 use proto::pb::envoy::extensions::filters::http::fault::v3 as fault_pb;
 use proto::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use proto::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use proto::pb::envoy::r#type::v3::FractionalPercent;
 
 use super::matches;
@@ -43,14 +42,6 @@ pub(super) fn retry(context: &Context<'_>, own: Option<&net::HttpRetry>) -> Opti
             name: "envoy.retry_host_predicates.previous_hosts".into(),
             config_type: Some(pb::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
                 &PreviousHostsPredicate {},
-            ))),
-        });
-    }
-    if retries.retry_remote_localities.unwrap_or_default() {
-        policy.retry_priority = Some(pb::retry_policy::RetryPriority {
-            name: "envoy.retry_priorities.previous_priorities".into(),
-            config_type: Some(pb::retry_policy::retry_priority::ConfigType::TypedConfig(any(
-                &PreviousPrioritiesConfig { update_frequency: 2 },
             ))),
         });
     }

@@ -199,8 +199,15 @@ impl Mesh {
         self.translator.set(&self.world.snapshot(), scope, of)
     }
 
-    /// Resources of a type in protobuf's JSON, by name.
+    /// Resources of a type in protobuf's JSON, by name. Our own proxy takes every one of them.
     pub fn json(&self, scope: &Scope, of: ResourceType) -> BTreeMap<String, Value> {
+        if scope.facets().extensions {
+            let changed = self.set(scope, of).iter().cloned().collect();
+            let rejections = decide::Plan::new()
+                .apply(&proto::Delta { resource_type: of, changed, removed: Vec::new() })
+                .1;
+            assert!(of == ResourceType::NameTable || rejections.is_empty(), "{rejections:#?}");
+        }
         let decode = |body: &[u8]| proto::json::to_value(of.url(), body).unwrap_or_else(|e| panic!("{e:?}"));
         self.set(scope, of)
             .iter()

@@ -10,7 +10,7 @@ mod table;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base::Random;
 
@@ -28,7 +28,12 @@ pub struct Pick<'a> {
     pub avoid: &'a [Host],
     /// How often to choose before a host to avoid is taken anyway; 0 is 1.
     pub attempts: u32,
+    /// For slow start; without it every host has its full share.
+    pub now: Option<Instant>,
 }
+
+/// A host that warms up is passed over so often at the most: then it is taken, as nobody else seems to be there.
+const PASSES: u32 = 16;
 
 /// One worker's balancer of one cluster.
 #[derive(Debug)]
@@ -63,9 +68,9 @@ impl Balancer {
         }
         let mut chosen = None;
         for attempt in 0..pick.attempts.max(1) {
-            let host = self.pick_once(pick.hash, attempt, rng)?;
-            let repeated = pick.avoid.contains(host);
-            chosen = Some(host.clone());
+            let host = self.pick_warm(pick, attempt, rng)?;
+            let repeated = pick.avoid.contains(&host);
+            chosen = Some(host);
             if !repeated {
                 return chosen;
             }
@@ -98,6 +103,24 @@ impl Balancer {
         rng: &mut R,
     ) -> Option<Ejection> {
         self.set.record(host, outcome, now, rng)
+    }
+
+    /// A host that warms up is taken only as often as its age says.
+    fn pick_warm<R: Random + ?Sized>(&mut self, pick: &Pick<'_>, attempt: u32, rng: &mut R) -> Option<Host> {
+        let slow = self.set.policy.slow_start.filter(|_| !self.set.policy.kind.is_hashed());
+        let (Some(slow), Some(now)) = (slow, pick.now) else {
+            return self.pick_once(pick.hash, attempt, rng).cloned();
+        };
+        let millis = self.set.shared.millis(now);
+        let mut host = self.pick_once(pick.hash, attempt, rng)?.clone();
+        for _ in 0..PASSES {
+            let share = slow.factor(Duration::from_millis(host.state.age(millis)));
+            if share >= 1.0 || rng.next_u64() as f64 / u64::MAX as f64 <= share {
+                break;
+            }
+            host = self.pick_once(pick.hash, attempt, rng)?.clone();
+        }
+        Some(host)
     }
 
     fn pick_once<R: Random + ?Sized>(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use base::{Locality, Random, SeededRandom};
@@ -19,6 +20,12 @@ fn group(priority: u32, weight: u32, zone: &str, endpoints: Vec<Endpoint>) -> Lo
     LocalityGroup { locality, priority, weight, endpoints: endpoints.into_iter().map(Arc::new).collect() }
 }
 
+/// When every test begins.
+fn start() -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *START
+}
+
 fn settings(kind: LbKind) -> ClusterSettings {
     ClusterSettings { lb: LbPolicy { kind, ..LbPolicy::default() }, ..ClusterSettings::default() }
 }
@@ -28,8 +35,8 @@ fn balancer(
     settings: &ClusterSettings,
     rng: &mut SeededRandom,
 ) -> (ClusterState, Balancer) {
-    let state = ClusterState::new(settings, Instant::now());
-    let set = state.update(assignment, settings);
+    let state = ClusterState::new(settings, start());
+    let set = state.update(assignment, settings, start());
     (state, Balancer::new(set, rng))
 }
 
@@ -124,7 +131,7 @@ fn a_hash_stays_with_its_host_and_leaves_only_when_the_host_does() {
         };
         let hashes: Vec<u64> = (0..2000u64).map(|i| xxh64(&i.to_le_bytes(), 0)).collect();
         let before: Vec<_> = hashes.iter().map(|h| host_of(&mut balancer, *h, &mut rng)).collect();
-        balancer.replace(state.update(&hosts(1..=9), &settings(*kind)), &mut rng);
+        balancer.replace(state.update(&hosts(1..=9), &settings(*kind), start()), &mut rng);
         let moved = hashes
             .iter()
             .zip(&before)
@@ -161,12 +168,12 @@ fn when_too_few_are_healthy_health_is_ignored_unless_that_is_off() {
     let (state, mut balancer) = balancer(&assignment, &settings, &mut rng);
     about(&count(&mut balancer, 1000, &mut rng, |_| None), 2, 250, 2);
     settings.lb.panic_threshold = 0.0;
-    balancer.replace(state.update(&assignment, &settings), &mut rng);
+    balancer.replace(state.update(&assignment, &settings, start()), &mut rng);
     about(&count(&mut balancer, 1000, &mut rng, |_| None), 1, 1000, 0);
     let nobody = Assignment::of(vec![sick(1)]);
-    balancer.replace(state.update(&nobody, &settings), &mut rng);
+    balancer.replace(state.update(&nobody, &settings, start()), &mut rng);
     assert!(balancer.pick(&Pick::default(), &mut rng).is_none());
-    balancer.replace(state.update(&Assignment::default(), &settings), &mut rng);
+    balancer.replace(state.update(&Assignment::default(), &settings, start()), &mut rng);
     assert!(balancer.pick(&Pick::default(), &mut rng).is_none());
 }
 
@@ -192,13 +199,13 @@ fn retries_go_to_other_hosts_first() {
     for tried in state.endpoints().hosts() {
         for _ in 0..20 {
             let avoid = std::slice::from_ref(tried);
-            let host = balancer.pick(&Pick { avoid, attempts: 5, hash: None }, &mut rng).unwrap();
+            let host = balancer.pick(&Pick { avoid, attempts: 5, ..Pick::default() }, &mut rng).unwrap();
             assert_ne!(host, *tried);
         }
     }
     let all: Vec<_> = state.endpoints().hosts().cloned().collect();
     assert!(
-        balancer.pick(&Pick { avoid: &all, attempts: 5, hash: None }, &mut rng).is_some(),
+        balancer.pick(&Pick { avoid: &all, attempts: 5, ..Pick::default() }, &mut rng).is_some(),
         "at last any will do"
     );
 }
@@ -231,7 +238,7 @@ fn an_ejected_host_gets_nothing_and_comes_back() {
     assert!(balancer.record(&sick, Outcome::Status(500), now, &mut rng).is_some());
     assert_eq!(count(&mut balancer, 300, &mut rng, |_| None).get(&1), None);
     // A new configuration does not let it back.
-    balancer.replace(state.update(&assignment, &settings), &mut rng);
+    balancer.replace(state.update(&assignment, &settings, start()), &mut rng);
     assert_eq!(count(&mut balancer, 300, &mut rng, |_| None).get(&1), None);
     assert_eq!(state.tick(now + Duration::from_secs(31), &mut rng).len(), 1);
     about(&count(&mut balancer, 300, &mut rng, |_| None), 1, 100, 1);
@@ -261,6 +268,31 @@ proptest::proptest! {
             let host = balancer.pick(&Pick { hash, ..Pick::default() }, &mut rng);
             proptest::prop_assert!(host.as_ref().is_none_or(Host::is_available));
             proptest::prop_assert_eq!(host.is_some(), usable);
+        }
+    }
+}
+
+#[test]
+fn a_new_host_takes_its_share_bit_by_bit() {
+    let window = Duration::from_secs(100);
+    let hosts =
+        |ports: std::ops::RangeInclusive<u16>| Assignment::of(ports.map(|p| endpoint(p, 1)).collect());
+    for kind in [LbKind::RoundRobin, LbKind::LeastRequest { choices: 2 }] {
+        let mut settings = settings(kind);
+        settings.lb.slow_start = Some(SlowStart { window, aggression: 1.0, min_percent: 10.0 });
+        let mut rng = SeededRandom::new(5);
+        let (state, mut balancer) = balancer(&hosts(1..=2), &settings, &mut rng);
+        let later = start() + Duration::from_secs(1000);
+        balancer.replace(state.update(&hosts(1..=3), &settings, later), &mut rng);
+        for (age, share) in [(0, 0.1 / 2.1), (50, 0.5 / 2.5), (100, 1.0 / 3.0)] {
+            let now = Some(later + Duration::from_secs(age));
+            let mut taken = 0;
+            for _ in 0..20_000 {
+                let host = balancer.pick(&Pick { now, ..Pick::default() }, &mut rng).unwrap();
+                taken += usize::from(host.address().port() == Some(3));
+            }
+            let found = taken as f64 / 20_000.0;
+            assert!((found - share).abs() < 0.02, "{kind:?} at {age} s: {found}, expected {share}");
         }
     }
 }
