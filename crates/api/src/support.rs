@@ -175,6 +175,10 @@ const MESH_CONFIG: &[Rule] = &[
     ("proxyInboundListenPort", Refused("captured inbound connections always go to 15006")),
     ("proxyHttpPort", Refused("an HTTP forward proxy is not built yet")),
     ("hboneIdleTimeout", Refused("HBONE is not built yet")),
+    (
+        "defaultHttpRetryPolicy.retryRemoteLocalities",
+        Refused("retries prefer what load balancing prefers; take it out"),
+    ),
     ("ingressClass", Warned("Ingress resources are not read; write a Gateway")),
     ("ingressService", Warned("Ingress resources are not read; write a Gateway")),
     ("ingressControllerMode", Warned("Ingress resources are not read; write a Gateway")),

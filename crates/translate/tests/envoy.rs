@@ -61,7 +61,7 @@ fn taken(mesh: &Mesh, scopes: &[(&str, Scope)]) {
         let own = Scope::new(Facets { extensions: true, ..scope.facets().clone() });
         let types =
             [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route];
-        types.map(|of| mesh.json(&own, of));
+        types.into_iter().for_each(|of| drop(mesh.json(&own, of)));
     }
     let Some(envoy) = testkit::peers::need("envoy") else { return };
     let dir = tempfile::tempdir().unwrap();

@@ -219,7 +219,7 @@ fn a_host_that_was_not_tried_is_found_although_it_is_busy() {
     let hosts: Vec<_> = state.endpoints().hosts().cloned().collect();
     let _busy = (hosts[1].start_request(), hosts[1].start_request());
     for _ in 0..1000 {
-        let host = balancer.pick(&Pick { avoid: &hosts[..1], attempts: 5, hash: None }, &mut rng);
+        let host = balancer.pick(&Pick { avoid: &hosts[..1], attempts: 5, ..Pick::default() }, &mut rng);
         assert_eq!(host.as_ref(), Some(&hosts[1]));
     }
 }
