@@ -139,7 +139,7 @@ impl Control {
                 let before = self.resolution(&entry.target.config);
                 entry.resolved.is_some() && before.is_some_and(|b| b.assignment == resolution.assignment)
             });
-            (!known).then(|| async move {
+            (!known).then_some(async move {
                 let resolved = tokio::time::timeout(WARM_UP, resolution.resolve()).await.ok()?.ok()?;
                 Some((name.clone(), resolved))
             })

@@ -112,7 +112,7 @@ fn round_of_changes(round: usize, moving: &serde_json::Value) -> anyhow::Result<
         policy(round),
         endpoint(round, moving),
     ] {
-        write!(text, "---{change}\n")?;
+        writeln!(text, "---{change}")?;
     }
     Ok(text)
 }
@@ -162,8 +162,8 @@ spec:
 }
 
 fn policy(round: usize) -> String {
-    if round % 2 == 0 {
-        let mode = if round % 4 == 0 { "STRICT" } else { "PERMISSIVE" };
+    if round.is_multiple_of(2) {
+        let mode = if round.is_multiple_of(4) { "STRICT" } else { "PERMISSIVE" };
         return format!(
             "
 apiVersion: security.istio.io/v1
@@ -192,7 +192,7 @@ fn endpoint(round: usize, entry: &serde_json::Value) -> String {
             "{{app: {app}, version: v2, security.istio.io/tlsMode: istio, service.istio.io/canonical-name: reviews}}"
         )
     };
-    let labels = labels(if round % 2 == 0 { "parked" } else { "reviews" });
+    let labels = labels(if round.is_multiple_of(2) { "parked" } else { "reviews" });
     format!(
         "
 apiVersion: networking.istio.io/v1
