@@ -100,10 +100,17 @@ fn endpoints_have_health_place_and_cluster() {
 #[test]
 fn secrets_are_shown_without_what_is_secret() {
     let view = secrets::view(&dump());
-    assert_eq!(view.lines[1], ["kubernetes://shop", "Cert Chain", "ACTIVE", "-", "-"]);
+    assert_eq!(view.lines[1], ["kubernetes://shop", "Cert Chain", "ACTIVE", "-", "-", "-"]);
     assert!(!serde_json::to_string(&view.resources).unwrap().contains("SECRET"));
     assert_eq!(
         shown(&json!({"a": [{"private_key": "SECRET"}]})),
         json!({"a": [{"private_key": "[redacted]"}]})
     );
+}
+
+#[test]
+fn the_certificate_that_the_agent_holds_is_shown_by_its_identity() {
+    let dump = json!({"configs": [secrets::of_agent("spiffe://td/ns/a/sa/b")]});
+    let lines = secrets::view(&dump).lines;
+    assert_eq!(lines[1], ["default", "Cert Chain", "BY ITS AGENT", "-", "-", "spiffe://td/ns/a/sa/b"]);
 }
