@@ -55,14 +55,23 @@ fn acts(variation: &Variation) -> Vec<Act> {
         .collect()
 }
 
+/// Plays a scenario; one that fails is played once more, and says so, since it shares the machine with others.
 fn start(name: &str) -> Result<(), Failed> {
+    let Err(first) = play_apart(name)? else { return Ok(()) };
+    println!("played twice: {name}");
+    eprintln!("{name} failed the first time: {first}");
+    play_apart(name)?.map_err(Failed::from)
+}
+
+/// In a process of its own; what it said, if it failed.
+fn play_apart(name: &str) -> std::io::Result<Result<(), String>> {
     let output = Command::new(std::env::current_exe()?).env(CHILD, name).output()?;
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
         println!("{line}");
     }
-    if output.status.success() { Ok(()) } else { Err(text.into()) }
+    Ok(if output.status.success() { Ok(()) } else { Err(text) })
 }
 
 /// Gives this scenario temporary folders of its own, so that all in them is its doing.
