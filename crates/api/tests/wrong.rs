@@ -496,11 +496,6 @@ fn policies() {
              built yet",
             ),
             (
-                "{tracing: [{customTags: {a: {formatter: {value: x}}}}]}",
-                "spec.tracing[0].customTags[a].formatter: Forbidden: formatter is not supported: not built yet; write \
-             literal, header or environment",
-            ),
-            (
                 "{tracing: [{randomSamplingPercentage: 101}]}",
                 "spec.tracing[0].randomSamplingPercentage: Invalid value: 101: spec.tracing[0].randomSamplingPercentage in \
              body should be less than or equal to 100",
