@@ -79,7 +79,8 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
         join: Arc::new(tokens.clone()),
         reviewer: Some(Arc::new(token_review::KubeReviewer(client.clone()))),
     };
-    let serving = authority::serving(&authority, &args.revision, [Some(args.address), args.advertise]).await?;
+    let serving =
+        authority::serving(&authority, &args.revision, [Some(args.address), args.advertise]).await?;
     let control = control::start(args, &api, &client, &authority, serving, authenticators, hub.as_deref())?;
     let control = Arc::new(control);
     serve_console(args, &api, hub, &control).await?;
