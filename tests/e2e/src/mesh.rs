@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::marker::PhantomData;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -572,11 +572,10 @@ impl<R: DeserializeOwned> Client<R> {
     /// Waits for what it counted, while a load that lingers stays.
     pub fn counted(&mut self) -> anyhow::Result<R> {
         let output = self.child.stdout.as_mut().context("no output")?;
-        let line: Vec<u8> =
-            output.bytes().take_while(|byte| !matches!(byte, Ok(b'\n'))).collect::<Result<_, _>>()?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
         let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
-        serde_json::from_slice(&line)
-            .with_context(|| format!("{}: {}", String::from_utf8_lossy(&line), log()))
+        serde_json::from_str(&line).with_context(|| format!("{line:?}: {}", log()))
     }
 
     /// Waits for its end and reads what it counted.

@@ -72,9 +72,8 @@ pub(super) async fn look_after(authority: Arc<Authority>) {
         ticks.tick().await;
         // It may have to ask an API server.
         let authority = Arc::clone(&authority);
-        match tokio::task::spawn_blocking(move || authority.tick()).await {
-            Ok(Err(error)) => tracing::error!(%error, "the certificate authority could not be looked after"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || authority.tick()).await {
+            tracing::error!(%error, "the certificate authority could not be looked after");
         }
     }
 }
