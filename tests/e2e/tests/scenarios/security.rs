@@ -66,7 +66,7 @@ fn on_the_wire() -> anyhow::Result<()> {
             .collect();
         ensure!(!received.is_empty(), "{service} counted no request");
         let secure = |line: &&str| line.contains("connection_security_policy=\"mutual_tls\"");
-        ensure!(received.iter().all(|line| secure(line)), "{service}: {received:#?}");
+        ensure!(received.iter().all(secure), "{service}: {received:#?}");
     }
     drop(capture);
     no_key_in_any_file(&mesh, began)
