@@ -63,8 +63,8 @@ pub enum StartError {
 /// How many bytes of events are kept for watches, whatever their number.
 const HISTORY_BYTES: usize = 32 << 20;
 
-/// How long the last streams may take to end when the server is shut down.
-const LAST_STREAMS: Duration = Duration::from_secs(2);
+/// How long the last tasks may take to end when the server is shut down.
+const LAST_TASKS: Duration = Duration::from_secs(2);
 
 /// Starts servers.
 #[derive(Debug)]
@@ -227,9 +227,11 @@ impl Handle {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
         while self.listeners.join_next().await.is_some() {}
-        // Streams of HTTP/2 are tasks of their own; they end with their connections, a moment later.
-        let deadline = tokio::time::Instant::now() + LAST_STREAMS;
-        while Arc::strong_count(&self.api) > 1 && tokio::time::Instant::now() < deadline {
+        // Streams of HTTP/2 and what controllers started are tasks of their own; they end a moment later, and the
+        // store closes with the last of them.
+        let deadline = tokio::time::Instant::now() + LAST_TASKS;
+        let others = || Arc::strong_count(&self.api) > 1 || Arc::strong_count(&self.api.engine) > 1;
+        while others() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

@@ -1,6 +1,8 @@
 //! Where scenarios play: each in a process and a network namespace of its own.
 
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -42,10 +44,30 @@ pub fn run(tables: &'static [&'static [Scenario]], variations: &[Variation]) -> 
         };
     }
     let trials = acts.into_iter().map(|act| Trial::test(act.name.clone(), move || start(&act.name)));
-    // A scenario is a dozen processes: two at once would compete for the cores of a small machine.
-    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    // A scenario waits about as long as it computes: two at once fill the cores of a small machine.
+    let arguments = Arguments::from_args();
+    let arguments = Arguments { test_threads: arguments.test_threads.or(Some(2)), ..arguments };
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    tell_the_slowest();
+    conclusion.exit_code()
 }
+
+/// How long each took when it was first played.
+static TOOK: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
+fn tell_the_slowest() {
+    let mut took = std::mem::take(&mut *TOOK.lock().unwrap_or_else(PoisonError::into_inner));
+    took.sort_unstable_by(|a, b| b.cmp(a));
+    for (took, name) in took.iter().filter(|(took, _)| *took > LONG) {
+        println!("long: {:.1} s {name}", took.as_secs_f64());
+    }
+}
+
+/// What a scenario may take on a machine that does nothing else.
+const LONG: Duration = Duration::from_secs(10);
+
+/// Many play beside each other; who plays for the second time plays alone.
+static STAGE: RwLock<()> = RwLock::new(());
 
 fn acts(variation: &Variation) -> Vec<Act> {
     let prepare = variation.prepare;
@@ -57,7 +79,15 @@ fn acts(variation: &Variation) -> Vec<Act> {
 
 /// Plays a scenario; one that fails is played once more, and says so, since it shares the machine with others.
 fn start(name: &str) -> Result<(), Failed> {
-    let Err(first) = play_apart(name)? else { return Ok(()) };
+    let first = {
+        let _beside_others = STAGE.read().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        let played = play_apart(name)?;
+        TOOK.lock().unwrap_or_else(PoisonError::into_inner).push((began.elapsed(), name.to_owned()));
+        played
+    };
+    let Err(first) = first else { return Ok(()) };
+    let _alone = STAGE.write().unwrap_or_else(PoisonError::into_inner);
     println!("played twice: {name}");
     eprintln!("{name} failed the first time: {first}");
     play_apart(name)?.map_err(Failed::from)
@@ -65,7 +95,8 @@ fn start(name: &str) -> Result<(), Failed> {
 
 /// In a process of its own; what it said, if it failed.
 fn play_apart(name: &str) -> std::io::Result<Result<(), String>> {
-    let output = Command::new(std::env::current_exe()?).env(CHILD, name).output()?;
+    let output =
+        Command::new(std::env::current_exe()?).env(CHILD, name).env("RUST_LIB_BACKTRACE", "0").output()?;
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     for line in text.lines().filter(|line| line.starts_with("skipped: ")) {

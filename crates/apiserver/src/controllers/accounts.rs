@@ -7,38 +7,27 @@ use serde_json::json;
 use std::sync::Arc;
 
 pub(super) async fn run(engine: Arc<Engine>) {
-    let namespaces = engine.kinds.core(Core::Namespace).clone();
     let again = engine.clone();
-    let accounts =
-        tokio::spawn(follow(engine.clone(), engine.kinds.core(Core::ServiceAccount).clone(), move |event| {
-            let engine = again.clone();
-            async move {
-                if let WatchEvent::Deleted(account) = event
-                    && name_of(&account) == "default"
-                {
-                    make(&engine, crate::engine::namespace_of(&account)).await;
-                }
+    let accounts = follow(engine.clone(), engine.kinds.core(Core::ServiceAccount).clone(), move |event| {
+        let engine = again.clone();
+        async move {
+            if let WatchEvent::Deleted(account) = event
+                && name_of(&account) == "default"
+            {
+                make(&engine, crate::engine::namespace_of(&account)).await;
             }
-        }));
-    let _stops_with_us = AbortOnDrop(accounts);
+        }
+    });
     let maker = engine.clone();
-    follow(engine, namespaces, move |event| {
+    let namespaces = follow(engine.clone(), engine.kinds.core(Core::Namespace).clone(), move |event| {
         let engine = maker.clone();
         async move {
             if let WatchEvent::Added(namespace) = event {
                 make(&engine, name_of(&namespace)).await;
             }
         }
-    })
-    .await;
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    });
+    futures::future::join(accounts, namespaces).await;
 }
 
 async fn make(engine: &Arc<Engine>, namespace: &str) {

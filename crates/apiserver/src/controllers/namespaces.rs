@@ -7,20 +7,22 @@ use crate::status::Result;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 pub(super) async fn run(engine: Arc<Engine>) {
     let namespaces = engine.kinds.core(Core::Namespace).clone();
     let worker = engine.clone();
+    let mut finalizers = JoinSet::new();
     follow(engine, namespaces, move |event| {
-        let engine = worker.clone();
-        async move {
-            if let WatchEvent::Added(namespace) | WatchEvent::Modified(namespace) = event
-                && namespace.pointer("/metadata/deletionTimestamp").is_some()
-            {
-                // Finalizers of the content may take long; others are not to wait for it.
-                tokio::spawn(async move { finalize(&engine, &namespace).await });
-            }
+        while finalizers.try_join_next().is_some() {}
+        if let WatchEvent::Added(namespace) | WatchEvent::Modified(namespace) = event
+            && namespace.pointer("/metadata/deletionTimestamp").is_some()
+        {
+            let engine = worker.clone();
+            // Finalizers of the content may take long; others are not to wait for it.
+            finalizers.spawn(async move { finalize(&engine, &namespace).await });
         }
+        std::future::ready(())
     })
     .await;
 }

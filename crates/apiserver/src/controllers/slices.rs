@@ -17,11 +17,10 @@ const MOST: usize = 1000;
 pub(super) async fn run(engine: Arc<Engine>) {
     // Pods and services both lead to namespaces whose services are to be looked at.
     let (touched, mut queue) = mpsc::channel::<String>(1024);
-    let mut watches = tokio::task::JoinSet::new();
-    for core in [Core::Pod, Core::Service] {
+    let watches = [Core::Pod, Core::Service].map(|core| {
         let touched = touched.clone();
         let resource = engine.kinds.core(core).clone();
-        watches.spawn(follow(engine.clone(), resource, move |event| {
+        follow(engine.clone(), resource, move |event| {
             let touched = touched.clone();
             async move {
                 if let WatchEvent::Added(object)
@@ -31,21 +30,24 @@ pub(super) async fn run(engine: Arc<Engine>) {
                     let _ = touched.send(namespace_of(&object).to_owned()).await;
                 }
             }
-        }));
-    }
+        })
+    });
     drop(touched);
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, 1024).await > 0 {
-        batch.sort();
-        batch.dedup();
-        for namespace in batch.drain(..) {
-            if let Err(status) = namespace_slices(&engine, &namespace).await
-                && !matches!(status.code, 403 | 404 | 409)
-            {
-                tracing::warn!(namespace, %status, "writing endpoint slices");
+    let write = async {
+        let mut batch = Vec::new();
+        while queue.recv_many(&mut batch, 1024).await > 0 {
+            batch.sort();
+            batch.dedup();
+            for namespace in batch.drain(..) {
+                if let Err(status) = namespace_slices(&engine, &namespace).await
+                    && !matches!(status.code, 403 | 404 | 409)
+                {
+                    tracing::warn!(namespace, %status, "writing endpoint slices");
+                }
             }
         }
-    }
+    };
+    futures::future::join(futures::future::join_all(watches), write).await;
 }
 
 async fn namespace_slices(engine: &Arc<Engine>, namespace: &str) -> Result<()> {

@@ -18,6 +18,10 @@ use crate::build::Context;
 use crate::destination_rule::consistent_hash;
 use crate::encode::{any, boolv, duration, millionths, u32v};
 
+/// How often a stock Envoy draws again when it drew a host that had failed. Of two replicas the one that refuses is the
+/// less busy, so least request prefers it: with Istio's five draws one request in some hundred would be lost.
+const OTHER_HOST_ATTEMPTS: i64 = 20;
+
 /// `None` where retries are turned off.
 pub(super) fn retry(context: &Context<'_>, own: Option<&net::HttpRetry>) -> Option<pb::RetryPolicy> {
     let mesh = context.mesh().value.default_http_retry_policy.as_ref();
@@ -37,7 +41,7 @@ pub(super) fn retry(context: &Context<'_>, own: Option<&net::HttpRetry>) -> Opti
         ..Default::default()
     };
     if retries.retry_ignore_previous_hosts.unwrap_or(true) {
-        policy.host_selection_retry_max_attempts = 5;
+        policy.host_selection_retry_max_attempts = OTHER_HOST_ATTEMPTS;
         policy.retry_host_predicate.push(pb::retry_policy::RetryHostPredicate {
             name: "envoy.retry_host_predicates.previous_hosts".into(),
             config_type: Some(pb::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(

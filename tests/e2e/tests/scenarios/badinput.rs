@@ -36,6 +36,8 @@ fn manifests() -> anyhow::Result<()> {
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;
     mesh.apply(ROUTE)?;
+    // What the control plane says of it is written a moment later.
+    mesh.kubectl_ok(&["wait", "--for=condition=Reconciled", "virtualservice/reviews"])?;
     let before = mesh.kubectl_ok(&["get", "virtualservice", "reviews", "-o", "yaml"])?;
     let file = mesh.folder().join("bad.yaml");
 
