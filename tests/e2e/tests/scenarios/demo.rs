@@ -2,15 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use e2e::load::visit;
-use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Demo, until};
+use e2e::{Demo, processes, until};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("the_demo_s_five_things_to_try_work_and_ctrl_c_leaves_nothing", demo),
@@ -101,8 +99,8 @@ fn paste(command: &str, demo: &Demo) -> anyhow::Result<String> {
 /// What could be left behind on this machine.
 #[derive(Debug, PartialEq, Eq)]
 struct Traces {
-    /// Processes of our programs.
-    processes: BTreeSet<(i32, PathBuf)>,
+    /// What this process started, by whatever steps, and their programs.
+    processes: BTreeSet<(u32, String)>,
     links: String,
     rules: String,
     mounts: usize,
@@ -110,12 +108,10 @@ struct Traces {
 
 impl Traces {
     fn now() -> anyhow::Result<Self> {
-        let ours = ["mizzen", "mizzen-proxy", "bookinfo"].map(program);
-        let processes = std::fs::read_dir("/proc")?.flatten().filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let exe = std::fs::read_link(entry.path().join("exe")).ok()?;
-            ours.contains(&exe).then_some((pid, exe))
-        });
+        // Whoever loses the parent becomes a child of this process; an entry without a program has ended.
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let alive = processes::descendants(std::process::id()).into_iter();
+        let processes = alive.filter_map(|pid| Some((pid, processes::program_of(pid)?)));
         let output = |program: &str, arguments: &[&str]| -> anyhow::Result<String> {
             let output =
                 Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
