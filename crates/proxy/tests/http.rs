@@ -228,6 +228,31 @@ async fn a_websocket_carries_bytes_both_ways_until_both_ends_close() {
 }
 
 #[tokio::test]
+async fn a_wish_for_http_2_on_a_plain_connection_is_passed_over() {
+    let (up, seen) = upstream(|mut stream, seen| async move {
+        while let Some(request) = read_message(&mut stream).await {
+            seen.push(request);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        }
+    })
+    .await;
+    let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster("up", &[up]), 1).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for connection in ["Upgrade, HTTP2-Settings", "Upgrade"] {
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_message(&mut stream).await.unwrap();
+        assert_eq!(status(&answer), "200", "{answer}");
+    }
+    let forwarded = seen.all();
+    assert_eq!(forwarded.len(), 2);
+    assert!(forwarded.iter().all(|r| !r.contains("h2c") && !r.contains("http2-settings")), "{forwarded:?}");
+    handle.stop().await;
+}
+
+#[tokio::test]
 async fn draining_lets_a_request_end_and_closes_its_connection() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = gate.clone();

@@ -22,7 +22,7 @@ use crate::hold::Held;
 use crate::load::Report;
 use crate::probe::Heard;
 use crate::serve::{Event, What};
-use crate::{Proxies, processes, until};
+use crate::{Proxies, processes, stage, until};
 
 const START: Duration = Duration::from_secs(30);
 
@@ -498,6 +498,7 @@ impl Drop for Mesh {
         if let Some(up) = &mut self.up {
             let _ = terminate(up, Duration::from_secs(5));
         }
+        stage::keep_for_a_failure(self.all_logs());
     }
 }
 

@@ -38,7 +38,8 @@ pub fn run(tables: &'static [&'static [Scenario]], variations: &[Variation]) -> 
         return match play(&acts, &name) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("{error:?}");
+                let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
+                eprintln!("{error:?}\n{logs}");
                 ExitCode::FAILURE
             }
         };
@@ -50,6 +51,14 @@ pub fn run(tables: &'static [&'static [Scenario]], variations: &[Variation]) -> 
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     tell_the_slowest();
     conclusion.exit_code()
+}
+
+/// What the programs of a scenario wrote.
+static LOGS: Mutex<String> = Mutex::new(String::new());
+
+/// Keeps the programs' logs, whose files go now, in case the scenario turns out to have failed.
+pub fn keep_for_a_failure(logs: String) {
+    *LOGS.lock().unwrap_or_else(PoisonError::into_inner) = logs;
 }
 
 /// How long each took when it was first played.

@@ -310,7 +310,10 @@ fn request_head(
     let upgrade = raw
         .has_token(b"connection", b"upgrade")
         .then(|| raw.iter().find(|(n, _)| n == "upgrade").map(|(_, v)| v))
-        .flatten();
+        .flatten()
+        // A wish that a server may pass over (RFC 7540, 3.2; RFC 9113 drops it), as Envoy does; Java's client always
+        // has it.
+        .filter(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"));
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     let mut request = Request::new(
         Method::new(std::str::from_utf8(&method).unwrap_or_default()),

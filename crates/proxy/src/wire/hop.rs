@@ -48,7 +48,15 @@ fn is_protected(name: &[u8]) -> bool {
 }
 
 fn is_hop_by_hop(name: &[u8]) -> bool {
-    matches!(name, b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade")
+    matches!(
+        name,
+        b"connection"
+            | b"http2-settings"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"transfer-encoding"
+            | b"upgrade"
+    )
 }
 
 /// Writes all headers but the length, which the framing states.
