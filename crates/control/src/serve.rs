@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::SockRef;
 use tls::{PeerInfo, ServerTls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -35,6 +36,13 @@ use crate::validate;
 use crate::view::Seen;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A proxy that says nothing for so long is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(4);
+/// A machine that does not acknowledge what was sent to it for so long is gone, and its workloads with it: ten seconds in
+/// all. Its kernel acknowledges even while the proxy itself is busy.
+const UNREACHED: Duration = Duration::from_secs(6);
+/// A proxy whose machine is there and that does not answer for so long hangs.
+const HANGING: Duration = Duration::from_secs(20);
 /// A poll's body is a request: never long.
 const MAX_POLL: usize = 8 << 20;
 
@@ -72,8 +80,10 @@ pub(crate) async fn listen(context: Arc<Context>, listener: TcpListener, door: D
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if let Err(e) = stream.set_nodelay(true) {
-                    debug!(error = %e, "TCP_NODELAY");
+                let socket = SockRef::from(&stream);
+                let set = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(UNREACHED)));
+                if let Err(e) = set {
+                    debug!(error = %e, "TCP_NODELAY, TCP_USER_TIMEOUT");
                 }
                 tokio::spawn(accepted(Arc::clone(&context), stream, peer, door.clone()));
             }
@@ -175,8 +185,8 @@ async fn speak(
         .timer(TokioTimer::new())
         .max_concurrent_streams(1024)
         .max_header_list_size(32 << 10)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
+        .keep_alive_interval(SILENCE)
+        .keep_alive_timeout(HANGING);
     if let Err(e) = builder.serve_connection(TokioIo::new(io), service).await {
         debug!(peer = %address, error = %e, "a connection ended");
     }

@@ -129,8 +129,8 @@ impl Connection {
     }
 }
 
-/// A proxy that polls counts as connected for this long after it asked.
-const POLL: Duration = Duration::from_secs(30);
+/// A proxy that polls, which ours are told to do twice a second, counts as connected for this long after it asked.
+const POLL: Duration = Duration::from_secs(10);
 
 /// All streams.
 #[derive(Default)]

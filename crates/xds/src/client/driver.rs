@@ -28,6 +28,8 @@ use crate::grpc::{DELTA, Inbound, Outbound, SOTW, Sender, Status, outbound, requ
 /// A sidecar of 10,000 services gets 38 MB in one response.
 const MAX_MESSAGE: usize = 1 << 30;
 const WINDOW: u32 = 4 << 20;
+/// A server that says nothing for so long is asked whether it is still there, and has as long to answer.
+const SILENCE: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(15);
 
@@ -152,8 +154,8 @@ async fn speak(
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
+        .keep_alive_interval(SILENCE)
+        .keep_alive_timeout(SILENCE);
     let (mut http, connection) =
         builder.handshake::<_, Outbound>(TokioIo::new(io)).await.map_err(|e| failed(&e))?;
     let connection = tokio::spawn(connection);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use e2e::capture::{Packets, TLS_RECORDS};
@@ -15,6 +15,7 @@ use testkit::hosts::Lan;
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("another_host_joins_is_reached_and_reaches", joins),
     ("another_host_is_let_in_by_its_token_alone", tokens),
+    ("another_host_that_is_cut_off_is_out_of_traffic_within_ten_seconds", cut_off),
 ];
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -81,6 +82,31 @@ spec:
     ensure!(report.failed() == 0 && report.sent > 50, "requests were lost: {report:?}");
     let entries = mesh.kubectl_ok(&["get", "workloadentries", "-o", "name"])?;
     ensure!(!entries.contains("reviews-v3"), "its entry is still there: {entries}");
+    Ok(())
+}
+
+/// Nobody says goodbye when a wire is cut: the control plane notices by itself, and that the host is back.
+fn cut_off() -> anyhow::Result<()> {
+    let hosts = Hosts::start()?;
+    let _there = hosts.serve("reviews", "there")?;
+    let ready = || hosts.mesh.objects("workloadentries").ok()?.pop()?["status"]["conditions"].get(0).cloned();
+    let until_ready = |status: &str, reason: Option<&str>| {
+        until(&format!("its entry is ready: {status}"), PATIENCE, || {
+            ready().filter(|found| found["status"] == status && reason.is_none_or(|r| found["reason"] == r))
+        })
+    };
+    until_ready("True", None).with_context(|| hosts.mesh.logs("there"))?;
+    let wire = hosts.lan.host("b").wire();
+    wire.cut()?;
+    let cut = Instant::now();
+    until_ready("False", Some("ProxyLost"))?;
+    let noticed = cut.elapsed();
+    wire.heal()?;
+    let healed = Instant::now();
+    until_ready("True", None)?;
+    println!("lost after {noticed:?}, back after {:?}", healed.elapsed());
+    // Ten seconds are promised; this machine does other things as well.
+    ensure!(noticed < Duration::from_secs(14), "noticed after {noticed:?}");
     Ok(())
 }
 
