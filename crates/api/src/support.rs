@@ -67,8 +67,7 @@ const DESTINATION_RULE: &[Rule] = &[
         Refused("retries are measured against the requests of the moment; take it out"),
     ),
     ("**.loadBalancer.zoneAwareLbSetting", Refused("not built yet; write localityLbSetting")),
-    ("**.loadBalancer.warmup", Refused("slow start of new endpoints is not built yet")),
-    ("**.loadBalancer.warmupDurationSecs", Refused("slow start of new endpoints is not built yet")),
+    ("**.loadBalancer.warmupDurationSecs", Warned("deprecated; write warmup.duration")),
     ("**.loadBalancer.simple=LEAST_CONN", Warned("deprecated; write LEAST_REQUEST, which it means")),
     ("**.consistentHash.minimumRingSize", Warned("deprecated; write ringHash.minimumRingSize")),
     (

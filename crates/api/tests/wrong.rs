@@ -214,9 +214,25 @@ fn destination_rules() {
                 "spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to: Invalid value: 90: must add up to 100",
             ),
             (
-                "{host: a, trafficPolicy: {loadBalancer: {warmup: {duration: 5s}}}}",
-                "spec.trafficPolicy.loadBalancer.warmup: Forbidden: warmup is not supported: slow start of new endpoints \
-             is not built yet",
+                "{host: a, trafficPolicy: {loadBalancer: {simple: RANDOM, warmup: {duration: 5s}}}}",
+                "spec.trafficPolicy.loadBalancer.warmup: Forbidden: acts on ROUND_ROBIN and LEAST_REQUEST only; write \
+             simple: ROUND_ROBIN, or take it out",
+            ),
+            (
+                "{host: a, subsets: [{name: v1, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH, warmupDurationSecs: \
+             5s}}}]}",
+                "spec.subsets[0].trafficPolicy.loadBalancer.warmupDurationSecs: Forbidden: acts on ROUND_ROBIN and \
+             LEAST_REQUEST only; write simple: ROUND_ROBIN, or take it out",
+            ),
+            (
+                "{host: a, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}, warmup: {duration: 5s}}}}",
+                "spec.trafficPolicy.loadBalancer.warmup: Forbidden: acts on ROUND_ROBIN and LEAST_REQUEST only; write \
+             simple: ROUND_ROBIN, or take it out",
+            ),
+            (
+                "{host: a, trafficPolicy: {loadBalancer: {warmup: {duration: 5s, aggression: 0}}}}",
+                "spec.trafficPolicy.loadBalancer.warmup.aggression: Invalid value: 0.0: must be greater than 0; 1 is \
+             linear",
             ),
             (
                 "{host: a, trafficPolicy: {retryBudget: {budgetInterval: 5s}}}",

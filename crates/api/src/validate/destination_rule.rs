@@ -9,7 +9,7 @@ use crate::error::{FieldError, Path, Validation};
 use crate::networking::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule,
     H2UpgradePolicy, HttpSettings, LoadBalancerSettings, LocalityLoadBalancerSetting, OutlierDetection,
-    TrafficPolicy,
+    SimpleLb, TrafficPolicy, WarmupConfiguration,
 };
 
 /// Maglev's table must have fewer entries.
@@ -144,6 +144,32 @@ fn load_balancer(it: &LoadBalancerSettings, path: &Path, out: &mut Validation) {
     }
     if let Some(locality) = &it.locality_lb_setting {
         locality_setting(locality, &path.field("localityLbSetting"), out);
+    }
+    if let Some(settings) = &it.warmup {
+        warmup(settings, &path.field("warmup"), out);
+    }
+    let shares = matches!(
+        it.simple.unwrap_or_default(),
+        SimpleLb::Unspecified | SimpleLb::RoundRobin | SimpleLb::LeastRequest | SimpleLb::LeastConn
+    );
+    let field = it.warmup.as_ref().map(|_| "warmup").or(it.warmup_duration_secs.map(|_| "warmupDurationSecs"));
+    if let Some(field) = field.filter(|_| !shares || it.consistent_hash.is_some()) {
+        let error = FieldError::forbidden(&path.field(field), "acts on ROUND_ROBIN and LEAST_REQUEST only");
+        out.error(error.hint("write simple: ROUND_ROBIN, or take it out"));
+    }
+}
+
+fn warmup(it: &WarmupConfiguration, path: &Path, out: &mut Validation) {
+    if it.duration.is_none() {
+        out.error(FieldError::required(&path.field("duration"), ""));
+    }
+    if let Some(percent) = it.minimum_percent.filter(|percent| !(0.0..=100.0).contains(percent)) {
+        let detail = "must be a percentage, from 0 to 100";
+        out.error(FieldError::invalid(&path.field("minimumPercent"), percent, detail));
+    }
+    if let Some(aggression) = it.aggression.filter(|aggression| !(*aggression > 0.0)) {
+        let detail = "must be greater than 0";
+        out.error(FieldError::invalid(&path.field("aggression"), aggression, detail).hint("1 is linear"));
     }
 }
 
