@@ -7,7 +7,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use self::effects::check_reachable;
+use self::effects::{check_credentials, check_reachable};
 use crate::change::{Kind, Object, ObjectRef};
 use crate::service::Resolution;
 use crate::{Config, Snapshot, resolve_host};
@@ -215,6 +215,7 @@ impl Snapshot {
 
     fn check_rule(&self, config: &Config<net::DestinationRule>, found: &mut Vec<Finding>) {
         let host = resolve_host(&config.spec.host, &config.name.namespace, self.domain());
+        check_credentials(config, found);
         let services = self.services().with_host(&host);
         if services.is_empty() && !host.starts_with('*') {
             found.push(Finding {
@@ -231,7 +232,8 @@ impl Snapshot {
             let first = service.ports.first().map(|port| &port.name);
             endpoints.all.iter().filter(|endpoint| Some(&endpoint.port_name) == first).collect()
         });
-        for (field, labels, outlier) in outliers(&config.spec) {
+        for (field, labels, outlier, _) in policies(&config.spec) {
+            let Some(outlier) = outlier else { continue };
             let count =
                 of_first_port.iter().filter(|e| labels.iter().all(|(k, v)| e.labels.get(k) == Some(v)));
             let count = count.count();
@@ -309,8 +311,11 @@ impl Snapshot {
     }
 }
 
-/// The outlier detections of a rule: where each is written, and the labels of the endpoints that it is for.
-fn outliers(rule: &net::DestinationRule) -> Vec<(String, &BTreeMap<String, String>, &net::OutlierDetection)> {
+type Policy<'a> =
+    (String, &'a BTreeMap<String, String>, Option<&'a net::OutlierDetection>, Option<&'a net::ClientTlsSettings>);
+
+/// The policies of a rule: where each is written, the labels of the endpoints that it is for, and what it says.
+fn policies(rule: &net::DestinationRule) -> Vec<Policy<'_>> {
     static ALL: BTreeMap<String, String> = BTreeMap::new();
     let of_rule = rule.traffic_policy.as_ref().map(|policy| ("spec.trafficPolicy".to_owned(), &ALL, policy));
     let of_subsets = rule.subsets.iter().enumerate().filter_map(|(i, subset)| {
@@ -319,13 +324,10 @@ fn outliers(rule: &net::DestinationRule) -> Vec<(String, &BTreeMap<String, Strin
     });
     let mut found = Vec::new();
     for (field, labels, policy) in of_rule.into_iter().chain(of_subsets) {
-        if let Some(outlier) = &policy.outlier_detection {
-            found.push((field.clone(), labels, outlier));
-        }
+        found.push((field.clone(), labels, policy.outlier_detection.as_ref(), policy.tls.as_ref()));
         for (i, port) in policy.port_level_settings.iter().enumerate() {
-            if let Some(outlier) = &port.outlier_detection {
-                found.push((format!("{field}.portLevelSettings[{i}]"), labels, outlier));
-            }
+            let field = format!("{field}.portLevelSettings[{i}]");
+            found.push((field, labels, port.outlier_detection.as_ref(), port.tls.as_ref()));
         }
     }
     found

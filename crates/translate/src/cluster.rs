@@ -14,6 +14,7 @@ use crate::build::Context;
 use crate::destination_rule::{Rule, locality, policy};
 use crate::encode::{duration, fields, flag, istio_metadata, list, object, seconds, text};
 use crate::scope::{Facet, IpMode};
+use crate::secret::readable;
 use crate::translator::{Part, resource};
 use crate::{endpoint, mtls, servers};
 
@@ -182,7 +183,8 @@ fn outbound(context: &Context<'_>, target: &Target) -> Option<Resource> {
                 Default::default(),
             ));
     }
-    secure(context, &mut cluster, service, (port, &target.subset), &policy, discovery);
+    let reads_secrets = readable(context, rule.as_ref());
+    secure(context, &mut cluster, service, (port, &target.subset), &policy, reads_secrets, discovery);
     cluster.metadata = Some(metadata(service, rule.as_ref(), &target.subset));
     if context.extensions() {
         cluster.filters.push(options::metadata_exchange());
@@ -231,6 +233,7 @@ fn secure(
     service: &Service,
     (port, subset): (&ServicePort, &str),
     policy: &net::TrafficPolicy,
+    reads_secrets: bool,
     discovery: Discovery,
 ) {
     let alpn = options::alpn(context, port.protocol);
@@ -243,7 +246,7 @@ fn secure(
             }
             net::ClientTlsMode::Simple | net::ClientTlsMode::Mutual => {
                 let http2 = port.protocol.is_http2();
-                cluster.transport_socket = Some(mtls::originate(context, service, tls, http2));
+                cluster.transport_socket = Some(mtls::originate(service, tls, reads_secrets, http2));
             }
         },
         None if !context.mesh().value.auto_mtls() || service.mesh_external => {}

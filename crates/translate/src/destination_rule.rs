@@ -21,14 +21,11 @@ impl Rule {
         let client = &context.reader.facets(Facet::Namespace).namespace;
         let snapshot = context.reader.read(Key::Rules(Arc::clone(client), service.key.clone()));
         let rules = snapshot.rules(client, &service.key);
-        let selector = |rule: &Config<net::DestinationRule>| {
-            rule.spec.workload_selector.clone().filter(|s| !s.match_labels.is_empty())
-        };
-        let (selective, general): (Vec<_>, Vec<_>) =
-            rules.into_iter().partition(|rule| selector(rule).is_some());
+        let (selective, general): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| is_selective(rule));
         let meant = selective.into_iter().filter(|rule| {
+            let selector = rule.spec.workload_selector.as_ref();
             rule.name.namespace == *client
-                && selector(rule).is_some_and(|s| s.selects(&context.reader.facets(Facet::Labels).labels))
+                && selector.is_some_and(|s| s.selects(&context.reader.facets(Facet::Labels).labels))
         });
         let rules: Vec<_> = meant.chain(general).collect();
         let first = Arc::clone(rules.first()?);
@@ -49,6 +46,11 @@ impl Rule {
         Some(Self { config: first, merged: Arc::new(merged) })
     }
 
+    /// Whether it is for chosen workloads of its own namespace, which may then have that namespace's secrets.
+    pub(crate) fn is_selective(&self) -> bool {
+        is_selective(&self.config)
+    }
+
     pub(crate) fn subsets(&self) -> &[net::Subset] {
         &self.merged.subsets
     }
@@ -61,6 +63,10 @@ impl Rule {
     pub(crate) fn path(&self) -> String {
         config_path("destination-rule", &self.config.name)
     }
+}
+
+fn is_selective(rule: &Config<net::DestinationRule>) -> bool {
+    rule.spec.workload_selector.as_ref().is_some_and(|selector| !selector.match_labels.is_empty())
 }
 
 pub(crate) fn config_path(kind: &str, name: &base::NamespacedName) -> String {

@@ -11,6 +11,7 @@ use proto::pb::envoy::r#type::matcher::v3 as matcher;
 
 use crate::build::Context;
 use crate::encode::{ads, any, boolv, seconds};
+use crate::secret::uri;
 
 pub(crate) const TLS: &str = "envoy.transport_sockets.tls";
 pub(crate) const CIPHERS: [&str; 6] = [
@@ -181,12 +182,13 @@ pub(crate) fn upstream(
     })
 }
 
-/// TLS to a server outside of the mesh, by a DestinationRule of mode SIMPLE or MUTUAL.
+/// TLS to a server outside of the mesh, by a DestinationRule of mode SIMPLE or MUTUAL; `reads_secrets` as in
+/// [`secret::readable`](crate::secret::readable).
 #[allow(deprecated)]
 pub(crate) fn originate(
-    context: &Context<'_>,
     service: &Service,
     settings: &net::ClientTlsSettings,
+    reads_secrets: bool,
     http2: bool,
 ) -> core::TransportSocket {
     let skip = settings.insecure_skip_verify.unwrap_or_default();
@@ -210,8 +212,8 @@ pub(crate) fn originate(
     }
     let mut common = tls::CommonTlsContext::default();
     use tls::common_tls_context::ValidationContextType;
-    if !settings.credential_name.is_empty() && context.is_router() {
-        let name = format!("kubernetes://{}", settings.credential_name);
+    if !settings.credential_name.is_empty() && reads_secrets {
+        let name = uri(&settings.credential_name);
         if settings.mode == net::ClientTlsMode::Mutual {
             common.tls_certificate_sds_secret_configs = vec![served_secret(&name)];
         }
@@ -227,7 +229,8 @@ pub(crate) fn originate(
         if !skip {
             validation.trusted_ca = Some(file(roots));
         }
-        if settings.mode == net::ClientTlsMode::Mutual {
+        // Who may not read the secret has no certificate to show: the server will refuse it.
+        if settings.mode == net::ClientTlsMode::Mutual && settings.credential_name.is_empty() {
             common.tls_certificates = vec![tls::TlsCertificate {
                 certificate_chain: Some(file(&settings.client_certificate)),
                 private_key: Some(file(&settings.private_key)),

@@ -1,4 +1,5 @@
-//! Secrets of gateways, served to proxies of the secret's own namespace only.
+//! Secrets of gateways, and of sidecars that a DestinationRule chooses, served to proxies of the secret's own namespace
+//! only.
 //!
 //! A name never reaches into another namespace: what is looked up is always looked up in the scope's own. That the
 //! proxy is who it says it is, is for the server to have checked.
@@ -34,16 +35,20 @@ pub(crate) fn uri(credential: &str) -> String {
     if credential.contains("://") { credential.to_owned() } else { format!("kubernetes://{credential}") }
 }
 
+/// Whether the secrets that a rule names are served to the scope. A rule for all workloads is none for sidecars, as in
+/// Istio: each of them would get its key.
+pub(crate) fn readable(context: &Context<'_>, rule: Option<&Rule>) -> bool {
+    context.is_router() || rule.is_some_and(Rule::is_selective)
+}
+
 pub(crate) fn all(context: &Context<'_>) -> Vec<Resource> {
-    if !context.is_router() {
-        return Vec::new();
-    }
     wanted(context).iter().filter_map(|name| build(context, name)).collect()
 }
 
 fn wanted(context: &Context<'_>) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for tls in servers::all(context).iter().filter_map(|served| served.server.tls.as_ref()) {
+    let servers = if context.is_router() { servers::all(context) } else { Vec::new() };
+    for tls in servers.iter().filter_map(|served| served.server.tls.as_ref()) {
         for credential in credentials(tls) {
             names.insert(format!("{}{ROOTS}", uri(&credential)));
             names.insert(uri(&credential));
@@ -53,9 +58,12 @@ fn wanted(context: &Context<'_>) -> BTreeSet<String> {
         }
     }
     for visible in context.services().iter() {
-        let Some(rule) = Rule::of(context, &visible.service) else { continue };
-        for port in visible.ports() {
-            let tls = policy(context, Some(&rule), port.number, "").tls;
+        let rule = Rule::of(context, &visible.service).filter(|rule| readable(context, Some(rule)));
+        let Some(rule) = rule else { continue };
+        let subsets: Vec<&str> =
+            std::iter::once("").chain(rule.subsets().iter().map(|subset| subset.name.as_str())).collect();
+        for (port, subset) in visible.ports().flat_map(|port| subsets.iter().map(move |subset| (port, subset))) {
+            let tls = policy(context, Some(&rule), port.number, subset).tls;
             if let Some(tls) = tls.filter(|tls| !tls.credential_name.is_empty()) {
                 names.insert(format!("{}{ROOTS}", uri(&tls.credential_name)));
                 names.insert(uri(&tls.credential_name));

@@ -335,6 +335,50 @@ spec:
 }
 
 #[test]
+fn a_sidecar_reads_the_secret_of_a_rule_that_chooses_it() {
+    const CLUSTER: &str = "outbound|9080||details.default.svc.cluster.local";
+    let rule = |mode: &str, selector: &str| {
+        let mut mesh = Mesh::bookinfo(&format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: details, namespace: default}}
+spec:
+  host: details
+  workloadSelector: {{matchLabels: {{{selector}}}}}
+  trafficPolicy: {{tls: {{mode: {mode}, credentialName: client}}}}
+"
+        ));
+        mesh.world.apply(vec![upsert(Object::Secret(TlsSecret {
+            name: name("default", "client"),
+            certificate: Some(Arc::from(*b"CERT")),
+            private_key: Some(Sensitive::new(*b"KEY")),
+            roots: Some(Arc::from(*b"ROOTS")),
+            revoked: None,
+        }))]);
+        let told = |app: &str| {
+            let socket = mesh.cluster(&sidecar(app), CLUSTER)["transportSocket"]["typedConfig"].clone();
+            let common = &socket["commonTlsContext"];
+            let certificate = &common["tlsCertificateSdsSecretConfigs"][0]["name"];
+            let roots = &common["combinedValidationContext"]["validationContextSdsSecretConfig"]["name"];
+            let files = common["tlsCertificates"].is_array();
+            let names = Arc::clone(mesh.set(&sidecar(app), ResourceType::Secret).names());
+            let names = names.iter().map(|name| name.to_string()).collect::<Vec<_>>().join(" ");
+            (certificate.clone(), roots.clone(), files, names)
+        };
+        (told("reviews"), told("ratings"))
+    };
+    let nothing = (Value::Null, Value::Null, false, String::new());
+    let both = "kubernetes://client kubernetes://client-cacert".to_owned();
+    let (certificate, roots) = (json!("kubernetes://client"), json!("kubernetes://client-cacert"));
+    let (chosen, other) = rule("MUTUAL", "app: reviews");
+    assert_eq!(chosen, (certificate, roots.clone(), false, both.clone()));
+    assert_eq!(other, nothing, "no rule is for it");
+    assert_eq!(rule("SIMPLE", "app: reviews").0, (Value::Null, roots, false, both));
+    assert_eq!(rule("MUTUAL", "").0, nothing, "a rule for everybody gives nobody its key");
+}
+
+#[test]
 fn locality_decides_priorities_where_a_rule_asks() {
     let rule = |policy: &str| {
         Mesh::bookinfo(&format!(

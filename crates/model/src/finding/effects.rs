@@ -6,7 +6,7 @@ use api::networking as net;
 use api::security::MutualTlsMode;
 use base::NamespacedName;
 
-use super::{Finding, Severity, about};
+use super::{Finding, Severity, about, policies};
 use crate::change::{Kind, ObjectRef};
 use crate::service::{Endpoint, Origin, Service};
 use crate::source::Labels;
@@ -24,6 +24,29 @@ pub(super) fn check_reachable(config: &Config<net::VirtualService>, found: &mut 
             field: format!("spec.http[{i}]"),
             message: format!("spec.http[{first}] takes every request, so this one is never used"),
             hint: "write the route without a match last".into(),
+        });
+    }
+}
+
+/// Sidecars are not given the secrets that a rule for all of them names: each would get the key.
+pub(super) fn check_credentials(config: &Config<net::DestinationRule>, found: &mut Vec<Finding>) {
+    let selector = config.spec.workload_selector.as_ref();
+    if selector.is_some_and(|selector| !selector.match_labels.is_empty()) {
+        return;
+    }
+    for (field, .., tls) in policies(&config.spec) {
+        let Some(tls) = tls.filter(|tls| !tls.credential_name.is_empty()) else { continue };
+        found.push(Finding {
+            about: about(Kind::DestinationRule, config),
+            severity: Severity::Warning,
+            code: "CredentialUnread",
+            field: format!("{field}.tls.credentialName"),
+            message: format!(
+                "without workloadSelector only gateways read Secret {:?}; sidecars trust the system's roots instead and \
+                 show no certificate",
+                tls.credential_name
+            ),
+            hint: "write workloadSelector with the labels of the workloads that call".into(),
         });
     }
 }
