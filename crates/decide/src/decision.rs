@@ -56,6 +56,8 @@ pub struct Decision {
     pub(crate) cors: Option<CorsAnswer>,
     /// Set by the weighted cluster that was drawn.
     pub(crate) weighted: Option<usize>,
+    /// Where the route would have led, had the request not been answered here.
+    pub(crate) meant: Option<Arc<Cluster>>,
 }
 
 /// Whether spans of this request are reported.
@@ -168,6 +170,11 @@ impl Decision {
             Outcome::Forward(forward) => Some(forward),
             Outcome::Reply(_) | Outcome::Reset => None,
         }
+    }
+
+    /// Where the request goes, or where its route would have led had it not been answered here: by a fault, a policy.
+    pub fn destination(&self) -> Option<&Arc<Cluster>> {
+        self.forward().map(|forward| &forward.cluster).or(self.meant.as_ref())
     }
 
     pub fn cluster_id(&self) -> Option<ClusterId> {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use base::Random;
 use bytes::Bytes;
 
+use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::decision::{Decision, LocalReply, Matched, Outcome, PolicyHit, TraceDecision};
 use crate::explain::{Note, Recorder};
@@ -126,7 +127,7 @@ impl Deciding {
         if !self.begun {
             self.begun = true;
             if let Err(reply) = self.begin(cx, request, rng, recorder) {
-                return self.done(Outcome::Reply(reply));
+                return self.done(cx, request, Outcome::Reply(reply));
             }
         }
         while let Some(filter) = cx.hcm.filters.get(self.next_filter) {
@@ -136,11 +137,11 @@ impl Deciding {
                     self.delayed = false;
                 }
                 Passed::Ask(ask) => return Step::Ask(ask),
-                Passed::Reply(reply) => return self.done(Outcome::Reply(reply)),
+                Passed::Reply(reply) => return self.done(cx, request, Outcome::Reply(reply)),
             }
         }
         let outcome = self.state.route(cx, request, rng, recorder);
-        self.done(outcome)
+        self.done(cx, request, outcome)
     }
 
     fn begin<R: Random + ?Sized, E: Recorder>(
@@ -257,10 +258,12 @@ impl Deciding {
         Passed::Reply(Box::new(reply.with_flags(ResponseFlags::FAULT_INJECTED)))
     }
 
-    fn done(&mut self, outcome: Outcome) -> Step {
+    fn done(&mut self, cx: &Context<'_>, request: &Request, outcome: Outcome) -> Step {
         let state = &mut self.state;
+        let mut meant = None;
         if let Outcome::Reply(reply) = &outcome {
             state.flags.insert(reply.flags);
+            meant = state.cluster(cx, request).cloned();
         }
         Step::Done(Box::new(Decision {
             matched: state.matched.take(),
@@ -276,6 +279,7 @@ impl Deciding {
             operation: state.operation.take(),
             cors: state.cors.take(),
             weighted: state.weighted,
+            meant,
             set_cookies: std::mem::take(&mut state.cookies),
         }))
     }
@@ -420,6 +424,15 @@ impl State {
         }
         request.headers.remove_known(Known::XEnvoyPeerMetadata);
         request.headers.remove_known(Known::XEnvoyPeerMetadataId);
+    }
+
+    /// The cluster that the route leads to, if it exists.
+    pub(crate) fn cluster<'p>(&self, cx: &Context<'p>, request: &Request) -> Option<&'p Arc<Cluster>> {
+        match &self.matched.as_ref()?.route().action.forward()?.destination {
+            Destination::Cluster(cluster) => cx.plan.cluster(cluster.id),
+            Destination::Weighted { clusters, .. } => cx.plan.cluster(clusters.get(self.weighted?)?.cluster.id),
+            Destination::Header(_) => cx.plan.cluster_named(&self.cluster_name(request)?),
+        }
     }
 
     /// The cluster that the route names, whether it exists or not.

@@ -214,6 +214,8 @@ fn ratings_is_rewritten_redirected_delayed_and_aborted_as_its_rules_say() {
                 aborted += 1;
                 assert_eq!((reply.status, &*reply.details), (500, "fault_filter_abort"));
                 assert!(answer.decision.flags.has(ResponseFlags::FAULT_INJECTED));
+                // Where it would have gone is what it is counted for.
+                assert!(answer.decision.destination().is_some_and(|c| !c.metadata.services.is_empty()));
             }
             Outcome::Reset => panic!("reset"),
         }

@@ -275,6 +275,7 @@ impl<'a> Walk<'a> {
             self.side.configured_by = (!route.config.is_empty()).then(|| route.config.to_string());
             self.weights(&route.action);
         }
+        self.side.cluster = decision.destination().map(|cluster| cluster.name.to_string());
         match &decision.outcome {
             Outcome::Reply(reply) => {
                 let details = &reply.details;
@@ -297,7 +298,6 @@ impl<'a> Walk<'a> {
                     let _ = write!(said, ", a copy to {}", mirror.cluster.name);
                 }
                 self.side.outcome = said;
-                self.side.cluster = Some(forward.cluster.name.to_string());
                 Some((Arc::clone(&forward.cluster), forward.alpn.clone()))
             }
         }

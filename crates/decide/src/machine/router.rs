@@ -60,17 +60,9 @@ impl State {
         rng: &mut R,
         recorder: &mut E,
     ) -> Outcome {
-        let name = self.cluster_name(request);
-        let found = match &action.destination {
-            Destination::Cluster(cluster) => cx.plan.cluster(cluster.id),
-            Destination::Weighted { clusters, .. } => {
-                self.weighted.and_then(|i| clusters.get(i)).and_then(|c| cx.plan.cluster(c.cluster.id))
-            }
-            Destination::Header(_) => name.as_deref().and_then(|n| cx.plan.cluster_named(n)),
-        };
-        let Some(cluster) = found.cloned() else {
-            let missing = name.as_deref().unwrap_or("").to_owned();
-            recorder.note(|| Note::new("cluster", missing, "does not exist"));
+        let Some(cluster) = self.cluster(cx, request).cloned() else {
+            let missing = || self.cluster_name(request).unwrap_or_default().to_string();
+            recorder.note(|| Note::new("cluster", missing(), "does not exist"));
             let answer = LocalReply::new(action.not_found_status, "", "cluster_not_found");
             return reply(answer.with_flags(ResponseFlags::NO_CLUSTER_FOUND));
         };

@@ -131,9 +131,10 @@ impl Record {
             entry.downstream_peer = decision.peer.as_deref();
             entry.sampled = decision.trace.sampled;
         }
+        let meant = decision.and_then(Decision::destination);
         entry.upstream = UpstreamEntry {
-            cluster: target.as_ref().map_or("", |t| &t.stat_name),
-            cluster_raw: target.as_ref().map_or("", |t| &t.name),
+            cluster: target.as_ref().map(|t| &*t.stat_name).or(meant.map(|c| &*c.stat_name)).unwrap_or(""),
+            cluster_raw: target.as_ref().map(|t| &*t.name).or(meant.map(|c| &*c.name)).unwrap_or(""),
             host: self.host.as_ref().map(Host::address),
             host_name: self.host.as_ref().map_or("", |h| &h.endpoint.hostname),
             local: self.info.as_ref().and_then(|i| i.local),
@@ -169,8 +170,8 @@ impl Record {
         }
         let worker = &connection.worker;
         let target = self.cluster.as_ref().map(|c| c.target());
-        let configured = decision.and_then(Decision::forward).map(|f| f.cluster.clone());
-        let cluster = target.as_ref().map(|t| &*t.config).or(configured.as_deref());
+        let meant = decision.and_then(Decision::destination);
+        let cluster = target.as_ref().map(|t| &*t.config).or(meant.map(|cluster| &**cluster));
         let grpc_status = |headers: &Option<Headers>| -> Option<u32> {
             headers.as_ref()?.known_str(Known::GrpcStatus)?.parse().ok()
         };
