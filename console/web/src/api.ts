@@ -33,6 +33,13 @@ export interface Span {
   edges: Edge[];
 }
 
+/** A workload that hands its callers' trace headers on too rarely: what it calls looks like traces of their own. */
+export interface Splitter extends Workload {
+  /** Calls without the headers. */
+  lost: number;
+  lostPercent: number;
+}
+
 /** Which edges: those that match all that is said. Workloads are written `namespace/name`. */
 export interface Which {
   service?: string;
@@ -118,6 +125,10 @@ export const graph = async (window: number | null): Promise<Span> =>
 
 export const series = async (which: Which): Promise<Span[]> =>
   (await call(`/api/series?${new URLSearchParams(which as Record<string, string>)}`)).body;
+
+/** Who split traces in the last so many seconds. */
+export const splitters = async (window: number): Promise<Splitter[]> =>
+  (await call(`/api/traces?window=${window}`)).body.splitBy;
 
 export const mesh = async (): Promise<Mesh> => (await call("/api/proxies")).body;
 

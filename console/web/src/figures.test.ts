@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Edge } from "./api";
-import { bytes, health, percent, quantile, requests, responses, services, shortHost, sum } from "./figures";
+import { bytes, health, percent, quantile, requests, responses, services, shortHost, splits, sum } from "./figures";
 
 const workload = (name: string) => ({ name, namespace: "default", app: name, version: "v1" });
 const edge = (over: Partial<Edge>): Edge => ({
@@ -55,4 +55,10 @@ test("an edge is red from five percent of errors on, and grey when nothing flows
   const failing = (failed: number) => health(sum([edge({ requests: { 200: 100 - failed, 503: failed }, failed })], 1));
   expect([failing(0), failing(1), failing(5)]).toEqual(["good", "warn", "bad"]);
   expect(health(sum([edge({ requests: {}, buckets: [] })], 1))).toBe("idle");
+});
+
+test("who splits traces is told how often, and what to hand on", () => {
+  const said = splits({ ...workload("reviews-v4"), lost: 30, lostPercent: 12.34 });
+  expect(said).toContain("12.3 % of its calls");
+  expect(said).toContain("traceparent");
 });

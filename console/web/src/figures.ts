@@ -1,6 +1,6 @@
 // Sums over edges, and how figures are written. Pure.
 
-import type { Edge, Workload } from "./api";
+import type { Edge, Splitter, Workload } from "./api";
 
 export interface Summary {
   /** How long was counted, in seconds. */
@@ -83,6 +83,10 @@ export function services(edges: Edge[]): Map<string, Edge[]> {
 }
 
 export const id = (w: Workload): string => `${w.namespace}/${w.name}`;
+
+/** What a workload does to traces, and what would mend it. */
+export const splits = (by: Splitter): string =>
+  `splits traces: ${percent(by.lostPercent)} of its calls leave without the trace headers of the request that they are made for. It should hand on traceparent, tracestate, b3, x-b3-* and x-request-id.`;
 
 export const isIdle = (edge: Edge): boolean => count(edge) === 0 && edge.bytes === 0 && edge.opened === 0;
 

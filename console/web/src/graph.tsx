@@ -3,11 +3,11 @@
 import type { ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { Edge } from "./api";
-import { bytes, health, id, isIdle, milliseconds, percent, perSecond, requests, responses, shortHost, sum, type Summary } from "./figures";
+import { bytes, health, id, isIdle, milliseconds, percent, perSecond, requests, responses, shortHost, splits, sum, type Summary } from "./figures";
 import { Lock, LockShape, Mark } from "./icons";
 import { curve, LABEL, layout, NODE, type Node, type Path } from "./layout";
 import { Plot } from "./plot";
-import { edges, seconds, span, total } from "./state";
+import { edges, seconds, span, splitBy, total } from "./state";
 
 export function GraphView() {
   const [selected, select] = useState<string | null>(null);
@@ -29,6 +29,7 @@ export function GraphView() {
     <div class="graph">
       <div class="canvas card">
         <Strip placed={placed.nodes} shown={shown} />
+        <Splitters />
         <svg viewBox={`0 0 ${placed.width} ${placed.height}`} style={{ maxWidth: `${placed.width * 1.25}px` }} role="img" aria-label="Graph of the mesh" data-testid="graph" onClick={() => select(null)}>
           <defs>
             {["good", "warn", "bad", "idle"].map((kind) => (
@@ -69,6 +70,15 @@ function Strip({ placed, shown }: { placed: Node[]; shown: Edge[] }) {
     </div>
   );
 }
+
+/** The workloads that split traces, of all or of one name. */
+export const Splitters = ({ of }: { of?: string }) => (
+  <>
+    {splitBy.value.filter((by) => of === undefined || id(by) === of).map((by) => (
+      <p key={id(by)} class="notice" data-testid="splitter"><a href={`#/workloads/${id(by)}`}>{by.name}</a> {splits(by)}</p>
+    ))}
+  </>
+);
 
 export const Figure = ({ label, value, tone }: { label: string; value: string; tone?: string }) => (
   <div class="figure"><b class={tone === "idle" ? "" : tone}>{value}</b><span>{label}</span></div>

@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import type { Edge, Resource } from "./api";
 import { list, selector } from "./api";
 import { bytes, groupBy, health, id, isUnknown, milliseconds, percent, requests, services, shortHost, sum } from "./figures";
-import { Facts, Responses } from "./graph";
+import { Facts, Responses, Splitters } from "./graph";
 import { Lock } from "./icons";
 import { Plot } from "./plot";
 import { Policies } from "./policy";
@@ -138,6 +138,7 @@ export function WorkloadView({ workload }: { workload: string }) {
         </section>
         <div>
           <section class="card">
+            <Splitters of={workload} />
             <h2>Callers</h2>
             <Table what="Caller" rows={[...groupBy(inward, (e) => id(e.source))].map(([n, e]) => workloadRow(n, e))} />
             <h2>What it calls</h2>

@@ -1,7 +1,7 @@
 // What all views look at: the edges of the chosen time, refreshed every two seconds; who is signed in; what was changed.
 
 import { computed, signal } from "@preact/signals";
-import { forgetToken, graph, hasToken, mesh, type Mesh, Refusal, type Resource, type Span } from "./api";
+import { forgetToken, graph, hasToken, mesh, type Mesh, Refusal, type Resource, type Span, type Splitter, splitters } from "./api";
 
 /** Seconds, or everything since the proxies began to count. */
 export type Window = number | null;
@@ -15,6 +15,9 @@ export const seconds = computed(() => span.value?.seconds ?? 0);
 /** Numbers instead of rates are shown where everything since the beginning is. */
 export const total = computed(() => window_.value === null);
 export const proxies = signal<Mesh | null>(null);
+/** Who splits traces; for as long as anything is remembered where everything is shown. */
+export const splitBy = signal<Splitter[]>([]);
+const LONGEST = 600;
 export const trouble = signal<string | null>(null);
 export const signedIn = signal(hasToken());
 export const view = signal(location.hash || "#/graph");
@@ -28,10 +31,11 @@ export async function refresh(): Promise<void> {
   if (!signedIn.value) return;
   try {
     const wanted = window_.value;
-    const [found, all] = await Promise.all([graph(wanted), mesh()]);
+    const [found, all, careless] = await Promise.all([graph(wanted), mesh(), splitters(wanted ?? LONGEST)]);
     if (wanted !== window_.value) return;
     span.value = found;
     proxies.value = all;
+    splitBy.value = careless;
     trouble.value = null;
     beat.value += 1;
   } catch (error) {

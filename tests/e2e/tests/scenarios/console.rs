@@ -38,12 +38,12 @@ const EDGES: [(&str, &str); 10] = [
 ];
 
 /// Where pictures are kept for people to look at.
-fn picture(name: &str) -> PathBuf {
+pub(crate) fn picture(name: &str) -> PathBuf {
     program("console-pictures").join(name)
 }
 
 /// Signs in as `mizzen dashboard` does.
-fn sign_in(browser: &Browser, mesh: &Mesh, view: &str) -> anyhow::Result<()> {
+pub(crate) fn sign_in(browser: &Browser, mesh: &Mesh, view: &str) -> anyhow::Result<()> {
     browser.open(mesh.mizzen_ok(&["dashboard", "--no-browser"])?.trim())?;
     until("the console is signed in", PATIENCE, || {
         browser.text("[data-testid=proxies]").ok().flatten().filter(|text| text.contains("in sync"))

@@ -7,11 +7,12 @@ use anyhow::{Context, ensure};
 use e2e::ask::{ask, ask_json};
 use e2e::mesh::program;
 use e2e::watchers::{ADDRESS, Server, open_address};
-use e2e::{Mesh, Workload, until, until_ok};
+use e2e::{Browser, Mesh, Workload, until, until_ok};
 use serde_json::json;
 
 use super::spans::{Expected, check_page, in_jaeger, in_zipkin, of_service_in_jaeger};
 use super::{bookinfo, configure, wait};
+use crate::console::{picture, sign_in};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAGE: &str = "http://127.0.0.1:9080/productpage";
@@ -93,6 +94,12 @@ pub(super) fn split() -> anyhow::Result<()> {
     let it = &named[0];
     ensure!(it["name"] == "reviews-v4" && it["app"] == "reviews" && it["namespace"] == "default", "{it}");
     ensure!(it["lostPercent"] == 100.0, "{it}");
+    if let Some(browser) = Browser::start()? {
+        sign_in(&browser, &mesh, "graph")?;
+        let splitter = "[data-testid=splitter]";
+        browser.until_shows(splitter, "reviews-v4 splits traces: 100 % of its calls")?;
+        browser.picture(&picture("graph-split.png"))?;
+    }
     // What it splits: the page's trace ends at reviews, and ratings is asked in a trace that reviews begins.
     until("both halves are in Jaeger", PATIENCE, || {
         let pages = of_service_in_jaeger("istio-ingressgateway.istio-system").ok()?;
