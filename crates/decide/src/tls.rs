@@ -132,9 +132,6 @@ pub struct UpstreamTls {
 
 impl DownstreamTls {
     pub(crate) fn compile(context: &pb::DownstreamTlsContext) -> Taken<Self> {
-        if context.ocsp_staple_policy != 0 {
-            return Err(Refusal::unsupported("ocspStaplePolicy"));
-        }
         Ok(Self {
             common: common(&context.common_tls_context)?,
             require_client_certificate: flag(&context.require_client_certificate, false),

@@ -166,9 +166,6 @@ pub(crate) fn address(address: &Option<core::Address>) -> Taken<upstream::Addres
 
 fn socket_address(socket: &core::SocketAddress) -> Taken<upstream::Address> {
     use core::socket_address::PortSpecifier;
-    if socket.protocol != 0 {
-        return Err(Refusal::unsupported("protocol"));
-    }
     let port = match &socket.port_specifier {
         Some(PortSpecifier::PortValue(port)) => {
             u16::try_from(*port).map_err(|_| Refusal::new("must be at most 65535").under("portValue"))?

@@ -22,7 +22,7 @@ use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::route::NetworkHash;
 use crate::tls;
-use crate::wire::{DataSource, duration, flag, number, timeout, type_of, typed_struct, unpack};
+use crate::wire::{DataSource, duration, number, timeout, type_of, typed_struct, unpack};
 
 const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
 
@@ -31,9 +31,6 @@ pub(crate) fn compile_chain(
     matches: ChainMatch,
     ids: &mut Ids,
 ) -> Taken<FilterChain> {
-    if flag(&message.use_proxy_proto, false) {
-        return Err(Refusal::unsupported("useProxyProto"));
-    }
     let mut filters = Vec::new();
     let mut terminal = None;
     for (filter, i) in message.filters.iter().zip(0..) {

@@ -7,6 +7,8 @@ use super::table::{HONOURED, WITHOUT_EFFECT};
 use super::{TABLE, check};
 
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+const TLS: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const LISTENER: &str = "envoy.config.listener.v3.Listener";
 
 fn refused(message: &str, value: &Value) -> Option<String> {
@@ -41,6 +43,17 @@ fn a_field_that_is_not_honoured_is_refused_by_its_path() {
             Some("filterChains[0].filters[0].typedConfig.httpFilters[0].typedConfig.maxActiveFaults"),
         ),
         (LISTENER, limited(true), None),
+        (
+            LISTENER,
+            json!({"address": {"socketAddress": {"address": "::1", "portValue": 1, "protocol": "UDP"}}}),
+            Some("address.socketAddress.protocol"),
+        ),
+        (LISTENER, json!({"filterChains": [{"useProxyProto": true}]}), Some("filterChains[0].useProxyProto")),
+        (
+            LISTENER,
+            json!({"filterChains": [{"transportSocket": {"typedConfig": {"@type": TLS, "ocspStaplePolicy": "MUST_STAPLE"}}}]}),
+            Some("filterChains[0].transportSocket.typedConfig.ocspStaplePolicy"),
+        ),
     ] {
         assert_eq!(refused(message, &value).as_deref(), expected, "{value}");
     }
