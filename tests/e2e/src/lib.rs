@@ -22,6 +22,7 @@ pub mod serve;
 pub mod stage;
 pub mod watchers;
 pub mod websocket;
+pub mod yaml;
 
 pub use browser::Browser;
 pub use demo::Demo;

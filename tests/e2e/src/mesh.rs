@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -140,9 +140,7 @@ impl Mesh {
     /// Its process.
     pub fn control_plane(&self) -> Option<u32> {
         let id = self.up.as_ref()?.id();
-        let state = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        let lives = state.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z'));
-        lives.then_some(id)
+        processes::lives(id).then_some(id)
     }
 
     /// SIGTERM, as an orchestrator does; waits for the end.
@@ -547,6 +545,13 @@ impl Load {
         only.with_context(|| format!("{last:?}"))
     }
 
+    /// Waits until the newest answer has this status; how long that took.
+    pub fn until_answered(&self, status: u16) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let answered = || (self.so_far().last.status == status).then(|| began.elapsed());
+        until(&format!("requests are answered {status}"), START, answered)
+    }
+
     /// Waits for what it counted, while a load that lingers stays.
     pub fn counted(&mut self) -> anyhow::Result<Report> {
         self.client.counted()
@@ -635,15 +640,17 @@ impl Workload {
 
     /// The wire on which the others reach its application's port.
     pub fn wire(&self) -> anyhow::Result<Wire> {
-        let named = |folder: &std::fs::DirEntry| {
-            let line = std::fs::read(folder.path().join("cmdline")).unwrap_or_default();
-            let mut words = line.split(|byte| *byte == 0);
-            let own = words.next().is_some_and(|program| program.ends_with(b"mizzen-e2e"));
-            own && words.any(|word| word == self.script.as_os_str().as_encoded_bytes())
-        };
-        let found = std::fs::read_dir("/proc")?.flatten().find(named);
-        let found = found.with_context(|| format!("no process of {}", self.name))?;
-        Ok(Wire::of(&found.file_name().to_string_lossy(), 9080))
+        let found = self.applications().next().with_context(|| format!("no process of {}", self.name))?;
+        Ok(Wire::of(&found.to_string(), 9080))
+    }
+
+    /// The processes of its application: those that run its script, and not those that start them.
+    fn applications(&self) -> impl Iterator<Item = u32> {
+        let script = self.script.display().to_string();
+        processes::all().filter(move |pid| {
+            let words = processes::words(*pid);
+            words.first().is_some_and(|first| first.ends_with("mizzen-e2e")) && words.contains(&script)
+        })
     }
 
     /// SIGTERM, as an orchestrator does; waits for the end.
@@ -653,20 +660,7 @@ impl Workload {
 
     /// `kill -9` of the application alone, as when it crashes.
     pub fn crash(&self) -> anyhow::Result<()> {
-        let script = self.script.display().to_string();
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            let mut words = line.split('\0');
-            let ours = words.next().is_some_and(|first| Path::new(first) == program("mizzen-e2e"));
-            if ours
-                && words.any(|word| word == script)
-                && let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
-            {
-                kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-            }
-        }
-        Ok(())
+        self.applications().try_for_each(|id| Ok(kill(raw(id), Signal::SIGKILL)?))
     }
 
     /// `kill -9` of the whole workload.
@@ -683,7 +677,11 @@ impl Drop for Workload {
 }
 
 pub(crate) fn pid(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX))
+    raw(child.id())
+}
+
+fn raw(id: u32) -> Pid {
+    Pid::from_raw(i32::try_from(id).unwrap_or(i32::MAX))
 }
 
 fn terminate(child: &mut Child, within: Duration) -> anyhow::Result<()> {

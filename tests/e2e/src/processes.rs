@@ -1,4 +1,5 @@
-//! What the kernel says of processes: who descends from whom, what they hold open; and work in their networks.
+//! What the kernel says of processes: which there are and what they run, who descends from whom, what they hold open; and
+//! work in their networks.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,11 +8,16 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow};
 use nix::sched::{CloneFlags, setns};
 
+/// All that there are.
+pub fn all() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// All processes that a process started, by whatever steps.
 pub fn descendants(of: u32) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+    for pid in all() {
         if let Some(parent) = parent(pid) {
             children.entry(parent).or_default().push(pid);
         }
@@ -27,16 +33,37 @@ pub fn descendants(of: u32) -> Vec<u32> {
     found
 }
 
-fn parent(pid: u32) -> Option<u32> {
+/// State, parent, and so on.
+fn stat(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    Some(stat.rsplit_once(')')?.1.trim_start().to_owned())
 }
 
-/// The program that a process runs.
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether it runs, and does not only wait for its parent to take note of its end.
+pub fn lives(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| !stat.starts_with('Z'))
+}
+
+/// The file of the program that a process runs.
+pub fn executable(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+/// Its name.
 pub fn program_of(pid: u32) -> Option<String> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    Some(path.file_name()?.to_str()?.to_owned())
+    Some(executable(pid)?.file_name()?.to_str()?.to_owned())
+}
+
+/// The words that a process was started with.
+pub fn words(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line);
+    line.split_terminator('\0').map(str::to_owned).collect()
 }
 
 /// The regular files that a process has open, those that were deleted included.

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 
+use crate::processes;
+
 /// The proxy beside a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proxy {
@@ -67,10 +69,6 @@ impl Proxy {
 
 /// The stock Envoys among a process's descendants.
 pub fn envoys_below(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children = tasks
-        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>());
-    let is_envoy = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("envoy"));
-    children.flat_map(envoys_below).chain(is_envoy.then_some(pid)).collect()
+    let below = processes::descendants(pid).into_iter();
+    below.filter(|pid| processes::program_of(*pid).is_some_and(|name| name == "envoy")).collect()
 }

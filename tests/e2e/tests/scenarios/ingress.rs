@@ -10,7 +10,7 @@ use e2e::dial::fingerprint;
 use e2e::load::Report;
 use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Mesh, Workload, until};
+use e2e::{Mesh, Workload, until, yaml};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("ingress_two_hosts_by_tls_and_a_certificate_replaced_live", two_hosts),
@@ -83,7 +83,7 @@ fn moving_routes() -> anyhow::Result<()> {
     let _books = mesh.serve("books", "v1", "books")?;
     let _shop = mesh.serve("shop", "v1", "shop")?;
     let _gateway = mesh.gateway(&["--listen", "8081=8080"])?;
-    mesh.apply(PLAIN_GATEWAY)?;
+    mesh.apply(&yaml::door(8080))?;
     let routes = |list: &[(&str, &str)]| mesh.apply(&paths(list));
     let outside = Outside { mesh: &mesh, roots: Path::new("") };
     let answers = |path: &str, name: &str| {
@@ -124,7 +124,7 @@ fn monolith() -> anyhow::Result<()> {
     let _catalog = mesh.serve("catalog", "v1", "catalog")?;
     let _orders = mesh.serve("orders", "v1", "orders")?;
     let _gateway = mesh.gateway(&["--listen", "8081=8080"])?;
-    mesh.apply(PLAIN_GATEWAY)?;
+    mesh.apply(&yaml::door(8080))?;
     mesh.apply(&format!(
         "
 apiVersion: networking.istio.io/v1
@@ -194,15 +194,6 @@ spec:
   - port: {number: 8443, name: https-shop, protocol: HTTPS}
     hosts: [shop.example.com]
     tls: {mode: SIMPLE, credentialName: shop-tls}
-";
-
-const PLAIN_GATEWAY: &str = "
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: door, namespace: default}
-spec:
-  selector: {istio: ingressgateway}
-  servers: [{port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}]
 ";
 
 /// The host `NAME.example.com` leads to the service of that name.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Mesh, until};
+use e2e::{Mesh, processes, until, yaml};
 use serde_json::Value;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -30,7 +30,7 @@ fn control_plane_killed() -> anyhow::Result<()> {
     let _v1 = mesh.serve("reviews", "v1", "v1")?;
     let _v2 = mesh.serve("reviews", "v2", "v2")?;
     mesh.until_answers(URL)?;
-    mesh.apply(RULE)?;
+    mesh.apply(&yaml::subsets("reviews", &["v1", "v2"]))?;
     mesh.apply(&all_to("v1"))?;
     let all_go_to = |mesh: &Mesh, name: &str| {
         until(&format!("all goes to {name}"), PATIENCE, || {
@@ -190,7 +190,8 @@ fn jobs() -> anyhow::Result<()> {
             "{command:?} ended with {}: {told}",
             output.status
         );
-        let left = processes("~nightly-");
+        let lines = processes::all().map(|pid| processes::words(pid).join(" "));
+        let left: Vec<_> = lines.filter(|line| line.contains("~nightly-")).collect();
         ensure!(left.is_empty(), "{command:?} left processes behind: {left:?}");
         let entries = mesh.objects("workloadentries")?;
         ensure!(entries.len() == 1, "{command:?} left its entry behind: {entries:#?}");
@@ -245,25 +246,6 @@ fn proxies(mesh: &Mesh) -> anyhow::Result<Vec<String>> {
     let synced = status["proxies"].as_array().into_iter().flatten().filter(|proxy| proxy["synced"] == true);
     Ok(synced.filter_map(|proxy| Some(proxy["proxy"].as_str()?.to_owned())).collect())
 }
-
-/// Running processes whose command line holds the text.
-fn processes(text: &str) -> Vec<String> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    lines.filter(|line| line.contains(text)).collect()
-}
-
-const RULE: &str = "
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: reviews, namespace: default}
-spec:
-  host: reviews
-  subsets:
-  - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}}
-";
 
 fn all_to(subset: &str) -> String {
     format!(

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use e2e::load::now_ms;
 use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Mesh, outside, until};
+use e2e::{Mesh, outside, until, yaml};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("discovery_by_name_with_no_configuration", discovery_at_once),
@@ -151,7 +151,7 @@ pub(crate) fn shift() -> anyhow::Result<()> {
     let _v2 = mesh.serve("reviews", "v2", "v2")?;
     let _v3 = mesh.serve("reviews", "v3", "v3")?;
     mesh.until_answers(REVIEWS)?;
-    mesh.apply(RULE)?;
+    mesh.apply(&yaml::subsets("reviews", &["v2", "v3"]))?;
     mesh.apply(&split(50))?;
     mesh.kubectl_ok(&["get", "virtualservice", "reviews"])?;
     until("the split holds", PATIENCE, || {
@@ -171,7 +171,7 @@ pub(crate) fn shift_back() -> anyhow::Result<()> {
     let _v2 = mesh.serve("reviews", "v2", "v2")?;
     let _v3 = mesh.serve("reviews", "v3", "v3")?;
     mesh.until_answers(REVIEWS)?;
-    mesh.apply(RULE)?;
+    mesh.apply(&yaml::subsets("reviews", &["v2", "v3"]))?;
     mesh.steer(&split(50))?;
     let everybody = ["--url", REVIEWS, "--connections", "4", "--pause", "2"];
     let load = mesh.start_load(&everybody)?;
@@ -196,17 +196,6 @@ pub(crate) fn shift_back() -> anyhow::Result<()> {
     println!("{} and {} requests, none lost", load.sent, jason.sent);
     Ok(())
 }
-
-const RULE: &str = "
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: reviews, namespace: default}
-spec:
-  host: reviews
-  subsets:
-  - {name: v2, labels: {version: v2}}
-  - {name: v3, labels: {version: v3}}
-";
 
 fn split(v2: u32) -> String {
     let v3 = 100 - v2;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use e2e::ask::{ask_json, escape};
 use e2e::load::Report;
-use e2e::{Mesh, Workload, until_ok};
+use e2e::{Mesh, Workload, until_ok, yaml};
 use serde_json::Value;
 
 use super::bookinfo;
@@ -37,7 +37,7 @@ pub(super) fn scraped() -> anyhow::Result<()> {
         return Ok(());
     };
     let mesh = Mesh::start()?;
-    mesh.apply(ROUTES)?;
+    mesh.apply(&yaml::door_to(9090, "prometheus", 9090))?;
     let database = Database { socket: mesh.folder().join("db.socket"), client: mariadb };
     let _db = database.start(&mesh, &mariadbd)?;
     let reviews = mesh.serve("reviews", "v1", "reviews")?;
@@ -73,23 +73,6 @@ pub(super) fn scraped() -> anyhow::Result<()> {
     labels()?;
     until_ok("all of the database's bytes are counted", PATIENCE, || bytes(&database, before))
 }
-
-const ROUTES: &str = "
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: prometheus, namespace: default}
-spec:
-  selector: {istio: ingressgateway}
-  servers: [{port: {number: 9090, name: http, protocol: HTTP}, hosts: ['*']}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: prometheus, namespace: default}
-spec:
-  hosts: ['*']
-  gateways: [prometheus]
-  http: [{route: [{destination: {host: prometheus, port: {number: 9090}}}]}]
-";
 
 /// A load that stays after its report: its proxy's counters would go with it.
 fn lingering(mesh: &Mesh, name: &str, url: &str, count: u64) -> anyhow::Result<e2e::mesh::Load> {
