@@ -1,6 +1,6 @@
 //! Scenario 7: who fails again and again is left alone for a while.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use e2e::serve::{Event, What};
@@ -34,13 +34,16 @@ pub(crate) fn eject_at_the_seventh_error() -> anyhow::Result<()> {
     let [sick, weak, well] = three(&mesh)?;
     let issue = "{consecutive5xxErrors: 7, interval: 5m, baseEjectionTime: 15m, maxEjectionPercent: 100}";
     mesh.apply_and_wait(&rule(issue), "destinationrule", "ratings")?;
-    let before = (weak.begun(), well.begun());
+    let before = [&sick, &weak, &well].map(Workload::begun);
     sick.behave("status=503")?;
     let load = mesh.start_load(STEADY)?;
-    until("the others get traffic for long", PATIENCE, || {
-        (weak.begun() > before.0 + 100 && well.begun() > before.1 + 100).then_some(())
-    })?;
+    // For some seconds: longer than any interval but the one that is written.
+    let began = Instant::now();
+    load.next(800)?;
+    println!("the others got all traffic for {:?}", began.elapsed());
     let report = load.stop()?;
+    let got: Vec<_> = [&sick, &weak, &well].iter().zip(before).map(|(to, n)| to.begun() - n).collect();
+    ensure!(got[0] == 7 && got[1].abs_diff(got[2]) <= got[1] / 4, "who got how many: {got:?}");
     ensure!(report.status(503) == 7, "not ejected at the seventh error: {report:?}");
     ensure!(report.ok() + 7 == report.sent, "{report:?}");
     ensure!(!report.names.contains_key("sick"), "{report:?}");
