@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
     process::ExitCode,
     str::FromStr,
     sync::Arc,
@@ -17,10 +16,10 @@ use anyhow::bail;
 
 use crate::{
     GlobalArgs,
-    run::{Signals, registry, state_folder},
+    run::{Signals, registry},
     workload::{
-        DOOR, DOOR_PORT, Door, Inside, JoinFile, Kind, Mesh, MeshObjects, Port, Registry, Running, Spec,
-        default_control_plane, ensure_namespace, parse_label, programs,
+        DOOR, DOOR_PORT, Door, Inside, JoinFile, Kind, Mesh, MeshObjects, Port, ProxyArgs, Registry, Running,
+        Spec, ensure_namespace, programs,
     },
 };
 
@@ -39,36 +38,11 @@ pub struct GatewayArgs {
     /// A port of the gateway's Service, which is made if there is one and the Service is absent: http=80:8080
     #[arg(long = "port", value_name = "NAME=PORT[:PORT]")]
     ports: Vec<Port>,
-    /// A further label of the gateway
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    labels: Vec<(String, String)>,
-    /// Service account, the gateway's identity [default: the gateway's name]
-    #[arg(long, value_name = "NAME")]
-    service_account: Option<String>,
-    /// Where it runs, for locality-aware balancing: region/zone/subzone
-    #[arg(long, value_name = "LOCALITY")]
-    locality: Option<String>,
-    /// Threads of the proxy
-    #[arg(long, value_name = "N")]
-    proxy_concurrency: Option<u16>,
-    /// Where the proxy logs requests and errors [default: mizzen/log/NAME.log in the state folder]
-    #[arg(long, value_name = "FILE")]
-    proxy_log: Option<PathBuf>,
-    /// Start this stock Envoy in the place of Mizzen's proxy
-    #[arg(long, value_name = "FILE")]
-    envoy: Option<PathBuf>,
-    /// Network that its address belongs to
-    #[arg(long, value_name = "NAME")]
-    network: Option<String>,
     /// It is the door of its network: workloads of other networks reach those of this one at this address, port 15443
     #[arg(long, value_name = "ADDRESS", requires = "network")]
     door: Option<IpAddr>,
-    /// Control plane, as seen from this machine [default: this machine's, or what the file of --join says]
-    #[arg(long, value_name = "HOST:PORT")]
-    control_plane: Option<String>,
-    /// Join the mesh of another host with this file, which `mizzen token create` printed there; - for standard input
-    #[arg(long, value_name = "FILE", requires = "network")]
-    join: Option<PathBuf>,
+    #[command(flatten)]
+    proxy: ProxyArgs,
 }
 
 /// A port of this machine, and the gateway's that it leads to.
@@ -111,17 +85,9 @@ fn spec(args: &GatewayArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> Spe
         None => args.name.strip_prefix("istio-").unwrap_or(&args.name),
     };
     spec.labels = BTreeMap::from([("istio".to_owned(), kind.to_owned())]);
-    spec.labels.extend(args.labels.iter().cloned());
     spec.ports.clone_from(&args.ports);
-    spec.service_account.clone_from(&args.service_account);
-    spec.locality.clone_from(&args.locality);
-    spec.concurrency = args.proxy_concurrency;
-    spec.envoy.clone_from(&args.envoy);
-    spec.network.clone_from(&args.network);
-    let named = args.control_plane.clone().or_else(|| join?.control_plane.clone());
-    spec.control_plane = named.unwrap_or_else(default_control_plane);
-    let default_log = || state_folder().join("log").join(format!("{}.log", args.name));
-    spec.proxy_log = args.proxy_log.clone().unwrap_or_else(default_log);
+    args.proxy.describe(&mut spec, join);
+    spec.proxy_log = args.proxy.log_of(&args.name);
     spec
 }
 
@@ -134,7 +100,7 @@ async fn run(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode
     for listen in args.listen.iter().copied().chain(door) {
         doors.push((Door::open(listen.address).await?, listen));
     }
-    let join = args.join.as_deref().map(JoinFile::read).transpose()?;
+    let join = args.proxy.join_file()?;
     let spec = spec(args, global, join.as_ref());
     let mesh = Mesh {
         registry: registry(join, global).await?,
@@ -143,7 +109,7 @@ async fn run(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode
     };
     if let Registry::Api(client) = &mesh.registry {
         ensure_namespace(client.clone(), &spec.namespace).await?;
-        if let (Some(address), Some(network)) = (args.door, &args.network) {
+        if let (Some(address), Some(network)) = (args.door, &args.proxy.who.network) {
             let objects = MeshObjects::new(client.clone(), &spec.namespace);
             objects.ensure_door(&args.name, network, &address.to_string()).await?;
         }

@@ -2,7 +2,7 @@
 //!
 //! Its output, signals and exit code are its own; of the mesh it sees nothing.
 
-use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use agent::{
     bootstrap::Discovery,
@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     GlobalArgs,
     workload::{
-        JoinFile, Mesh, Port, ReadyUrl, Registry, Running, Spec, default_control_plane, parse_label, programs,
+        JoinFile, Mesh, Port, ProxyArgs, ReadyUrl, Registry, Running, Spec, programs,
     },
 };
 
@@ -31,42 +31,17 @@ pub struct RunArgs {
     /// A port of the service, named by its protocol: http=9080, or http=80:9080 if the process listens on another
     #[arg(long = "port", value_name = "NAME=PORT[:PORT]")]
     ports: Vec<Port>,
-    /// A further label of the workload
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    labels: Vec<(String, String)>,
-    /// Service account, the workload's identity [default: the service's name]
-    #[arg(long, value_name = "NAME")]
-    service_account: Option<String>,
-    /// Where it runs, for locality-aware balancing: region/zone/subzone
-    #[arg(long, value_name = "LOCALITY")]
-    locality: Option<String>,
-    /// Network that its address belongs to
-    #[arg(long, value_name = "NAME")]
-    network: Option<String>,
     /// It is ready when this answers, instead of when it listens on its ports: http://:9080/health
     #[arg(long, value_name = "URL")]
     ready: Option<ReadyUrl>,
     /// User to run the command as (root only)
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Threads of the proxy
-    #[arg(long, value_name = "N")]
-    proxy_concurrency: Option<u16>,
-    /// Where the proxy logs requests and errors [default: mizzen/log/WORKLOAD.log in the state folder]
-    #[arg(long, value_name = "FILE")]
-    proxy_log: Option<PathBuf>,
-    /// Start this stock Envoy in the place of Mizzen's proxy
-    #[arg(long, value_name = "FILE")]
-    envoy: Option<PathBuf>,
+    #[command(flatten)]
+    proxy: ProxyArgs,
     /// How the proxy asks the control plane: delta, sotw (state of the world) or, by a stock Envoy, rest
     #[arg(long, value_name = "WAY", default_value_t)]
     xds: Discovery,
-    /// Control plane, as seen from this machine [default: this machine's, or what the file of --join says]
-    #[arg(long, value_name = "HOST:PORT")]
-    control_plane: Option<String>,
-    /// Join the mesh of another host with this file, which `mizzen token create` printed there; - for standard input
-    #[arg(long, value_name = "FILE", requires = "network")]
-    join: Option<PathBuf>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -85,10 +60,10 @@ pub(crate) fn hub(args: &HubArgs) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
     runtime::logging::init(runtime::logging::Format::Text, "warn");
-    if args.xds == Discovery::Rest && args.envoy.is_none() {
+    if args.xds == Discovery::Rest && args.proxy.envoy.is_none() {
         bail!("--xds rest: Mizzen's proxy does not poll; leave it out, or name a stock Envoy with --envoy");
     }
-    let join = args.join.as_deref().map(JoinFile::read).transpose()?;
+    let join = args.proxy.join_file()?;
     let spec = spec(args, global, join.as_ref());
     let status = crate::block_on(run(spec, join, global))?;
     match status {
@@ -101,24 +76,16 @@ fn spec(args: &RunArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> Spec {
     let mut spec = Spec::sidecar(&args.service);
     spec.version.clone_from(&args.version);
     spec.ports.clone_from(&args.ports);
-    spec.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
-    spec.service_account.clone_from(&args.service_account);
-    spec.locality.clone_from(&args.locality);
-    spec.network.clone_from(&args.network);
+    args.proxy.describe(&mut spec, join);
     spec.ready.clone_from(&args.ready);
     spec.user.clone_from(&args.user);
-    spec.concurrency = args.proxy_concurrency;
-    let named = args.control_plane.clone().or_else(|| join?.control_plane.clone());
-    spec.control_plane = named.unwrap_or_else(default_control_plane);
     spec.group = join.map(|_| spec.workload());
     spec.command.clone_from(&args.command);
-    spec.envoy.clone_from(&args.envoy);
     spec.xds = args.xds;
     if let Some(namespace) = &global.namespace {
         spec.namespace.clone_from(namespace);
     }
-    let default_log = || state_folder().join("log").join(format!("{}.log", spec.workload()));
-    spec.proxy_log = args.proxy_log.clone().unwrap_or_else(default_log);
+    spec.proxy_log = args.proxy.log_of(&spec.workload());
     spec
 }
 

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 
 use crate::{
     GlobalArgs,
-    workload::{DOOR, JoinFile, MeshObjects, Port, Spec, ensure_namespace, parse_label},
+    workload::{DOOR, JoinFile, MeshObjects, Port, Spec, WhoArgs, ensure_namespace},
 };
 
 /// A token is for one start, soon.
@@ -42,18 +42,11 @@ struct CreateArgs {
     /// A port of the service, which is made if it is absent: http=9080, or http=80:9080
     #[arg(long = "port", value_name = "NAME=PORT[:PORT]")]
     ports: Vec<Port>,
-    /// A further label of the workload
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    labels: Vec<(String, String)>,
-    /// Service account, the workload's identity [default: the service's name]
-    #[arg(long, value_name = "NAME")]
-    service_account: Option<String>,
+    #[command(flatten)]
+    who: WhoArgs,
     /// How long the token may be used, once: 10m
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = crate::args::duration)]
     ttl: Duration,
-    /// Network of the workload's host
-    #[arg(long, value_name = "NAME")]
-    network: Option<String>,
     /// The workload is a gateway: the door of its network, which other networks reach at this address
     #[arg(long, value_name = "ADDRESS", requires = "network")]
     door: Option<std::net::IpAddr>,
@@ -72,7 +65,7 @@ pub(crate) async fn execute(args: &TokenArgs, global: &GlobalArgs) -> anyhow::Re
     }
     let objects = MeshObjects::new(client, &spec.namespace);
     objects.ensure_account(spec.account()).await?;
-    match (args.door, &args.network) {
+    match (args.door, &args.who.network) {
         (Some(address), Some(network)) => {
             objects.ensure_door(&args.service, network, &address.to_string()).await?;
         }
@@ -94,9 +87,7 @@ fn spec(args: &CreateArgs, global: &GlobalArgs) -> Spec {
     let mut spec = Spec::sidecar(&args.service);
     spec.version.clone_from(&args.version);
     spec.ports.clone_from(&args.ports);
-    spec.labels = args.labels.iter().cloned().collect();
-    spec.service_account.clone_from(&args.service_account);
-    spec.network.clone_from(&args.network);
+    args.who.describe(&mut spec);
     if args.door.is_some() {
         spec.namespace = GATEWAY_NAMESPACE.into();
         spec.labels.insert("istio".into(), DOOR.into());

@@ -3,6 +3,7 @@
 //! `mizzen run` makes one of it, `mizzen demo` a handful. The order is what loses no request: the application starts
 //! when its proxy has configuration and certificate, gets traffic when it listens, and is told to end when it has none.
 
+mod args;
 mod door;
 mod http;
 mod join;
@@ -42,6 +43,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+pub(crate) use args::{ProxyArgs, WhoArgs};
 pub(crate) use door::{Door, Inside};
 pub(crate) use http::{ReadyUrl, get, get_on};
 pub(crate) use join::JoinFile;
@@ -184,7 +186,7 @@ impl Spec {
 }
 
 /// Where `mizzen up` of the same user listens for proxies.
-pub(crate) fn default_control_plane() -> String {
+fn default_control_plane() -> String {
     SocketAddr::new(IpAddr::V4(GATEWAY), 15012).to_string()
 }
 
@@ -650,7 +652,7 @@ fn suffix() -> String {
 }
 
 /// `KEY=VALUE`, for labels.
-pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
+fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form KEY=VALUE"))?;
     if key.is_empty() { Err(format!("{text:?} has no key")) } else { Ok((key.into(), value.into())) }
