@@ -49,14 +49,10 @@ pub fn lives(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| !stat.starts_with('Z'))
 }
 
-/// The file of the program that a process runs.
-pub fn executable(pid: u32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/exe")).ok()
-}
-
-/// Its name.
+/// The program that a process runs.
 pub fn program_of(pid: u32) -> Option<String> {
-    Some(executable(pid)?.file_name()?.to_str()?.to_owned())
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(path.file_name()?.to_str()?.to_owned())
 }
 
 /// The words that a process was started with.
