@@ -14,9 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     GlobalArgs,
-    workload::{
-        JoinFile, Mesh, Port, ProxyArgs, ReadyUrl, Registry, Running, Spec, programs,
-    },
+    workload::{JoinFile, Mesh, Port, ProxyArgs, ReadyUrl, Registry, Running, Spec, programs},
 };
 
 #[derive(Debug, clap::Args)]

@@ -81,7 +81,8 @@ pub(crate) async fn listen(context: Arc<Context>, listener: TcpListener, door: D
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let socket = SockRef::from(&stream);
-                let set = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(UNREACHED)));
+                let set =
+                    socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(UNREACHED)));
                 if let Err(e) = set {
                     debug!(error = %e, "TCP_NODELAY, TCP_USER_TIMEOUT");
                 }

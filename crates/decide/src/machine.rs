@@ -430,7 +430,9 @@ impl State {
     pub(crate) fn cluster<'p>(&self, cx: &Context<'p>, request: &Request) -> Option<&'p Arc<Cluster>> {
         match &self.matched.as_ref()?.route().action.forward()?.destination {
             Destination::Cluster(cluster) => cx.plan.cluster(cluster.id),
-            Destination::Weighted { clusters, .. } => cx.plan.cluster(clusters.get(self.weighted?)?.cluster.id),
+            Destination::Weighted { clusters, .. } => {
+                cx.plan.cluster(clusters.get(self.weighted?)?.cluster.id)
+            }
             Destination::Header(_) => cx.plan.cluster_named(&self.cluster_name(request)?),
         }
     }

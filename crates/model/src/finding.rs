@@ -311,8 +311,12 @@ impl Snapshot {
     }
 }
 
-type Policy<'a> =
-    (String, &'a BTreeMap<String, String>, Option<&'a net::OutlierDetection>, Option<&'a net::ClientTlsSettings>);
+type Policy<'a> = (
+    String,
+    &'a BTreeMap<String, String>,
+    Option<&'a net::OutlierDetection>,
+    Option<&'a net::ClientTlsSettings>,
+);
 
 /// The policies of a rule: where each is written, the labels of the endpoints that it is for, and what it says.
 fn policies(rule: &net::DestinationRule) -> Vec<Policy<'_>> {

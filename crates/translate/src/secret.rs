@@ -62,7 +62,9 @@ fn wanted(context: &Context<'_>) -> BTreeSet<String> {
         let Some(rule) = rule else { continue };
         let subsets: Vec<&str> =
             std::iter::once("").chain(rule.subsets().iter().map(|subset| subset.name.as_str())).collect();
-        for (port, subset) in visible.ports().flat_map(|port| subsets.iter().map(move |subset| (port, subset))) {
+        for (port, subset) in
+            visible.ports().flat_map(|port| subsets.iter().map(move |subset| (port, subset)))
+        {
             let tls = policy(context, Some(&rule), port.number, subset).tls;
             if let Some(tls) = tls.filter(|tls| !tls.credential_name.is_empty()) {
                 names.insert(format!("{}{ROOTS}", uri(&tls.credential_name)));

@@ -2,7 +2,8 @@
 
 /// A DestinationRule of the service with a subset for each of these versions.
 pub fn subsets(service: &str, versions: &[&str]) -> String {
-    let subsets = versions.iter().map(|v| format!("{{name: {v}, labels: {{version: {v}}}}}")).collect::<Vec<_>>();
+    let subsets =
+        versions.iter().map(|v| format!("{{name: {v}, labels: {{version: {v}}}}}")).collect::<Vec<_>>();
     format!(
         "
 apiVersion: networking.istio.io/v1

@@ -152,7 +152,8 @@ fn load_balancer(it: &LoadBalancerSettings, path: &Path, out: &mut Validation) {
         it.simple.unwrap_or_default(),
         SimpleLb::Unspecified | SimpleLb::RoundRobin | SimpleLb::LeastRequest | SimpleLb::LeastConn
     );
-    let field = it.warmup.as_ref().map(|_| "warmup").or(it.warmup_duration_secs.map(|_| "warmupDurationSecs"));
+    let field =
+        it.warmup.as_ref().map(|_| "warmup").or(it.warmup_duration_secs.map(|_| "warmupDurationSecs"));
     if let Some(field) = field.filter(|_| !shares || it.consistent_hash.is_some()) {
         let error = FieldError::forbidden(&path.field(field), "acts on ROUND_ROBIN and LEAST_REQUEST only");
         out.error(error.hint("write simple: ROUND_ROBIN, or take it out"));
@@ -167,7 +168,7 @@ fn warmup(it: &WarmupConfiguration, path: &Path, out: &mut Validation) {
         let detail = "must be a percentage, from 0 to 100";
         out.error(FieldError::invalid(&path.field("minimumPercent"), percent, detail));
     }
-    if let Some(aggression) = it.aggression.filter(|aggression| !(*aggression > 0.0)) {
+    if let Some(aggression) = it.aggression.filter(|aggression| aggression.is_nan() || *aggression <= 0.0) {
         let detail = "must be greater than 0";
         out.error(FieldError::invalid(&path.field("aggression"), aggression, detail).hint("1 is linear"));
     }

@@ -7,8 +7,7 @@ use super::table::{HONOURED, WITHOUT_EFFECT};
 use super::{TABLE, check};
 
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
-const TLS: &str =
-    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const LISTENER: &str = "envoy.config.listener.v3.Listener";
 
 fn refused(message: &str, value: &Value) -> Option<String> {

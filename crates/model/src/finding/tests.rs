@@ -61,14 +61,14 @@ fn the_default_percentage_ejects_none_of_three_wherever_it_is_written() {
 fn a_secret_that_no_sidecar_reads_is_found() {
     let of = |selector: Value| {
         let tls = json!({"tls": {"mode": "MUTUAL", "credentialName": "client"}});
-        found(vec![rule(json!({"host": "reviews", "workloadSelector": selector, "trafficPolicy": tls, "subsets": [
-            {"name": "v1", "trafficPolicy": {"portLevelSettings": [{"port": {"number": 9080}, "tls": tls["tls"]}]}}]}))])
+        found(vec![rule(
+            json!({"host": "reviews", "workloadSelector": selector, "trafficPolicy": tls, "subsets": [
+            {"name": "v1", "trafficPolicy": {"portLevelSettings": [{"port": {"number": 9080}, "tls": tls["tls"]}]}}]}),
+        )])
     };
     let expected = |field: &str| ("CredentialUnread", format!("{field}.tls.credentialName"));
-    let all = [
-        expected("spec.subsets[0].trafficPolicy.portLevelSettings[0]"),
-        expected("spec.trafficPolicy"),
-    ];
+    let all =
+        [expected("spec.subsets[0].trafficPolicy.portLevelSettings[0]"), expected("spec.trafficPolicy")];
     assert_eq!(of(json!({"matchLabels": {}})), all);
     assert_eq!(of(json!({"matchLabels": {"app": "caller"}})), []);
 }

@@ -275,7 +275,11 @@ fn authorization_at_once() -> anyhow::Result<()> {
 type Moments = Vec<Duration>;
 
 /// Changes a policy a few times under load.
-fn flips(load: &Load, policy: impl Fn(&str) -> anyhow::Result<()>, paths: [&str; 2]) -> anyhow::Result<Moments> {
+fn flips(
+    load: &Load,
+    policy: impl Fn(&str) -> anyhow::Result<()>,
+    paths: [&str; 2],
+) -> anyhow::Result<Moments> {
     let statuses = [403, 200].into_iter().zip(paths).cycle().take(6);
     let flips = statuses.map(|(status, paths)| {
         policy(paths)?;
