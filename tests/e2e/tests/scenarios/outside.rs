@@ -198,7 +198,7 @@ spec:
 ",
     )?;
     let roots = folder.join("ca.pem").display().to_string();
-    let call = |tls: &str| -> anyhow::Result<Report> {
+    let call_by = |selector: &str, tls: &str| -> anyhow::Result<Report> {
         world.mesh.steer(&format!(
             "
 apiVersion: networking.istio.io/v1
@@ -206,11 +206,13 @@ kind: DestinationRule
 metadata: {{name: secure, namespace: default}}
 spec:
   host: secure.example.test
+  workloadSelector: {{matchLabels: {{{selector}}}}}
   trafficPolicy: {{tls: {tls}}}
 "
         ))?;
         world.call("http://secure.example.test:9080/secret", "10")
     };
+    let call = |tls: &str| call_by("", tls);
     let trusted = format!("{{mode: SIMPLE, caCertificates: {roots}}}");
     let good = until("TLS is spoken", PATIENCE, || call(&trusted).ok().filter(|report| report.ok() == 10))?;
     println!("{:?}", good.names);
@@ -232,6 +234,16 @@ spec:
     let report = call("{mode: SIMPLE, insecureSkipVerify: true}")?;
     ensure!(report.ok() == 10, "{report:?}");
     ensure!(call(&trusted)?.ok() == 10, "the first rule does not hold any more");
+    // Roots from a Secret, for the workloads that the rule is for and nobody else.
+    let file = format!("--from-file=ca.crt={roots}");
+    world.mesh.kubectl_ok(&["create", "secret", "generic", "trusted", &file])?;
+    let secret = "{mode: SIMPLE, credentialName: trusted}";
+    until("the Secret is read", PATIENCE, || {
+        call_by("app: details", secret).ok().filter(|report| report.ok() == 10)
+    })?;
+    for selector in ["app: other", ""] {
+        ensure!(call_by(selector, secret)?.ok() == 0, "{selector:?} lets details read the Secret");
+    }
     Ok(())
 }
 
