@@ -145,16 +145,16 @@ fn config_dump(context: &Context, connection: &Connection) -> Value {
                 (field): body.unwrap_or_else(|e| json!({"error": e.to_string()})),
             })
         };
-        seen.all(of).iter().map(show).collect::<Vec<_>>()
+        seen.all(of).resources().map(show).collect::<Vec<_>>()
     };
     let listeners: Vec<_> = seen
         .all(ResourceType::Listener)
-        .iter()
+        .resources()
         .zip(of(ResourceType::Listener, "listener"))
         .map(|(resource, state)| json!({"name": *resource.name, "activeState": state}))
         .collect();
     let secrets: Vec<_> =
-        seen.all(ResourceType::Secret).iter().map(|resource| json!({"name": *resource.name})).collect();
+        seen.all(ResourceType::Secret).resources().map(|resource| json!({"name": *resource.name})).collect();
     let type_url = |name: &str| format!("type.googleapis.com/envoy.admin.v3.{name}");
     json!({"configs": [
         {"@type": type_url("ClustersConfigDump"), "dynamicActiveClusters": of(ResourceType::Cluster, "cluster")},

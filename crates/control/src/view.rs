@@ -3,9 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use model::Snapshot;
-use proto::{Resource, ResourceType};
-use translate::{ResourceSet, Scope};
-use xds::{Source, Touched};
+use proto::{Layers, Resource, ResourceType};
+use translate::{ResourceSet, Scope, SetChanges};
+use xds::{Source, Touch, Touched};
 
 use crate::translation::Translate;
 
@@ -76,8 +76,8 @@ impl Source for Seen<'_> {
         self.view.generation
     }
 
-    fn all(&self, of: ResourceType) -> Arc<[Resource]> {
-        if self.hidden(of) { Arc::from([]) } else { Arc::clone(self.view.set(of).resources()) }
+    fn all(&self, of: ResourceType) -> Layers {
+        if self.hidden(of) { Layers::default() } else { self.view.set(of).layers().clone() }
     }
 
     fn get(&self, of: ResourceType, name: &str) -> Option<Resource> {
@@ -104,13 +104,7 @@ impl Shown {
             let old = self.sets[of as usize].replace(Arc::clone(new));
             differences.0[of as usize] = match old {
                 Some(old) if Arc::ptr_eq(&old, new) => Difference::None,
-                Some(old) => {
-                    let changes = view.translate.changes(&old, new);
-                    let changed = changes.changed.iter().map(|resource| Arc::clone(&resource.name));
-                    let mut names: Vec<_> = changed.chain(changes.removed.iter().cloned()).collect();
-                    names.sort_unstable();
-                    Difference::Names(names)
-                }
+                Some(old) => Difference::Names(view.translate.changes(&old, new)),
                 None => Difference::All,
             };
         }
@@ -126,20 +120,16 @@ pub(crate) struct Differences([Difference; TYPES]);
 enum Difference {
     #[default]
     None,
-    Names(Vec<Arc<str>>),
+    Names(Arc<SetChanges>),
     All,
 }
 
 impl Touched for Differences {
-    fn touches(&self, of: ResourceType) -> bool {
-        !matches!(self.0[of as usize], Difference::None)
-    }
-
-    fn touches_name(&self, of: ResourceType, name: &str) -> bool {
+    fn touched(&self, of: ResourceType) -> Touch<'_> {
         match &self.0[of as usize] {
-            Difference::None => false,
-            Difference::Names(names) => names.binary_search_by(|n| (**n).cmp(name)).is_ok(),
-            Difference::All => true,
+            Difference::None => Touch::Nothing,
+            Difference::Names(changes) => Touch::Names(changes.names()),
+            Difference::All => Touch::Everything,
         }
     }
 }

@@ -16,6 +16,63 @@ pub struct Resource {
     pub body: Bytes,
 }
 
+/// Resources of one type that are held together: ordered by name, each name once.
+pub type Layer = Arc<[Resource]>;
+
+/// All resources of a type for one client, in layers: what clients have in common is one layer that all of them hold.
+/// No name is in two layers, and no layer is empty. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layers(Arc<[Layer]>);
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self(Arc::from([]))
+    }
+}
+
+impl FromIterator<Layer> for Layers {
+    fn from_iter<I: IntoIterator<Item = Layer>>(layers: I) -> Self {
+        Self(layers.into_iter().filter(|layer| !layer.is_empty()).collect())
+    }
+}
+
+impl Layers {
+    pub fn iter(&self) -> impl Iterator<Item = &Layer> {
+        self.0.iter()
+    }
+
+    /// Ordered by name within each layer.
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.0.iter().flat_map(|layer| layer.iter())
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Resource> {
+        self.0.iter().find_map(|layer| {
+            let at = layer.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
+            layer.get(at)
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|layer| layer.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it is the same to the pointer: then nothing differs, at no cost.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The layers that the other does not hold: only in these can anything differ.
+    pub fn beside<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Layer> {
+        let held = |layer: &Layer| other.0.iter().any(|known| Arc::ptr_eq(known, layer));
+        self.0.iter().filter(move |layer| !held(layer))
+    }
+}
+
 /// What changed among the resources of one type, as a client learned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delta {

@@ -2,18 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use proto::Resource;
+use proto::{Layer, Layers, Resource};
 
-/// Resources ordered by name; each name once.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Layer(Arc<[Resource]>);
-
-/// All resources of a type for a scope, in layers: what scopes have in common is one layer that all of them hold.
+/// All resources of a type for a scope.
 #[derive(Debug, Default)]
 pub struct ResourceSet {
-    layers: Vec<Arc<Layer>>,
-    /// All layers as one list, and its names; made when somebody asks.
-    all: OnceLock<Arc<[Resource]>>,
+    layers: Layers,
+    /// All names in order; made when somebody asks.
     names: OnceLock<Arc<[Arc<str>]>>,
 }
 
@@ -31,102 +26,92 @@ pub struct SetChanges {
     /// New, or different from before.
     pub changed: Vec<Resource>,
     pub removed: Vec<Arc<str>>,
+    /// Of both.
+    names: Vec<Arc<str>>,
 }
 
-impl Layer {
-    pub(crate) fn new(mut resources: Vec<Resource>) -> Self {
-        resources.sort_by(|a, b| a.name.cmp(&b.name));
-        resources.dedup_by(|a, b| a.name == b.name);
-        Self(resources.into())
-    }
-
-    fn get(&self, name: &str) -> Option<&Resource> {
-        let at = self.0.binary_search_by(|resource| (*resource.name).cmp(name)).ok()?;
-        self.0.get(at)
-    }
+/// A layer of these, each name once.
+pub(crate) fn layer(mut resources: Vec<Resource>) -> Layer {
+    resources.sort_by(|a, b| a.name.cmp(&b.name));
+    resources.dedup_by(|a, b| a.name == b.name);
+    resources.into()
 }
 
 impl ResourceSet {
     pub fn new(resources: Vec<Resource>) -> Self {
-        Self::layered(vec![Arc::new(Layer::new(resources))])
+        Self::layered([layer(resources)])
     }
 
     /// Layers must not share a name.
-    pub(crate) fn layered(layers: Vec<Arc<Layer>>) -> Self {
-        let layers = layers.into_iter().filter(|layer| !layer.0.is_empty()).collect();
-        Self { layers, ..Self::default() }
+    pub(crate) fn layered(layers: impl IntoIterator<Item = Layer>) -> Self {
+        Self { layers: layers.into_iter().collect(), ..Self::default() }
     }
 
     /// Equal for equal sets.
     pub(crate) fn fingerprint(&self) -> u64 {
         use std::hash::{BuildHasher, Hash, Hasher};
         let mut hasher = ahash::RandomState::with_seeds(31, 32, 33, 34).build_hasher();
-        for layer in &self.layers {
-            layer.0.len().hash(&mut hasher);
-            for resource in layer.0.iter() {
+        for layer in self.layers.iter() {
+            layer.len().hash(&mut hasher);
+            for resource in layer.iter() {
                 resource.version.hash(&mut hasher);
             }
         }
         hasher.finish()
     }
 
-    /// All of them, ordered by name.
-    pub fn resources(&self) -> &Arc<[Resource]> {
-        match self.layers.as_slice() {
-            [only] => &only.0,
-            _ => self.all.get_or_init(|| {
-                let mut all: Vec<_> = self.iter().cloned().collect();
-                all.sort_by(|a, b| a.name.cmp(&b.name));
-                all.into()
-            }),
-        }
+    pub fn layers(&self) -> &Layers {
+        &self.layers
     }
 
     pub fn get(&self, name: &str) -> Option<&Resource> {
-        self.layers.iter().find_map(|layer| layer.get(name))
+        self.layers.get(name)
     }
 
     /// Ordered by name within each layer.
     pub fn iter(&self) -> impl Iterator<Item = &Resource> {
-        self.layers.iter().flat_map(|layer| layer.0.iter())
+        self.layers.resources()
     }
 
     pub fn names(&self) -> &Arc<[Arc<str>]> {
-        self.names
-            .get_or_init(|| self.resources().iter().map(|resource| Arc::clone(&resource.name)).collect())
+        self.names.get_or_init(|| {
+            let mut names: Vec<_> = self.iter().map(|resource| Arc::clone(&resource.name)).collect();
+            names.sort_unstable();
+            names.into()
+        })
     }
 
     pub fn len(&self) -> usize {
-        self.layers.iter().map(|layer| layer.0.len()).sum()
+        self.layers.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.layers.is_empty()
     }
 
     /// What a holder of this set lacks of the newer one. Layers that both hold cost nothing.
     pub fn changes_to(&self, newer: &Self) -> SetChanges {
-        let held = |layer: &&Arc<Layer>, by: &Self| by.layers.iter().any(|other| Arc::ptr_eq(other, layer));
-        let mut changes = SetChanges::default();
-        for resource in
-            newer.layers.iter().filter(|layer| !held(layer, self)).flat_map(|layer| layer.0.iter())
-        {
-            if self.get(&resource.name).is_none_or(|before| before.version != resource.version) {
-                changes.changed.push(resource.clone());
-            }
-        }
-        for resource in
-            self.layers.iter().filter(|layer| !held(layer, newer)).flat_map(|layer| layer.0.iter())
-        {
-            if newer.get(&resource.name).is_none() {
-                changes.removed.push(Arc::clone(&resource.name));
-            }
-        }
-        changes
+        let (old, new) = (&self.layers, &newer.layers);
+        let differs =
+            |resource: &&Resource| old.get(&resource.name).is_none_or(|before| before.version != resource.version);
+        let gone = |resource: &&Resource| new.get(&resource.name).is_none();
+        let changed = new.beside(old).flat_map(|layer| layer.iter()).filter(differs).cloned();
+        let removed = old.beside(new).flat_map(|layer| layer.iter()).filter(gone);
+        SetChanges::new(changed.collect(), removed.map(|resource| Arc::clone(&resource.name)).collect())
     }
 }
 
 impl SetChanges {
+    pub fn new(changed: Vec<Resource>, removed: Vec<Arc<str>>) -> Self {
+        let names = changed.iter().map(|resource| &resource.name).chain(&removed).cloned().collect();
+        Self { changed, removed, names }
+    }
+
+    /// The names of what changed or went, in no order.
+    pub fn names(&self) -> &[Arc<str>] {
+        &self.names
+    }
+
     pub fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.removed.is_empty()
     }

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, Weak};
 use ahash::AHashMap;
 use bytes::Bytes;
 use model::{ServiceKey, Snapshot};
-use proto::{Resource, ResourceType};
+use proto::{Layer, Resource, ResourceType};
 
 use crate::memo::{Reader, Slots, lock};
 use crate::scope::{Mask, Scope};
-use crate::set::{Layer, ResourceSet, SetChanges};
+use crate::set::{ResourceSet, SetChanges, layer};
 use crate::view::{Services, VirtualServices};
 use crate::{build, encode};
 
@@ -27,7 +27,7 @@ pub(crate) struct Memo {
     pub(crate) services: Slots<(), Arc<Services>>,
     pub(crate) virtual_services: Slots<(), Arc<VirtualServices>>,
     pub(crate) parts: Slots<Part, Option<Resource>>,
-    layers: Slots<ResourceType, Arc<Layer>>,
+    layers: Slots<ResourceType, Layer>,
     interned: Mutex<AHashMap<u64, Bytes>>,
 }
 
@@ -112,10 +112,10 @@ impl Translator {
         let context = build::Context { reader: &reader, memo: &self.memo };
         let common = self.memo.layers.get(&reader, &of, |reader| {
             let resources = build::common(&build::Context { reader, memo: &self.memo }, of);
-            Arc::new(Layer::new(self.memo.intern(resources)))
+            layer(self.memo.intern(resources))
         });
-        let own = Arc::new(Layer::new(self.memo.intern(build::own(&context, of))));
-        let set = Arc::new(ResourceSet::layered(vec![common, own]));
+        let own = layer(self.memo.intern(build::own(&context, of)));
+        let set = Arc::new(ResourceSet::layered([common, own]));
         self.remember(snapshot, scope, of, reader, set)
     }
 

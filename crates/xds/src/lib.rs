@@ -16,7 +16,7 @@ pub mod server;
 mod source;
 
 pub use payload::{Payload, Payloads};
-pub use source::{Everything, Source, Touched};
+pub use source::{Everything, Source, Touch, Touched};
 
 /// Whether each response carries all there is or only what changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -24,6 +24,9 @@ const REMOVED: u32 = 6;
 /// A part ends with one in so many resources.
 const PART: u64 = 16;
 
+/// What an entry costs beside its bytes.
+const ENTRY: usize = 64;
+
 /// The resources of a response, encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
@@ -56,8 +59,15 @@ struct Inner {
 
 #[derive(Debug)]
 struct Entry {
-    part: Bytes,
+    /// Nothing before the same is needed for the second time: most of what only one client has never is.
+    part: Option<Bytes>,
     used: Instant,
+}
+
+impl Entry {
+    fn size(&self) -> usize {
+        ENTRY + self.part.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 impl Payloads {
@@ -66,37 +76,42 @@ impl Payloads {
         Self { inner: Mutex::default(), hashers: [seed(11), seed(101)], max_bytes }
     }
 
-    /// The encoded form of the resources, from memory if somebody needed the same before.
-    pub fn get(
+    /// The encoded form of the resources, layer by layer, from memory if others needed the same before.
+    pub fn get<'a>(
         &self,
         mode: Mode,
         resource_type: ResourceType,
-        resources: &[Resource],
+        layers: impl IntoIterator<Item = &'a [Resource]>,
         now: Instant,
     ) -> Payload {
         use std::hash::{BuildHasher, Hash, Hasher};
         let mut id = self.hashers[0].build_hasher();
-        (mode, resource_type, resources.len()).hash(&mut id);
+        (mode, resource_type).hash(&mut id);
         let mut parts = Vec::new();
-        for part in resources.split_inclusive(|resource| resource.version.is_multiple_of(PART)) {
-            let key = self.key(mode, resource_type, part);
-            key.hash(&mut id);
-            parts.push(self.part(key, mode, resource_type, part, now));
+        for layer in layers {
+            for part in layer.split_inclusive(|resource| resource.version.is_multiple_of(PART)) {
+                let key = self.key(mode, resource_type, part);
+                key.hash(&mut id);
+                parts.push(self.part(key, mode, resource_type, part, now));
+            }
         }
         Payload { parts, id: id.finish() }
     }
 
     fn part(&self, key: u128, mode: Mode, t: ResourceType, resources: &[Resource], now: Instant) -> Bytes {
-        if let Some(entry) = self.lock().entries.get_mut(&key) {
-            entry.used = now;
-            return entry.part.clone();
-        }
+        let again = match self.lock().entries.get_mut(&key) {
+            Some(entry) => {
+                entry.used = now;
+                if let Some(part) = &entry.part {
+                    return part.clone();
+                }
+                true
+            }
+            None => false,
+        };
         let part = encode(mode, t, resources);
         let mut inner = self.lock();
-        let added = part.len();
-        if inner.entries.insert(key, Entry { part: part.clone(), used: now }).is_none() {
-            inner.bytes += added;
-        }
+        inner.keep(key, Entry { part: again.then(|| part.clone()), used: now });
         while inner.bytes > self.max_bytes && inner.entries.len() > 1 {
             let Some(oldest) = inner.entries.iter().min_by_key(|(_, e)| e.used).map(|(key, _)| *key) else {
                 break;
@@ -136,9 +151,16 @@ impl Payloads {
 }
 
 impl Inner {
+    fn keep(&mut self, key: u128, entry: Entry) {
+        self.bytes += entry.size();
+        if let Some(old) = self.entries.insert(key, entry) {
+            self.bytes -= old.size();
+        }
+    }
+
     fn remove(&mut self, key: u128) {
         if let Some(entry) = self.entries.remove(&key) {
-            self.bytes -= entry.part.len();
+            self.bytes -= entry.size();
         }
     }
 }
@@ -281,7 +303,7 @@ mod tests {
         let resources = [resource("a", 1, 0), resource("outbound|80||b", 0xabc, 300)];
         let t = ResourceType::Cluster;
         let removed: [Arc<str>; 1] = ["gone".into()];
-        let delta = payloads.get(Mode::Delta, t, &resources, Instant::now());
+        let delta = payloads.get(Mode::Delta, t, [&resources[..]], Instant::now());
         let bytes = [&[head(t, 5, "n1", &removed)][..], delta.parts.as_slice()].concat().concat();
         let response = pb::DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap();
         assert_eq!((response.nonce.as_str(), response.type_url.as_str()), ("n1", t.url()));
@@ -290,7 +312,7 @@ mod tests {
         assert_eq!(parse_version(&response.resources[1].version), Some(0xabc));
         let any = response.resources[1].resource.as_ref().unwrap();
         assert_eq!((any.type_url.as_str(), any.value.len()), (t.url(), 300));
-        let sotw = payloads.get(Mode::Sotw, t, &resources, Instant::now());
+        let sotw = payloads.get(Mode::Sotw, t, [&resources[..]], Instant::now());
         let bytes = [&[head(t, 5, "n2", &[])][..], sotw.parts.as_slice()].concat().concat();
         let response = pb::DiscoveryResponse::decode(bytes.as_slice()).unwrap();
         assert_eq!((response.resources.len(), response.nonce.as_str()), (2, "n2"));
@@ -302,16 +324,16 @@ mod tests {
         let payloads = Payloads::new(800);
         let start = Instant::now();
         let get = |version, at| {
-            payloads.get(
-                Mode::Delta,
-                ResourceType::Endpoint,
-                &[resource("a", version, 400)],
-                start + Duration::from_secs(at),
-            )
+            let resources = [resource("a", version, 400)];
+            let at = start + Duration::from_secs(at);
+            payloads.get(Mode::Delta, ResourceType::Endpoint, [&resources[..]], at)
         };
-        let first = get(1, 0);
-        assert_eq!(get(1, 1).parts[0].as_ptr(), first.parts[0].as_ptr());
-        get(2, 2);
+        get(1, 0);
+        assert!(payloads.lock().bytes < 400, "what one client has is not kept for others");
+        let second = get(1, 1);
+        assert_eq!(get(1, 2).parts[0].as_ptr(), second.parts[0].as_ptr());
+        get(2, 3);
+        get(2, 4);
         assert_eq!(payloads.lock().entries.len(), 1, "two do not fit in the bound");
         payloads.forget(Duration::from_secs(10), start + Duration::from_secs(20));
         let inner = payloads.lock();
@@ -322,7 +344,8 @@ mod tests {
     fn who_differs_in_one_resource_shares_the_other_parts() {
         let payloads = Payloads::new(1 << 20);
         let mut resources: Vec<_> = (0..500).map(|n| resource(&format!("r{n:03}"), n * 7 + 1, 50)).collect();
-        let get = |of: &[Resource]| payloads.get(Mode::Delta, ResourceType::Cluster, of, Instant::now());
+        let get = |of: &[Resource]| payloads.get(Mode::Delta, ResourceType::Cluster, [of], Instant::now());
+        get(&resources);
         let one = get(&resources);
         resources.insert(100, resource("r099-own", 5, 50));
         let other = get(&resources);
@@ -330,5 +353,22 @@ mod tests {
         assert!(one.parts.len() > 20 && one.id != other.id);
         assert_eq!(other.parts.iter().filter(shared).count(), other.parts.len() - 1);
         assert_eq!(get(&resources).id, other.id);
+    }
+
+    #[test]
+    fn who_shares_a_layer_shares_all_of_its_parts() {
+        let payloads = Payloads::new(1 << 20);
+        let common: Vec<_> = (0..100).map(|n| resource(&format!("r{n:03}"), n * 7 + 1, 50)).collect();
+        let get = |own: &[Resource]| {
+            let layers = [common.as_slice(), own];
+            payloads.get(Mode::Delta, ResourceType::Cluster, layers, Instant::now())
+        };
+        // By its name it would stand in the midst of the others.
+        let own = |version| [resource("r050-own", version, 50)];
+        let [_, one, other] = [1, 2, 3].map(|version| get(&own(version)));
+        let last = one.parts.len() - 1;
+        for (at, (a, b)) in one.parts.iter().zip(&other.parts).enumerate() {
+            assert_eq!(a.as_ptr() == b.as_ptr(), at < last, "part {at} of {last}");
+        }
     }
 }

@@ -43,8 +43,8 @@ pub fn answer(
     resource_type: ResourceType,
     source: &dyn Source,
 ) -> Result<Answer, json::Error> {
-    let resources = if request.resource_names.is_empty() {
-        source.all(resource_type).to_vec()
+    let resources: Vec<proto::Resource> = if request.resource_names.is_empty() {
+        source.all(resource_type).resources().cloned().collect()
     } else {
         request.resource_names.iter().filter_map(|name| source.get(resource_type, name)).collect()
     };

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use proto::{Resource, ResourceType};
+use proto::{Layers, Resource, ResourceType};
 
 /// The resources of one client at one moment. Asking again must give the same until the source is replaced.
 pub trait Source {
     /// Which moment it is: grows with each.
     fn generation(&self) -> u64;
 
-    /// Everything of a type, for those who ask for all: ordered by name, each name once. The same `Arc` as before says
-    /// cheaply that nothing changed.
-    fn all(&self, resource_type: ResourceType) -> Arc<[Resource]>;
+    /// Everything of a type, for those who ask for all. The same layers as before, to the pointer, say cheaply that
+    /// nothing changed in them.
+    fn all(&self, resource_type: ResourceType) -> Layers;
 
     /// One resource, for those who ask by name.
     fn get(&self, resource_type: ResourceType, name: &str) -> Option<Resource>;
@@ -19,8 +19,15 @@ pub trait Source {
 
 /// What may differ between the source before and the source now. Saying too much costs time, too little loses updates.
 pub trait Touched {
-    fn touches(&self, resource_type: ResourceType) -> bool;
-    fn touches_name(&self, resource_type: ResourceType, name: &str) -> bool;
+    fn touched(&self, resource_type: ResourceType) -> Touch<'_>;
+}
+
+/// What of one type may differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch<'a> {
+    Nothing,
+    Names(&'a [Arc<str>]),
+    Everything,
 }
 
 /// Everything may differ.
@@ -28,11 +35,7 @@ pub trait Touched {
 pub struct Everything;
 
 impl Touched for Everything {
-    fn touches(&self, _: ResourceType) -> bool {
-        true
-    }
-
-    fn touches_name(&self, _: ResourceType, _: &str) -> bool {
-        true
+    fn touched(&self, _: ResourceType) -> Touch<'_> {
+        Touch::Everything
     }
 }

@@ -207,8 +207,10 @@ impl Session {
     }
 
     fn outgoing(&mut self, t: ResourceType, work: Work, payloads: &Payloads, now: Instant) -> Outgoing {
-        let resources = work.whole.as_deref().unwrap_or(&work.resources);
-        let payload = payloads.get(self.mode, t, resources, now);
+        let (payload, resources) = match &work.whole {
+            Some(all) => (payloads.get(self.mode, t, all.iter().map(|layer| &**layer), now), all.len()),
+            None => (payloads.get(self.mode, t, [&*work.resources], now), work.resources.len()),
+        };
         self.last_nonce += 1;
         let nonce = self.last_nonce;
         if let Some(watch) = self.watches.get_mut(&t) {
@@ -219,7 +221,7 @@ impl Session {
             resource_type: t,
             head: head(t, payload.id, &nonce.to_string(), &work.removed),
             nonce,
-            resources: resources.len(),
+            resources,
             removed: work.removed.len(),
             payload,
         }

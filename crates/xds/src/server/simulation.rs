@@ -13,7 +13,7 @@ use proto::pb::envoy::config::cluster::v3 as cluster;
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::config::endpoint::v3 as endpoint;
 use proto::pb::envoy::service::discovery::v3 as pb;
-use proto::{Rejection, Resource, ResourceType};
+use proto::{Layers, Rejection, Resource, ResourceType};
 
 use super::{Request, Session};
 use crate::client::{Client, ClientRequest, Ready, Response};
@@ -77,9 +77,11 @@ impl Source for World {
         self.generation
     }
 
-    fn all(&self, t: ResourceType) -> Arc<[Resource]> {
+    fn all(&self, t: ResourceType) -> Layers {
         let clusters = self.clusters.iter().filter(|_| t == CDS);
-        clusters.map(|(name, (version, _))| Self::cluster(name, *version)).collect()
+        let all: Vec<_> = clusters.map(|(name, (version, _))| Self::cluster(name, *version)).collect();
+        let (some, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|resource| resource.version % 2 == 0);
+        [some.into(), others.into()].into_iter().collect()
     }
 
     fn get(&self, t: ResourceType, name: &str) -> Option<Resource> {
@@ -238,7 +240,7 @@ fn run(seed: u64, mode: Mode) {
     }
     simulation.settle();
     let expected: BTreeSet<_> =
-        simulation.world.all(CDS).iter().map(|r| (r.name.to_string(), r.body.clone())).collect();
+        simulation.world.all(CDS).resources().map(|r| (r.name.to_string(), r.body.clone())).collect();
     let of = |t: ResourceType| {
         let applied = simulation.applied.iter().filter(move |((of, _), _)| *of == t);
         applied.map(|((_, name), body)| (name.to_string(), body.clone())).collect::<BTreeSet<_>>()

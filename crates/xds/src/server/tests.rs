@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::pb::envoy::service::discovery::v3 as pb;
-use proto::{Resource, ResourceType};
+use proto::{Layers, Resource, ResourceType};
 
 use super::*;
 use crate::{Everything, Mode, Payloads, Source};
@@ -44,9 +44,12 @@ impl Source for Table {
         self.generation
     }
 
-    fn all(&self, t: ResourceType) -> Arc<[Resource]> {
+    fn all(&self, t: ResourceType) -> Layers {
         let of_type = self.resources.iter().filter(|((of, _), _)| *of == t);
-        of_type.map(|((_, name), version)| Self::resource(name, *version)).collect()
+        let all: Vec<_> = of_type.map(|((_, name), version)| Self::resource(name, *version)).collect();
+        // In two layers, as the control plane has them: one that seldom changes and one of the client's own.
+        let (common, own): (Vec<_>, Vec<_>) = all.into_iter().partition(|resource| resource.version % 2 == 0);
+        [common.into(), own.into()].into_iter().collect()
     }
 
     fn get(&self, t: ResourceType, name: &str) -> Option<Resource> {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::{Resource, ResourceType};
+use proto::{Layers, Resource, ResourceType};
 
-use crate::{Mode, Source, Touched};
+use crate::{Mode, Source, Touch, Touched};
 
 /// The version of a named resource of which the client was told that there is none.
 const ABSENT: u64 = u64::MAX;
@@ -55,7 +55,7 @@ pub(super) struct Watch {
     resource_type: ResourceType,
     wildcard: bool,
     /// Under the wildcard: what the client was sent.
-    set: Arc<[Resource]>,
+    set: Layers,
     /// By name, in order.
     named: Vec<Sent>,
     /// Gone from the source, but the client was not told yet.
@@ -77,7 +77,7 @@ pub(super) struct Watch {
 pub(super) struct Work {
     pub(super) resources: Vec<Resource>,
     /// The resources as they are in the source, where all of them go.
-    pub(super) whole: Option<Arc<[Resource]>>,
+    pub(super) whole: Option<Layers>,
     pub(super) removed: Vec<Arc<str>>,
     /// Names of resources that the client had in another version.
     pub(super) updated: Vec<Arc<str>>,
@@ -90,7 +90,7 @@ impl Work {
             return;
         }
         if let Some(whole) = self.whole.take() {
-            self.resources.extend(whole.iter().cloned());
+            self.resources.extend(whole.resources().cloned());
         }
         self.resources.sort_by(|a, b| a.name.cmp(&b.name));
         self.resources.dedup_by(|a, b| a.name == b.name);
@@ -102,7 +102,7 @@ impl Watch {
         Self {
             resource_type,
             wildcard: false,
-            set: Arc::from([]),
+            set: Layers::default(),
             named: Vec::new(),
             leftovers: Vec::new(),
             dirty: Dirty::All,
@@ -134,7 +134,7 @@ impl Watch {
             self.owed = true;
         } else {
             // The client forgets by itself what only the wildcard gave it.
-            self.set = Arc::from([]);
+            self.set = Layers::default();
             self.leftovers.clear();
         }
     }
@@ -153,7 +153,7 @@ impl Watch {
             held.into_iter().map(|(name, version)| Resource { name, version, body: Bytes::new() }).collect();
         set.sort_by(|a, b| a.name.cmp(&b.name));
         set.dedup_by(|a, b| a.name == b.name);
-        self.set = set.into();
+        self.set = [set.into()].into_iter().collect();
     }
 
     /// Names that must be answered for, whether or not they were before.
@@ -204,21 +204,20 @@ impl Watch {
     }
 
     pub(super) fn mark(&mut self, touched: &dyn Touched) {
-        if self.dirty == Dirty::All || !touched.touches(self.resource_type) {
+        if self.dirty == Dirty::All {
             return;
         }
-        if self.wildcard {
-            self.dirty = Dirty::All;
-            return;
-        }
-        let names: Vec<_> = self
-            .named
-            .iter()
-            .filter(|sent| touched.touches_name(self.resource_type, &sent.name))
-            .map(|sent| Arc::clone(&sent.name))
-            .collect();
-        for name in names {
-            self.mark_name(name);
+        match touched.touched(self.resource_type) {
+            Touch::Nothing | Touch::Names([]) => {}
+            Touch::Names(_) if self.wildcard => self.dirty = Dirty::All,
+            Touch::Names(names) => {
+                for name in names {
+                    if let Some(at) = self.position(name) {
+                        self.mark_name(Arc::clone(&self.named[at].name));
+                    }
+                }
+            }
+            Touch::Everything => self.dirty = Dirty::All,
         }
     }
 
@@ -267,7 +266,7 @@ impl Watch {
             return None;
         }
         if owed && self.wildcard && mode == Mode::Sotw && work.whole.is_none() {
-            work.whole = Some(Arc::clone(&self.set));
+            work.whole = Some(self.set.clone());
         }
         Some(work)
     }
@@ -285,7 +284,7 @@ impl Watch {
             }),
             // Absence from the next whole set says it; of other types state of the world cannot say it at all.
             Mode::Sotw if self.wildcard => {
-                Some(Work { whole: Some(Arc::clone(&self.set)), ..Work::default() })
+                Some(Work { whole: Some(self.set.clone()), ..Work::default() })
             }
             Mode::Sotw => None,
         }
@@ -321,13 +320,13 @@ impl Watch {
 
     fn compare_set(&mut self, mode: Mode, source: &dyn Source, work: &mut Work) {
         let new = source.all(self.resource_type);
-        if Arc::ptr_eq(&new, &self.set) {
+        if new.is_same(&self.set) {
             return;
         }
-        let old = std::mem::replace(&mut self.set, Arc::clone(&new));
-        let (mut before, mut changed) = (old.iter().peekable(), Vec::new());
+        let old = std::mem::replace(&mut self.set, new.clone());
+        let (mut before, mut changed) = (by_name(&old, &new).into_iter().peekable(), Vec::new());
         let mut gone = Vec::new();
-        for resource in new.iter() {
+        for resource in by_name(&new, &old) {
             while let Some(left) = before.next_if(|left| left.name < resource.name) {
                 gone.push(left.clone());
             }
@@ -342,7 +341,7 @@ impl Watch {
         }
         gone.extend(before.cloned());
         self.leftovers.extend(gone);
-        self.leftovers.retain(|left| new.binary_search_by(|r| r.name.cmp(&left.name)).is_err());
+        self.leftovers.retain(|left| new.get(&left.name).is_none());
         if changed.is_empty() {
             return;
         }
@@ -350,7 +349,7 @@ impl Watch {
             Mode::Delta if changed.len() == new.len() => work.whole = Some(new),
             Mode::Delta => work.resources = changed,
             Mode::Sotw if self.leftovers.is_empty() => work.whole = Some(new),
-            Mode::Sotw => work.resources = new.iter().chain(&self.leftovers).cloned().collect(),
+            Mode::Sotw => work.resources = new.resources().chain(&self.leftovers).cloned().collect(),
         }
     }
 
@@ -400,4 +399,12 @@ impl Watch {
         let at = self.position(name)?;
         self.named.get_mut(at)
     }
+}
+
+/// The resources of layers that the other does not hold, ordered by name.
+fn by_name<'a>(of: &'a Layers, other: &'a Layers) -> Vec<&'a Resource> {
+    let mut all: Vec<_> = of.beside(other).flat_map(|layer| layer.iter()).collect();
+    // Each layer is in order already, which makes this a merge.
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }
