@@ -6,19 +6,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::ResourceType;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use xds::Mode;
 use xds::grpc::Outbound;
 
-use crate::process::Cost;
-use crate::server;
+use crate::process::{Cost, load_average};
 use crate::sidecar::{self, Acknowledged};
+use crate::table::{Figure, Scale, Setup, Table, time};
+use crate::{keys, server};
 
-/// Changes of each kind; the median run is printed.
-const ROUNDS: usize = 5;
+/// Changes of each kind.
+const ROUNDS: usize = 7;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
@@ -31,6 +34,17 @@ pub(crate) struct Options {
     /// State of the world instead of delta
     #[arg(long)]
     sotw: bool,
+}
+
+impl Options {
+    fn setup(&self) -> Setup {
+        let scale = match (self.server.services, self.server.endpoints, self.sidecars) {
+            (1000, 10, 1000) => Scale::Wide,
+            (10_000, 10, 100) => Scale::Deep,
+            _ => Scale::Other,
+        };
+        Setup { scale, scoped: self.server.scoped > 0, tls: self.server.tls }
+    }
 }
 
 struct Server {
@@ -52,79 +66,100 @@ struct Step {
     p50: Duration,
     p99: Duration,
     last: Duration,
-    cpu: f64,
+    /// Of the control plane, and of the sidecars.
+    cpu: [f64; 2],
     bytes: usize,
     responses: usize,
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    let mut server = Server::start(&options.server)?;
-    let pid = server.child.id();
-    let idle = Cost::of(pid)?;
+    let (served, client) = if options.server.tls { Some(keys::make()?) } else { None }.unzip();
+    let mut server = Server::start(&options.server, served.as_ref())?;
+    let idle = Cost::of(server.child.id())?;
     let mode = if options.sotw { Mode::Sotw } else { Mode::Delta };
     let (tell, mut told) = mpsc::unbounded_channel();
-    let started = Instant::now();
-    connect(options, mode, &server.address, &tell).await?;
+    let meter = Meter::start(server.child.id())?;
+    connect(options, mode, &server.address, client.as_ref(), &tell).await?;
     let first = [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route];
-    let sync = collect(&mut told, options.sidecars, &first, started, pid, idle.cpu).await?;
-    let synced = Cost::of(pid)?;
-    println!(
-        "{mode:?}: {} services x {} endpoints, {} sidecars",
-        options.server.services, options.server.endpoints, options.sidecars
-    );
-    print("first sync", &sync);
-    println!(
-        "  {:.1} MB a sidecar; memory peak {:.0} MB, now {:.0} MB",
-        sync.bytes as f64 / 1e6 / options.sidecars as f64,
-        synced.peak,
-        synced.resident
-    );
+    let sync = collect(&mut told, options.sidecars, &first, &meter).await?;
+    let synced = Cost::of(server.child.id())?;
+    let mut changes = Vec::new();
     for (change, of) in [("endpoint", ResourceType::Endpoint), ("route", ResourceType::Route)] {
         let mut steps = Vec::new();
         for _ in 0..ROUNDS {
-            settle(&mut told).await;
-            let before = Cost::of(pid)?.cpu;
-            let started = Instant::now();
+            let meter = Meter::start(server.child.id())?;
             writeln!(server.stdin, "{change}").context("the server has gone")?;
-            steps.push(collect(&mut told, options.sidecars, &[of], started, pid, before).await?);
+            steps.push(collect(&mut told, options.sidecars, &[of], &meter).await?);
         }
         steps.sort_by_key(|step| step.p99);
-        print(change, &steps[ROUNDS / 2]);
+        changes.push(steps);
     }
-    let end = Cost::of(pid)?;
+    let end = Cost::of(server.child.id())?;
     drop(told);
-    println!(
-        "  memory peak {:.0} MB, at the end {:.0} MB; idle before anybody came {:.0} MB",
-        end.peak, end.resident, idle.resident
-    );
+    print(options, &sync, &changes, [idle, synced, end]);
     Ok(())
 }
 
-fn print(what: &str, step: &Step) {
+fn print(options: &Options, sync: &Step, changes: &[Vec<Step>], [idle, synced, end]: [Cost; 3]) {
+    let setup = options.setup();
+    let server::Mesh { services, endpoints, scoped, tls } = options.server;
     println!(
-        "  {what}: p50 {:.3} s, p99 {:.3} s, last {:.3} s; CPU {:.2} s; {:.2} MB in {} responses",
-        step.p50.as_secs_f64(),
-        step.p99.as_secs_f64(),
-        step.last.as_secs_f64(),
-        step.cpu,
-        step.bytes as f64 / 1e6,
-        step.responses,
+        "{services} services x {endpoints} endpoints, {} sidecars{}, {}, {} {} connections; {} processors, load {}",
+        options.sidecars,
+        if scoped > 0 { format!(" that see {scoped} services each") } else { String::new() },
+        if options.sotw { "state of the world" } else { "delta" },
+        options.connections,
+        if tls { "TLS" } else { "plaintext" },
+        std::thread::available_parallelism().map_or(0, usize::from),
+        load_average(),
     );
+    let mut table = Table::new();
+    table.row("first sync: last sidecar", time(sync.last), setup.beside(Figure::SyncTime));
+    table.row("  CPU", seconds(sync.cpu), setup.beside(Figure::SyncCpu));
+    let of_each = format!("{:.2} MB", sync.bytes as f64 / 1e6 / options.sidecars as f64);
+    table.row("  sent to each sidecar", of_each, setup.beside(Figure::SyncBytes));
+    let peak = format!("{:.0} MB", synced.peak);
+    table.row("  memory, peak", peak, setup.beside(Figure::Memory));
+    table.note("  memory before anybody came", format!("{:.0} MB", idle.resident));
+    let figures = [(Figure::EndpointTime, Figure::EndpointCpu), (Figure::RouteTime, Figure::RouteCpu)];
+    for ((name, steps), (of_time, of_cpu)) in ["endpoint", "route"].iter().zip(changes).zip(figures) {
+        let (best, median) = (&steps[0], &steps[steps.len() / 2]);
+        table.row(&format!("one {name}, best of {ROUNDS}"), times(best), setup.beside(of_time));
+        table.note("  median of them", times(median));
+        let mean = |of: usize| steps.iter().map(|step| step.cpu[of]).sum::<f64>() / steps.len() as f64;
+        table.row("  CPU, mean", seconds([mean(0), mean(1)]), setup.beside(of_cpu));
+        let sent = format!("{:.2} MB in {} responses", median.bytes as f64 / 1e6, median.responses);
+        table.note("  sent", sent);
+    }
+    let after = format!("{:.0} MB (peak {:.0} MB)", end.resident, end.peak);
+    table.row("memory at the end", after, setup.beside(Figure::MemoryAfter));
+    println!("{table}");
+}
+
+fn times(step: &Step) -> String {
+    format!("p50 {}, p99 {}, last {}", time(step.p50), time(step.p99), time(step.last))
+}
+
+fn seconds([control_plane, sidecars]: [f64; 2]) -> String {
+    format!("{control_plane:.2} s (sidecars {sidecars:.2} s)")
 }
 
 impl Server {
-    fn start(options: &server::Mesh) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+    fn start(options: &server::Mesh, served: Option<&keys::Served>) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .arg("serve")
             .args(["--services", &options.services.to_string()])
             .args(["--endpoints", &options.endpoints.to_string()])
             .args(["--scoped", &options.scoped.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            .args(options.tls.then_some("--tls"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("no pipes")
         };
+        if let Some(served) = served {
+            writeln!(stdin, "{}", serde_json::to_string(served)?)?;
+        }
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.split_whitespace().next().context("the server did not start")?.to_owned();
@@ -136,17 +171,20 @@ async fn connect(
     options: &Options,
     mode: Mode,
     address: &str,
+    client: Option<&keys::Client>,
     tell: &mpsc::UnboundedSender<Acknowledged>,
 ) -> Result<()> {
     let mut connections = Vec::new();
     for _ in 0..options.connections {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(1 << 20).initial_connection_window_size(16 << 20);
-        let (http, connection) = builder.handshake::<_, Outbound>(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        connections.push(http);
+        connections.push(match client {
+            Some(client) => {
+                let connector = tokio_rustls::TlsConnector::from(client.config.clone());
+                speak(connector.connect(client.name.clone(), stream).await?).await?
+            }
+            None => speak(stream).await?,
+        });
     }
     for number in 0..options.sidecars {
         let http = connections[number % connections.len()].clone();
@@ -164,14 +202,44 @@ async fn connect(
     Ok(())
 }
 
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Outbound>> {
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1 << 20).initial_connection_window_size(16 << 20);
+    let (http, connection) = builder.handshake::<_, Outbound>(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(http)
+}
+
+/// When a step began, and what both processes had cost by then.
+struct Meter {
+    server: u32,
+    started: Instant,
+    cpu: [f64; 2],
+}
+
+impl Meter {
+    fn start(server: u32) -> Result<Self> {
+        Ok(Self { server, cpu: Self::read(server)?, started: Instant::now() })
+    }
+
+    fn read(server: u32) -> Result<[f64; 2]> {
+        Ok([Cost::of(server)?.cpu, Cost::of(std::process::id())?.cpu])
+    }
+
+    fn cpu(&self) -> Result<[f64; 2]> {
+        let now = Self::read(self.server)?;
+        Ok([now[0] - self.cpu[0], now[1] - self.cpu[1]])
+    }
+}
+
 /// Waits until every sidecar has acknowledged each of the types since the start.
 async fn collect(
     told: &mut mpsc::UnboundedReceiver<Acknowledged>,
     sidecars: usize,
     types: &[ResourceType],
-    started: Instant,
-    pid: u32,
-    cpu_before: f64,
+    meter: &Meter,
 ) -> Result<Step> {
     let mut missing: Vec<usize> = vec![types.len(); sidecars];
     let mut seen = vec![[false; ResourceType::ALL.len()]; sidecars];
@@ -189,17 +257,18 @@ async fn collect(
         if waits && !std::mem::replace(&mut seen[one.sidecar][one.resource_type as usize], true) {
             missing[one.sidecar] -= 1;
             if missing[one.sidecar] == 0 {
-                times.push(one.at.saturating_duration_since(started));
+                times.push(one.at.saturating_duration_since(meter.started));
             }
         }
     }
-    let cpu = Cost::of(pid)?.cpu - cpu_before;
+    settle(told).await;
+    let cpu = meter.cpu()?;
     times.sort_unstable();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
     Ok(Step { p50: at(0.5), p99: at(0.99), last: at(1.0), cpu, bytes, responses })
 }
 
-/// Lets what is on its way arrive, so that the next step starts from rest.
+/// Lets what is on its way arrive: its cost counts, and the next step starts from rest.
 async fn settle(told: &mut mpsc::UnboundedReceiver<Acknowledged>) {
     while let Ok(Some(_)) = tokio::time::timeout(Duration::from_millis(500), told.recv()).await {}
 }

@@ -3,10 +3,12 @@
 //! The load starts the server, tells it on its standard input what to change, and measures from that moment until each
 //! sidecar has acknowledged the change. CPU time and memory are the server's, from `/proc`.
 
+mod keys;
 mod load;
 mod process;
 mod server;
 mod sidecar;
+mod table;
 mod wire;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +31,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    tls::install_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match Arguments::parse().command {
         Command::Serve(options) => runtime.block_on(server::run(&options)),

@@ -29,3 +29,9 @@ impl Cost {
         Ok(Self { cpu, resident: megabytes("VmRSS:"), peak: megabytes("VmHWM:") })
     }
 }
+
+/// The machine's load over the last minute: who else works on it.
+pub(crate) fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().unwrap_or("unknown").to_owned()
+}

@@ -11,6 +11,8 @@ use control::{Config, ControlPlane, Debounce, Listeners};
 use model::{Change, KubePort, KubeService, Object, Settings, Slice, SliceEndpoint, TargetPort};
 use tokio::sync::{mpsc, watch};
 
+use crate::keys::Served;
+
 const CLUSTER: &str = "Kubernetes";
 
 #[derive(Debug, Clone, Args)]
@@ -22,9 +24,19 @@ pub(crate) struct Mesh {
     /// A Sidecar resource lets everybody see this many services only; 0 is no such resource
     #[arg(long, default_value_t = 0)]
     pub(crate) scoped: usize,
+    /// Over TLS, with a client certificate on every connection
+    #[arg(long)]
+    pub(crate) tls: bool,
 }
 
 pub(crate) async fn run(options: &Mesh) -> Result<()> {
+    let mut input = std::io::stdin().lock().lines();
+    let tls = match options.tls.then(|| input.next()).flatten() {
+        Some(line) => Some(serde_json::from_str::<Served>(&line?)?.server()?),
+        None => None,
+    };
+    drop(input);
+    let bind = || TcpListener::bind("127.0.0.1:0").map(|listener| vec![listener]);
     let (changes, receiver) = mpsc::channel(64);
     let (synced, synced_seen) = watch::channel(false);
     let handle = ControlPlane::start(Config {
@@ -33,11 +45,11 @@ pub(crate) async fn run(options: &Mesh) -> Result<()> {
         changes: receiver,
         synced: synced_seen,
         listeners: Listeners {
-            plaintext: vec![TcpListener::bind("127.0.0.1:0")?],
-            monitoring: vec![TcpListener::bind("127.0.0.1:0")?],
+            plaintext: bind()?,
+            tls: if options.tls { bind()? } else { Vec::new() },
             ..Listeners::default()
         },
-        tls: None,
+        tls,
         authenticators: None,
         authority: None,
         registrar: None,
@@ -55,7 +67,8 @@ pub(crate) async fn run(options: &Mesh) -> Result<()> {
     changes.send(all).await.context("the control plane ended")?;
     synced.send_replace(true);
     handle.ready().await;
-    println!("{} {}", handle.addresses().plaintext[0], handle.addresses().monitoring[0]);
+    let addresses = handle.addresses();
+    println!("{}", addresses.tls.first().unwrap_or(&addresses.plaintext[0]));
     // Standard input is read on a thread of its own: it blocks.
     let (lines, mut line) = mpsc::channel::<String>(1);
     std::thread::spawn(move || {

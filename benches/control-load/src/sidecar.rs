@@ -12,9 +12,9 @@ use proto::pb::envoy::service::discovery::v3 as pb;
 use proto::pb::google::protobuf::{Struct, Value, value::Kind};
 use tokio::sync::mpsc;
 use xds::Mode;
-use xds::grpc::{DELTA, Inbound, Outbound, SOTW, Sender, outbound, request};
+use xds::grpc::{DELTA, Outbound, SOTW, Sender, outbound, request};
 
-use crate::wire;
+use crate::wire::{Head, Messages};
 
 /// Something that a sidecar has acknowledged.
 #[derive(Debug, Clone, Copy)]
@@ -26,35 +26,25 @@ pub(crate) struct Acknowledged {
     pub(crate) at: Instant,
 }
 
-/// Raw bytes of a message, decoded by nobody.
-#[derive(Clone, PartialEq, Debug, Default)]
-struct Raw(Bytes);
+/// Names that a sidecar asks for, encoded once for all requests that carry them.
+#[derive(Default)]
+struct Wanted {
+    encoded: Bytes,
+}
 
-impl prost::Message for Raw {
-    fn encode_raw(&self, buf: &mut impl bytes::BufMut) {
-        buf.put_slice(&self.0);
+impl Wanted {
+    fn new(mode: Mode, names: Vec<String>) -> Self {
+        let encoded = match mode {
+            Mode::Delta => {
+                pb::DeltaDiscoveryRequest { resource_names_subscribe: names, ..Default::default() }.encode_to_vec()
+            }
+            Mode::Sotw => pb::DiscoveryRequest { resource_names: names, ..Default::default() }.encode_to_vec(),
+        };
+        Self { encoded: encoded.into() }
     }
 
-    fn merge_field(
-        &mut self,
-        _: u32,
-        _: prost::encoding::WireType,
-        _: &mut impl bytes::Buf,
-        _: prost::encoding::DecodeContext,
-    ) -> Result<(), prost::DecodeError> {
-        Ok(())
-    }
-
-    fn encoded_len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    fn decode(mut buf: impl bytes::Buf) -> Result<Self, prost::DecodeError> {
-        Ok(Self(buf.copy_to_bytes(buf.remaining())))
+    fn is_empty(&self) -> bool {
+        self.encoded.is_empty()
     }
 }
 
@@ -72,79 +62,74 @@ pub(crate) async fn run(
     let response = http.send_request(request(uri, body, None)?);
     let mut node = Some(node(number, services));
     for t in [ResourceType::Cluster, ResourceType::Listener] {
-        send(&sender, subscription(mode, t, node.take(), &[])).await?;
+        subscribe(&sender, mode, t, node.take(), &Wanted::default()).await?;
     }
     let response = response.await.context("opening the stream")?;
-    let mut inbound = Inbound::new(response.into_body(), 1 << 30);
-    let (mut endpoints, mut routes) = (Vec::new(), Vec::new());
-    while let Some(Raw(bytes)) = inbound.message::<Raw>().await? {
-        let head = wire::read(&bytes, mode == Mode::Delta).context("an unreadable response")?;
-        let Some(t) = ResourceType::from_url(head.type_url) else { bail!("type {:?}", head.type_url) };
-        let names = if t == ResourceType::Endpoint { &endpoints } else { &routes };
-        let names: &[String] =
-            if matches!(t, ResourceType::Endpoint | ResourceType::Route) { names } else { &[] };
-        send(&sender, acknowledgement(mode, t, &head, names)).await?;
-        let resources = head.names.len();
-        let acknowledged = Acknowledged {
-            sidecar: number,
-            resource_type: t,
-            resources,
-            bytes: bytes.len(),
-            at: Instant::now(),
+    let mut messages = Messages::new(response.into_body());
+    let (mut endpoints, mut routes) = (Wanted::default(), Wanted::default());
+    loop {
+        // The type stands before the resources in what our own server writes.
+        let clusters_wanted = endpoints.is_empty();
+        let names = |head: &Head| clusters_wanted && head.type_url == ResourceType::Cluster.url();
+        let Some(head) = messages.next(mode == Mode::Delta, names).await? else { break };
+        let Some(t) = ResourceType::from_url(&head.type_url) else { bail!("type {:?}", head.type_url) };
+        let none = Wanted::default();
+        let wanted = match t {
+            ResourceType::Endpoint => &endpoints,
+            ResourceType::Route => &routes,
+            _ => &none,
         };
+        acknowledge(&sender, mode, &head, wanted).await?;
+        let (resources, bytes) = (head.resources, head.bytes);
+        let acknowledged =
+            Acknowledged { sidecar: number, resource_type: t, resources, bytes, at: Instant::now() };
         if t == ResourceType::Cluster && endpoints.is_empty() {
-            let outbound = head.names.iter().filter(|name| name.starts_with("outbound|"));
-            endpoints = outbound.map(|name| (*name).to_owned()).collect();
-            send(&sender, subscription(mode, ResourceType::Endpoint, None, &endpoints)).await?;
+            let outbound = head.names.into_iter().filter(|name| name.starts_with("outbound|"));
+            endpoints = Wanted::new(mode, outbound.collect());
+            subscribe(&sender, mode, ResourceType::Endpoint, None, &endpoints).await?;
         }
         if t == ResourceType::Listener && routes.is_empty() {
             // All services are on port 80, so that this is the one route configuration that listeners refer to.
-            routes = vec!["80".to_owned()];
-            send(&sender, subscription(mode, ResourceType::Route, None, &routes)).await?;
+            routes = Wanted::new(mode, vec!["80".to_owned()]);
+            subscribe(&sender, mode, ResourceType::Route, None, &routes).await?;
         }
         if tell.send(acknowledged).is_err() {
             return Ok(());
         }
     }
-    bail!("the control plane ended the stream: {:?}", inbound.status())
+    bail!("the control plane ended the stream")
 }
 
-async fn send(sender: &Sender, message: Vec<u8>) -> Result<()> {
-    sender.send(Bytes::from(message), Bytes::new()).await.context("the stream is closed")
-}
-
-fn subscription(mode: Mode, t: ResourceType, node: Option<core::Node>, names: &[String]) -> Vec<u8> {
+async fn subscribe(
+    sender: &Sender,
+    mode: Mode,
+    t: ResourceType,
+    node: Option<core::Node>,
+    wanted: &Wanted,
+) -> Result<()> {
     let type_url = t.url().to_owned();
-    match mode {
-        Mode::Delta => pb::DeltaDiscoveryRequest {
-            node,
-            type_url,
-            resource_names_subscribe: names.to_vec(),
-            ..Default::default()
-        }
-        .encode_to_vec(),
-        Mode::Sotw => {
-            pb::DiscoveryRequest { node, type_url, resource_names: names.to_vec(), ..Default::default() }
-                .encode_to_vec()
-        }
-    }
+    let head = match mode {
+        Mode::Delta => pb::DeltaDiscoveryRequest { node, type_url, ..Default::default() }.encode_to_vec(),
+        Mode::Sotw => pb::DiscoveryRequest { node, type_url, ..Default::default() }.encode_to_vec(),
+    };
+    sender.send(head.into(), wanted.encoded.clone()).await.context("the stream is closed")
 }
 
-fn acknowledgement(mode: Mode, t: ResourceType, head: &wire::Head<'_>, names: &[String]) -> Vec<u8> {
-    let (type_url, response_nonce) = (t.url().to_owned(), head.nonce.to_owned());
-    match mode {
+/// In state of the world every request says all names again.
+async fn acknowledge(sender: &Sender, mode: Mode, head: &Head, wanted: &Wanted) -> Result<()> {
+    let (type_url, response_nonce) = (head.type_url.clone(), head.nonce.clone());
+    let (head, names) = match mode {
         Mode::Delta => {
-            pb::DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() }.encode_to_vec()
+            let request = pb::DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() };
+            (request.encode_to_vec(), Bytes::new())
         }
-        Mode::Sotw => pb::DiscoveryRequest {
-            type_url,
-            response_nonce,
-            version_info: head.version.to_owned(),
-            resource_names: names.to_vec(),
-            ..Default::default()
+        Mode::Sotw => {
+            let version_info = head.version.clone();
+            let request = pb::DiscoveryRequest { type_url, response_nonce, version_info, ..Default::default() };
+            (request.encode_to_vec(), wanted.encoded.clone())
         }
-        .encode_to_vec(),
-    }
+    };
+    sender.send(head.into(), names).await.context("the stream is closed")
 }
 
 fn node(number: usize, services: usize) -> core::Node {
