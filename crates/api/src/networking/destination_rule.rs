@@ -282,7 +282,7 @@ message! {
         pub private_key: String,
         /// File of the roots that are trusted; the system's when absent.
         pub ca_certificates: String,
-        /// Secret with certificate, key and roots.
+        /// Secret with certificate, key and roots, for gateways, and for sidecars that workloadSelector chooses.
         pub credential_name: String,
         /// Names of which the server's certificate must carry one.
         pub subject_alt_names: Vec<String>,
