@@ -166,7 +166,7 @@ impl Session {
         if subscribe.iter().any(|name| name == "*") || (first && subscribe.is_empty()) {
             watch.set_wildcard(true);
         }
-        let room = MAX_NAMES.saturating_sub(watch.status().resources);
+        let room = MAX_NAMES.saturating_sub(watch.names());
         watch.subscribe(subscribe.into_iter().filter(|name| name != "*").take(room).map(Arc::from));
         if first && !initial.is_empty() {
             // A version that is not ours differs from every one that is.

@@ -80,7 +80,8 @@ impl Source for World {
     fn all(&self, t: ResourceType) -> Layers {
         let clusters = self.clusters.iter().filter(|_| t == CDS);
         let all: Vec<_> = clusters.map(|(name, (version, _))| Self::cluster(name, *version)).collect();
-        let (some, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|resource| resource.version % 2 == 0);
+        let (some, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|resource| resource.version % 2 == 0);
         [some.into(), others.into()].into_iter().collect()
     }
 

@@ -43,6 +43,12 @@ struct Sent {
     version: u64,
 }
 
+impl Sent {
+    fn is_held(&self) -> bool {
+        self.version != UNSENT && self.version != ABSENT
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Dirty {
     Clean,
@@ -58,6 +64,8 @@ pub(super) struct Watch {
     set: Layers,
     /// By name, in order.
     named: Vec<Sent>,
+    /// How many of these the client has: asked for at every acknowledgement, where counting would be too long.
+    held: usize,
     /// Gone from the source, but the client was not told yet.
     leftovers: Vec<Resource>,
     dirty: Dirty,
@@ -104,6 +112,7 @@ impl Watch {
             wildcard: false,
             set: Layers::default(),
             named: Vec::new(),
+            held: 0,
             leftovers: Vec::new(),
             dirty: Dirty::All,
             owed: true,
@@ -114,6 +123,11 @@ impl Watch {
             rejection: None,
             rejected: false,
         }
+    }
+
+    /// How many names the client asks for.
+    pub(super) fn names(&self) -> usize {
+        self.named.len()
     }
 
     pub(super) fn is_clean(&self) -> bool {
@@ -143,8 +157,8 @@ impl Watch {
     pub(super) fn set_initial(&mut self, held: Vec<(Arc<str>, u64)>) {
         if !self.wildcard {
             for (name, version) in held {
-                if let Some(sent) = self.sent_mut(&name) {
-                    sent.version = version;
+                if let Some(at) = self.position(&name) {
+                    self.set_version(at, version);
                 }
             }
             return;
@@ -160,8 +174,8 @@ impl Watch {
     pub(super) fn subscribe(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
         let mut added = Vec::new();
         for name in names {
-            match self.sent_mut(&name) {
-                Some(sent) => sent.version = UNSENT,
+            match self.position(&name) {
+                Some(at) => self.set_version(at, UNSENT),
                 None => added.push(Sent { name: Arc::clone(&name), version: UNSENT }),
             }
             self.mark_name(name);
@@ -175,6 +189,7 @@ impl Watch {
 
     pub(super) fn unsubscribe(&mut self, gone: impl Fn(&str) -> bool) {
         self.named.retain(|sent| !gone(&sent.name));
+        self.held = self.named.iter().filter(|sent| sent.is_held()).count();
         if !self.wildcard {
             self.leftovers.retain(|left| !gone(&left.name));
         }
@@ -193,12 +208,9 @@ impl Watch {
     /// The named resources are sent again as soon as possible if they were before.
     pub(super) fn resend(&mut self, names: &[Arc<str>]) {
         for name in names {
-            if let Some(sent) =
-                self.sent_mut(name).filter(|sent| sent.version != UNSENT && sent.version != ABSENT)
-            {
-                sent.version = UNSENT;
-                let name = Arc::clone(&sent.name);
-                self.mark_name(name);
+            if let Some(at) = self.position(name).filter(|at| self.named[*at].is_held()) {
+                self.set_version(at, UNSENT);
+                self.mark_name(Arc::clone(&self.named[at].name));
             }
         }
     }
@@ -283,9 +295,7 @@ impl Watch {
                 ..Work::default()
             }),
             // Absence from the next whole set says it; of other types state of the world cannot say it at all.
-            Mode::Sotw if self.wildcard => {
-                Some(Work { whole: Some(self.set.clone()), ..Work::default() })
-            }
+            Mode::Sotw if self.wildcard => Some(Work { whole: Some(self.set.clone()), ..Work::default() }),
             Mode::Sotw => None,
         }
     }
@@ -298,13 +308,13 @@ impl Watch {
         } else {
             State::Synced
         };
-        let named = self.named.iter().filter(|sent| sent.version != UNSENT && sent.version != ABSENT).count();
+        debug_assert_eq!(self.held, self.named.iter().filter(|sent| sent.is_held()).count());
         TypeStatus {
             resource_type: self.resource_type,
             state,
             acknowledged: self.acknowledged,
             rejection: self.rejection.clone(),
-            resources: named + self.set.len() + self.leftovers.len(),
+            resources: self.held + self.set.len() + self.leftovers.len(),
         }
     }
 
@@ -363,13 +373,14 @@ impl Watch {
                     work.updated.push(Arc::clone(&resource.name));
                 }
                 // Take the shared name, so that subscriptions of a thousand clients hold it once.
-                self.named[at] = Sent { name: Arc::clone(&resource.name), version: resource.version };
+                self.named[at].name = Arc::clone(&resource.name);
+                self.set_version(at, resource.version);
                 work.resources.push(resource);
             }
             None if before == ABSENT => {}
             None => {
                 let name = Arc::clone(&self.named[at].name);
-                self.named[at].version = ABSENT;
+                self.set_version(at, ABSENT);
                 match mode {
                     Mode::Delta if before == UNSENT => work.removed.push(name),
                     Mode::Delta => {
@@ -395,9 +406,11 @@ impl Watch {
         self.named.binary_search_by(|sent| (*sent.name).cmp(name)).ok()
     }
 
-    fn sent_mut(&mut self, name: &str) -> Option<&mut Sent> {
-        let at = self.position(name)?;
-        self.named.get_mut(at)
+    fn set_version(&mut self, at: usize, version: u64) {
+        let sent = &mut self.named[at];
+        self.held -= usize::from(sent.is_held());
+        sent.version = version;
+        self.held += usize::from(sent.is_held());
     }
 }
 
