@@ -18,6 +18,9 @@ pub const SDS_SOCKET: &str = "./var/run/secrets/workload-spiffe-uds/socket";
 const STREAMED: &str = "xds-grpc";
 const POLLED: &str = "xds-rest";
 
+/// Between two polls; Envoy adds a random part up to the same again.
+const REFRESH: &str = "0.300s";
+
 /// Who the proxy is, as its control plane sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -204,7 +207,7 @@ fn dynamic_resources(discovery: Discovery) -> Value {
                     "apiType": "REST",
                     "transportApiVersion": "V3",
                     "clusterNames": [POLLED],
-                    "refreshDelay": "0.500s",
+                    "refreshDelay": REFRESH,
                 },
                 "initialFetchTimeout": "0s",
                 "resourceApiVersion": "V3",

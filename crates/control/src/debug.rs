@@ -25,7 +25,7 @@ pub(crate) fn status(context: &Context) -> MeshStatus {
     MeshStatus {
         generation: context.publisher.generation(),
         pending: *context.pending.borrow(),
-        proxies: context.connections.all().iter().map(|connection| connection.status()).collect(),
+        proxies: context.connected().iter().map(|connection| connection.status()).collect(),
     }
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn monitoring(
     match path {
         "/metrics" => {
             let mut connected = BTreeMap::new();
-            for connection in context.connections.all() {
+            for connection in context.connected() {
                 *connected.entry(connection.node.version.to_string()).or_insert(0) += 1;
             }
             let services = context.publisher.snapshot().services().len();
@@ -52,7 +52,7 @@ pub(crate) fn monitoring(
             response.headers_mut().insert(http::header::CONTENT_TYPE, format);
             response
         }
-        scrape::PATH => json_of(&scrape::targets(context.connections.all().iter().map(|c| &c.node))),
+        scrape::PATH => json_of(&scrape::targets(context.connected().iter().map(|c| &c.node))),
         "/version" => json_of(&json!({"version": context.version, "revision": context.revision})),
         "/ready" => ready(context),
         "/debug/syncz" => json_of(&syncz(&status(context))),
@@ -66,7 +66,7 @@ pub(crate) fn monitoring(
             }
         }
         "/debug/connections" => {
-            let ids: Vec<_> = context.connections.all().iter().map(|c| json!(c.status())).collect();
+            let ids: Vec<_> = context.connected().iter().map(|c| json!(c.status())).collect();
             json_of(&json!({"totalClients": ids.len(), "clients": ids}))
         }
         "/debug/config_dump" => match parameter(query, "proxyID") {
@@ -101,7 +101,7 @@ pub(crate) fn over_ads(context: &Context, type_url: &str) -> Option<pb::Discover
     if type_url != SYNCZ {
         return None;
     }
-    let connections = context.connections.all();
+    let connections = context.connected();
     let resources = connections.iter().map(|connection| {
         let status = connection.status();
         let of_type = |t: &crate::status::TypeState| csds::client_config::GenericXdsConfig {

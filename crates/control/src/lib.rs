@@ -15,6 +15,7 @@ mod debug;
 pub mod ephemeral;
 pub mod judge;
 mod metrics;
+mod polls;
 mod publish;
 pub mod register;
 pub mod report;
@@ -132,6 +133,7 @@ impl ControlPlane {
             publisher: Arc::clone(&publisher),
             payloads: xds::Payloads::new(PAYLOADS),
             connections: Arc::default(),
+            polls: polls::Polls::default(),
             metrics: Arc::clone(&metrics),
             serving: serving_seen,
             judge,

@@ -28,10 +28,11 @@ use crate::connection::{self, Peer};
 use crate::debug;
 use crate::judge::Judge;
 use crate::metrics::Metrics;
+use crate::polls::Polls;
 use crate::publish::Publisher;
 use crate::register::Registrar;
 use crate::scrape;
-use crate::status::Connections;
+use crate::status::{Connection, Connections};
 use crate::validate;
 use crate::view::Seen;
 
@@ -51,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) payloads: Payloads,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) polls: Polls,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) serving: watch::Receiver<bool>,
     pub(crate) judge: Judge,
@@ -62,6 +64,14 @@ pub(crate) struct Context {
     pub(crate) registrar: Option<Arc<dyn Registrar>>,
     pub(crate) version: Arc<str>,
     pub(crate) revision: Arc<str>,
+}
+
+impl Context {
+    /// Everybody who is connected, by a stream or by polling.
+    pub(crate) fn connected(&self) -> Vec<Arc<Connection>> {
+        self.polls.report();
+        self.connections.all()
+    }
 }
 
 /// What is behind a port.
@@ -176,8 +186,9 @@ async fn speak(
     caller: Caller,
 ) {
     let address = caller.address;
+    let shared = Arc::clone(&context);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (context, caller) = (Arc::clone(&context), caller.clone());
+        let (context, caller) = (Arc::clone(&shared), caller.clone());
         async move { Ok::<_, Infallible>(dispatch(context, request, caller).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -191,6 +202,7 @@ async fn speak(
     if let Err(e) = builder.serve_connection(TokioIo::new(io), service).await {
         debug!(peer = %address, error = %e, "a connection ended");
     }
+    context.polls.closed(address);
 }
 
 async fn dispatch(context: Arc<Context>, mut request: Request<Incoming>, caller: Caller) -> Response<Body> {
@@ -296,19 +308,20 @@ fn polled(
     if peer.identity.is_some() {
         context.connections.polled(&node, Instant::now());
     }
-    let view = context.publisher.view(&translate::Scope::of(&node));
+    let id = Arc::clone(&node.id);
+    let view = context.polls.view(&context.publisher, &context.connections, node, peer);
     let seen = Seen { view: &view, authenticated: peer.identity.is_some() };
-    if let Some(error) = &request.error_detail {
-        context.metrics.rejected(of);
-        warn!(node = %node.id, r#type = %of, reason = error.message, "a proxy refused configuration");
-    }
     let answer = rest::answer(&request, of, &seen).map_err(|e| {
         context.metrics.internal_error();
         (StatusCode::INTERNAL_SERVER_ERROR, e.to_string())
     })?;
+    if let Some(reason) = context.polls.note(&request, of, peer.address, &answer) {
+        context.metrics.rejected(of);
+        warn!(node = %id, r#type = %of, %reason, "a proxy refused configuration");
+    }
     match answer {
         rest::Answer::Unchanged => Ok(debug::text(StatusCode::NOT_MODIFIED, "")),
-        rest::Answer::Resources(body) => {
+        rest::Answer::Resources { body, .. } => {
             let mut response = debug::text(StatusCode::OK, body);
             let json = http::HeaderValue::from_static("application/json");
             response.headers_mut().insert(http::header::CONTENT_TYPE, json);

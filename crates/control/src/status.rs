@@ -71,7 +71,7 @@ impl MeshStatus {
     }
 }
 
-/// One stream of a proxy.
+/// One stream of a proxy, or one that polls.
 pub(crate) struct Connection {
     pub(crate) number: u64,
     pub(crate) node: Node,
@@ -132,7 +132,7 @@ impl Connection {
 /// A proxy that polls, which ours are told to do twice a second, counts as connected for this long after it asked.
 const POLL: Duration = Duration::from_secs(10);
 
-/// All streams.
+/// Everybody who is connected.
 #[derive(Default)]
 pub(crate) struct Connections {
     next: AtomicU64,
@@ -157,7 +157,28 @@ impl Present {
 }
 
 impl Connections {
+    /// A stream has opened.
     pub(crate) fn open(
+        self: &Arc<Self>,
+        node: Node,
+        peer: SocketAddr,
+        identity: Option<String>,
+        scope: translate::Scope,
+        scope_state: Arc<ScopeState>,
+        authenticated: bool,
+    ) -> Opened {
+        let mut opened = self.list(node, peer, identity, scope, scope_state, authenticated);
+        if authenticated {
+            let node = &opened.connection.node;
+            self.present().entry(name_of(node)).or_default().streams.push(Arc::clone(&node.service_account));
+            opened.is_stream = true;
+            self.presence.send_replace(());
+        }
+        opened
+    }
+
+    /// Lists one that has no stream; whether it is there is told by [`Connections::polled`].
+    pub(crate) fn list(
         self: &Arc<Self>,
         node: Node,
         peer: SocketAddr,
@@ -179,12 +200,7 @@ impl Connections {
             progress: Mutex::default(),
         });
         self.lock().insert(number, Arc::clone(&connection));
-        if authenticated {
-            let account = Arc::clone(&connection.node.service_account);
-            self.present().entry(name_of(&connection.node)).or_default().streams.push(account);
-            self.presence.send_replace(());
-        }
-        Opened { connections: Arc::clone(self), connection }
+        Opened { connections: Arc::clone(self), connection, is_stream: false }
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
@@ -247,16 +263,18 @@ impl Connections {
     }
 }
 
-/// Keeps a stream listed until it is dropped.
+/// Keeps a proxy listed until it is dropped.
 pub(crate) struct Opened {
     connections: Arc<Connections>,
     pub(crate) connection: Arc<Connection>,
+    /// Of one that proved who it is: it counts while it stands.
+    is_stream: bool,
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.connection.number);
-        if self.connection.authenticated {
+        if self.is_stream {
             self.connections.left(&self.connection.node);
         }
     }

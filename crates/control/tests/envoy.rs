@@ -168,9 +168,7 @@ async fn a_stock_envoy_takes_everything_that_is_served() {
         })
         .await;
         mesh.change(common::no_rule(0)).await;
-        if way != "REST" {
-            mesh.settled().await;
-        }
+        mesh.settled().await;
         for of in ["cluster_manager.cds", "listener_manager.lds"] {
             assert_eq!(stat(&format!("{of}.update_rejected")).await, Some(0), "{way} {of}:\n{}", log());
         }

@@ -150,8 +150,14 @@ impl Report {
             };
             now.iter().filter_map(count).collect()
         }
+        let none = BTreeMap::new();
+        let places = self
+            .places
+            .iter()
+            .map(|(place, names)| (*place, less(names, before.places.get(place).unwrap_or(&none))));
         Self {
             sent: self.sent - before.sent,
+            places: places.filter(|(_, names)| !names.is_empty()).collect(),
             statuses: less(&self.statuses, &before.statuses),
             names: less(&self.names, &before.names),
             errors: less(&self.errors, &before.errors),

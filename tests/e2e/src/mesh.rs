@@ -392,7 +392,8 @@ impl Mesh {
 
     /// What one TCP connection to HOST:PORT hears from a workload of that account.
     pub fn probe(&self, account: &str, to: &str, say: &str) -> anyhow::Result<Heard> {
-        let mut command = self.mizzen(["run", "--service", account, "--"]);
+        let mut command = self.mizzen(["run", "--service", account]);
+        command.args(Proxies::of_next_caller()?).arg("--");
         command.arg(program("mizzen-e2e")).args(["probe", "--to", to, "--say", say]);
         let output = command.output().context("probe")?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -470,7 +471,7 @@ impl Mesh {
         arguments: &[&str],
     ) -> anyhow::Result<Client<R>> {
         let mut command = self.run(service, name, options);
-        command.args(Proxies::of_caller()?).arg("--");
+        command.args(Proxies::of_next_caller()?).arg("--");
         command.arg(program("mizzen-e2e")).arg(part).args(arguments);
         let child =
             command.stdout(Stdio::piped()).stderr(self.log(name)?).spawn().context(part.to_owned())?;
@@ -557,6 +558,11 @@ impl Load {
         self.client.counted()
     }
 
+    /// The process of that program beside it.
+    pub fn process(&self, program: &str) -> anyhow::Result<u32> {
+        processes::below(self.client.child.id(), program)
+    }
+
     /// Ends it and reads what it counted.
     pub fn stop(self) -> anyhow::Result<Report> {
         self.client.stop()
@@ -598,7 +604,7 @@ impl<R: DeserializeOwned> Client<R> {
 /// One that nobody asked for its report.
 impl<R> Drop for Client<R> {
     fn drop(&mut self) {
-        let _ = terminate(&mut self.child, Duration::from_secs(5));
+        let _ = end_at_once(&mut self.child, Duration::from_secs(5));
     }
 }
 
@@ -614,10 +620,7 @@ impl Workload {
 
     /// The process of that program in the workload: the application, or `mizzen-proxy`.
     pub fn process(&self, program: &str) -> anyhow::Result<u32> {
-        let found = processes::descendants(self.child.id())
-            .into_iter()
-            .find(|pid| processes::program_of(*pid).is_some_and(|name| name == program));
-        found.with_context(|| format!("{} runs no {program}", self.name))
+        processes::below(self.child.id(), program).with_context(|| self.name.clone())
     }
 
     /// From now on it behaves so; see [`crate::serve`].
@@ -672,7 +675,7 @@ impl Workload {
 
 impl Drop for Workload {
     fn drop(&mut self) {
-        let _ = terminate(&mut self.child, Duration::from_secs(5));
+        let _ = end_at_once(&mut self.child, Duration::from_secs(5));
     }
 }
 
@@ -695,6 +698,18 @@ fn terminate(child: &mut Child, within: Duration) -> anyhow::Result<()> {
         bail!("the process did not end within {within:?} of SIGTERM");
     }
     Ok(())
+}
+
+/// The same for one whose callers are gone: who is asked again does not wait for them.
+fn end_at_once(child: &mut Child, within: Duration) -> anyhow::Result<()> {
+    for _ in 0..2 {
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        kill(pid(child), Signal::SIGTERM)?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    terminate(child, within)
 }
 
 /// The status of a plain GET.

@@ -62,6 +62,12 @@ pub fn words(pid: u32) -> Vec<String> {
     line.split_terminator('\0').map(str::to_owned).collect()
 }
 
+/// The process of that program among a process's descendants.
+pub fn below(pid: u32, program: &str) -> anyhow::Result<u32> {
+    let found = descendants(pid).into_iter().find(|pid| program_of(*pid).is_some_and(|name| name == program));
+    found.with_context(|| format!("process {pid} runs no {program}"))
+}
+
 /// The regular files that a process has open, those that were deleted included.
 pub fn open_files(pid: u32) -> Vec<(PathBuf, File)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();

@@ -21,15 +21,16 @@ pub enum Proxy {
 }
 
 /// The proxies of a scenario.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Proxies {
-    /// Beside whoever sends load.
-    pub caller: Proxy,
-    /// Beside those that serve: the first replica, the second, and in turn again.
-    pub callees: [Proxy; 2],
+    /// Beside whoever sends load: the first client, the second, and in turn again.
+    pub callers: Vec<Proxy>,
+    /// Beside those that serve, in turn as well.
+    pub callees: Vec<Proxy>,
 }
 
 static CHOSEN: OnceLock<Proxies> = OnceLock::new();
+static CALLING: AtomicUsize = AtomicUsize::new(0);
 static SERVING: AtomicUsize = AtomicUsize::new(0);
 
 impl Proxies {
@@ -38,25 +39,26 @@ impl Proxies {
         CHOSEN.set(self).ok().context("the proxies are chosen already")
     }
 
-    fn chosen() -> Self {
-        CHOSEN.get().copied().unwrap_or_default()
-    }
-
     /// Whether a stock Envoy decides about what callers send.
     pub fn caller_is_stock() -> bool {
-        matches!(Self::chosen().caller, Proxy::Envoy(_))
+        let is_stock = |proxy: &Proxy| matches!(proxy, Proxy::Envoy(_));
+        CHOSEN.get().is_some_and(|chosen| chosen.callers.iter().all(is_stock))
     }
 
-    /// What `mizzen run` of a caller is told.
-    pub fn of_caller() -> anyhow::Result<Vec<OsString>> {
-        Self::chosen().caller.arguments()
+    /// What `mizzen run` of the next caller is told.
+    pub fn of_next_caller() -> anyhow::Result<Vec<OsString>> {
+        CHOSEN.get().map_or(Ok(Vec::new()), |chosen| next(&chosen.callers, &CALLING))
     }
 
     /// What `mizzen run` of the next replica is told.
     pub fn of_next_callee() -> anyhow::Result<Vec<OsString>> {
-        let callees = Self::chosen().callees;
-        callees[SERVING.fetch_add(1, Ordering::Relaxed) % callees.len()].arguments()
+        CHOSEN.get().map_or(Ok(Vec::new()), |chosen| next(&chosen.callees, &SERVING))
     }
+}
+
+fn next(proxies: &[Proxy], turn: &AtomicUsize) -> anyhow::Result<Vec<OsString>> {
+    let at = turn.fetch_add(1, Ordering::Relaxed);
+    proxies.iter().cycle().nth(at).copied().unwrap_or_default().arguments()
 }
 
 impl Proxy {

@@ -436,6 +436,10 @@ impl Running {
         if let Err(error) = self.set_ready(false).await {
             tracing::warn!("{error:#}; ending without the mesh's knowledge");
         }
+        if self.spec.kind == Kind::Sidecar && self.spec.ports.is_empty() {
+            // Nobody calls it.
+            return;
+        }
         sleep(NEWS).await;
         // Older proxies have no such door; then only the endpoint is withdrawn.
         if let Ok(stream) = self.connect(AGENT_PORT).await {

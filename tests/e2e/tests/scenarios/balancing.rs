@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use e2e::load::Report;
+use e2e::mesh::Load;
 use e2e::stage::Scenario;
-use e2e::{Mesh, Workload, until};
+use e2e::{Mesh, Workload, until, until_ok};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("balancing_round_robin", round_robin),
@@ -50,6 +51,16 @@ spec:
 "
     )
 }
+
+/// Where no other rule does.
+const DEFAULT: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: default, namespace: istio-system}
+spec:
+  host: '*.local'
+  trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}
+";
 
 fn within(report: &Report, name: &str, share: f64, points: f64) -> anyhow::Result<()> {
     let got = report.share(name);
@@ -199,16 +210,7 @@ fn default_of_the_mesh() -> anyhow::Result<()> {
     let load =
         mesh.start_load(&["--url", URL, "--connections", "4", "--pause", "1", "--header", "x-user: one"])?;
     load.until_only(&["a", "b", "c"])?;
-    mesh.steer(
-        "
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: default, namespace: istio-system}
-spec:
-  host: '*.local'
-  trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}
-",
-    )?;
+    mesh.steer(DEFAULT)?;
     let stuck = until("the mesh's default holds", PATIENCE, || {
         let next = load.next(60).ok()?;
         (next.names.len() == 1).then_some(next)
@@ -223,6 +225,118 @@ spec:
     mesh.kubectl_ok(&["delete", "destinationrule", "ratings"])?;
     load.until_only(&home)?;
     none_failed(&load.stop()?)
+}
+
+/// A load by 150 users, each with a header and a cookie of its own, on three replicas: `a`, `b` and `c`.
+struct Crowd {
+    load: Load,
+    /// What was counted before all three were there.
+    before: Report,
+    slow: Workload,
+    _others: [Workload; 2],
+    /// Ends last.
+    mesh: Mesh,
+}
+
+impl Crowd {
+    fn gather() -> anyhow::Result<Self> {
+        let mesh = Mesh::start()?;
+        let serve = |name| mesh.serve("ratings", "v1", name);
+        let (others, slow) = ([serve("a")?, serve("b")?], serve("c")?);
+        let users = ["--vary", "150", "--header", "x-user: user-{}", "--header", "cookie: a=b; user=u{}"];
+        let steady = ["--url", URL, "--connections", "8", "--pause", "1"];
+        let load = mesh.start_load(&[&steady[..], &users].concat())?;
+        load.until_only(&["a", "b", "c"])?;
+        let before = load.so_far();
+        Ok(Self { mesh, load, before, slow, _others: others })
+    }
+
+    fn leave(self) -> anyhow::Result<()> {
+        none_failed(&self.load.stop()?.since(&self.before))
+    }
+
+    /// Waits until a part of the load is answered so, and holds more of it to that.
+    fn holds(&self, what: &str, check: impl Fn(&Report) -> anyhow::Result<()>) -> anyhow::Result<Report> {
+        let check = |report: &Report| none_failed(report).and_then(|()| check(report));
+        until_ok(what, PATIENCE, || check(&self.load.next(450)?))?;
+        let report = self.load.next(900)?;
+        check(&report)?;
+        println!("{what}: {:?}", report.names);
+        Ok(report)
+    }
+}
+
+fn spread(report: &Report, points: f64) -> anyhow::Result<()> {
+    ["a", "b", "c"].iter().try_for_each(|name| within(report, name, 1.0 / 3.0, points))
+}
+
+/// The mesh's default, then a service's own ROUND_ROBIN, LEAST_REQUEST and RANDOM, and the default again, on one mesh.
+pub(crate) fn as_told() -> anyhow::Result<()> {
+    let crowd = Crowd::gather()?;
+    crowd.mesh.steer(DEFAULT)?;
+    let before = homes(&crowd.holds("the mesh's default", |report| homes(report).map(drop))?)?;
+    ensure!(before.len() == 150, "{} users", before.len());
+    crowd.mesh.steer(&rule("loadBalancer: {simple: ROUND_ROBIN}"))?;
+    crowd.holds("in turn", |report| {
+        let fair = |count: &u64| count.abs_diff(report.sent / 3) <= 8;
+        ensure!(report.names.len() == 3 && report.names.values().all(fair), "{:?}", report.names);
+        Ok(())
+    })?;
+    crowd.slow.behave("delay=30")?;
+    crowd.mesh.steer(&rule("loadBalancer: {simple: LEAST_REQUEST}"))?;
+    crowd.holds("the slow one gets less", |report| {
+        ensure!(report.share("c") < 0.2, "a slow replica gets as much as others: {:?}", report.names);
+        within(report, "a", report.share("b"), 10.0)
+    })?;
+    crowd.slow.behave("delay=5")?;
+    crowd.mesh.steer(&rule("loadBalancer: {simple: RANDOM}"))?;
+    crowd.holds("by chance, the slow one as often", |report| spread(report, 8.0))?;
+    crowd.mesh.kubectl_ok(&["delete", "destinationrule", "ratings"])?;
+    let after = homes(&crowd.holds("the mesh's default again", |report| homes(report).map(drop))?)?;
+    ensure!(after == before, "users moved though nobody left");
+    crowd.leave()
+}
+
+/// A header, a cookie that is brought or given, and the caller's address decide where requests go, on one mesh.
+pub(crate) fn by_hash() -> anyhow::Result<()> {
+    let crowd = Crowd::gather()?;
+    crowd.mesh.steer(&rule("loadBalancer: {consistentHash: {httpHeaderName: x-user}}"))?;
+    let settled = |report: &Report| homes(report).and_then(|_| spread(report, 15.0));
+    let by_header = homes(&crowd.holds("by the header", settled)?)?;
+    crowd.mesh.steer(&rule(
+        "loadBalancer: {consistentHash: {httpCookie: {name: user, path: /ratings, ttl: 1h}, maglev: {tableSize: 65537}}}",
+    ))?;
+    crowd.holds("by the cookie", |report| {
+        ensure!(homes(report)? != by_header, "it is still the header that decides");
+        settled(report)
+    })?;
+    let given = ["--url", URL, "--connections", "24", "--keep-cookies", "--count", "480"];
+    let given = crowd.mesh.load(&given)?;
+    none_failed(&given)?;
+    ensure!(homes(&given)?.len() == 24, "not everybody was given a cookie: {:?}", given.places);
+    ensure!(given.names.len() > 1, "all cookies lead to the same place: {:?}", given.names);
+
+    crowd.mesh.steer(&rule("loadBalancer: {consistentHash: {useSourceIp: true}}"))?;
+    let at_one = |report: &Report| {
+        ensure!(report.names.len() == 1, "one address was sent around: {:?}", report.names);
+        Ok(())
+    };
+    let mut used = crowd.holds("by the address", at_one)?.names;
+    // Held at the same time, so that each has an address of its own; by chance several lead to the same place.
+    let start = || crowd.mesh.start_load(&["--url", URL, "--connections", "2", "--fresh", "--pause", "5"]);
+    let mut others = vec![start()?, start()?];
+    for at in 0..16 {
+        let Some(other) = others.get(at) else { break };
+        let report = other.next(60)?;
+        none_failed(&report)?;
+        at_one(&report)?;
+        used.extend(report.names);
+        if at + 1 == others.len() && used.len() == 1 {
+            others.push(start()?);
+        }
+    }
+    ensure!(used.len() > 1, "all addresses lead to the same place: {used:?}");
+    crowd.leave()
 }
 
 /// Two replicas in the caller's zone, one in the next zone, one in another region.

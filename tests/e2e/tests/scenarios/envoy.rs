@@ -1,4 +1,7 @@
 //! A stock Envoy in the place of the proxy: the scenarios of the other modules, with another proxy beside their workloads.
+//!
+//! That its certificates are renewed under load, however it asks the control plane, is a part of
+//! `identity_certificates_are_renewed_under_load`: it takes more than a minute.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +13,7 @@ use e2e::proxies::{Proxy, envoys_below};
 use e2e::stage::Scenario;
 use e2e::{Mesh, Proxies, until};
 
-use crate::{resilience, security, traffic};
+use crate::{balancing, resilience, security, traffic};
 
 type Body = fn() -> anyhow::Result<()>;
 
@@ -28,6 +31,8 @@ macro_rules! envoys {
 
 pub(crate) const SCENARIOS: &[Scenario] = envoys![
     "is_discovered" traffic::discovery,
+    "balances_as_it_is_told" balancing::as_told,
+    "balances_by_hash" balancing::by_hash,
     "shifts_traffic" traffic::shift,
     "retries_by_default" resilience::retries::by_default,
     "retries_as_configured" resilience::retries::as_configured,
@@ -40,6 +45,8 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
     "lets_back_and_spares_a_share" resilience::outliers::let_back_and_spare_a_share,
     "spares_three_replicas_at_ten_percent" resilience::outliers::ten_percent_of_three_is_none,
     "proves_identity" security::identity,
+    "refuses_an_impostor" security::impostor,
+    "guards_the_database" security::database,
     "authorizes" security::authorization,;
     ("mizzen_calls_envoy_with_identity", || beside_callee(security::identity)),
     ("mizzen_calls_envoy_and_is_authorized", || beside_callee(security::authorization)),
@@ -53,15 +60,15 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
 /// themselves to each other.
 fn beside_all(xds: &'static str, body: Body) -> anyhow::Result<()> {
     let envoy = Proxy::Envoy(xds);
-    play(Proxies { caller: envoy, callees: [envoy, Proxy::Mizzen] }, body)
+    play(Proxies { callers: vec![envoy], callees: vec![envoy, Proxy::Mizzen] }, body)
 }
 
 fn beside_callee(body: Body) -> anyhow::Result<()> {
-    play(Proxies { caller: Proxy::Mizzen, callees: [Proxy::Envoy("delta"); 2] }, body)
+    play(Proxies { callers: vec![Proxy::Mizzen], callees: vec![Proxy::Envoy("delta")] }, body)
 }
 
 fn beside_caller(body: Body) -> anyhow::Result<()> {
-    play(Proxies { caller: Proxy::Envoy("delta"), callees: [Proxy::Mizzen; 2] }, body)
+    play(Proxies { callers: vec![Proxy::Envoy("delta")], callees: vec![Proxy::Mizzen] }, body)
 }
 
 fn play(proxies: Proxies, body: Body) -> anyhow::Result<()> {

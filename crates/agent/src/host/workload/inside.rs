@@ -12,6 +12,7 @@ use std::{
     },
     path::Path,
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -43,6 +44,8 @@ use crate::{
 const LINK: &str = "eth0";
 /// How often ports that are waited for are looked at.
 const PORT_PAUSE: u8 = 20;
+/// Who still knows the address comes back at once; after this time nobody does.
+const QUIET: Duration = Duration::from_millis(250);
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
@@ -207,7 +210,7 @@ impl First<'_> {
                 (Ok(()), "wait for ports")
             }
             Ask::AwaitQuiet(port) => {
-                self.awaited = Some(Awaited::Quiet(port));
+                self.awaited = Some(Awaited::Quiet { port, since: None });
                 (Ok(()), "wait for connections to end")
             }
             Ask::SetUp(_) => (Err(io::ErrorKind::InvalidInput.into()), "set up what is set up already"),
@@ -250,11 +253,14 @@ impl First<'_> {
     }
 
     fn look_at_ports(&mut self) -> io::Result<()> {
-        let event = match &self.awaited {
+        let event = match &mut self.awaited {
             Some(Awaited::Listening(ports)) => {
                 ports::all_listening(ports).map(|loopback_only| Event::Listening { loopback_only })
             }
-            Some(Awaited::Quiet(port)) => (!ports::is_connected(*port)).then_some(Event::Quiet),
+            Some(Awaited::Quiet { port, since }) => {
+                *since = (!ports::is_connected(*port)).then(|| since.unwrap_or_else(Instant::now));
+                since.is_some_and(|since| since.elapsed() >= QUIET).then_some(Event::Quiet)
+            }
             None => None,
         };
         let Some(event) = event else { return Ok(()) };
@@ -266,7 +272,11 @@ impl First<'_> {
 /// What the starter wants to be told of, once.
 enum Awaited {
     Listening(Vec<u16>),
-    Quiet(u16),
+    /// Since when nobody was seen there.
+    Quiet {
+        port: u16,
+        since: Option<Instant>,
+    },
 }
 
 fn start_proxy(
