@@ -286,6 +286,26 @@ async fn draining_lets_a_request_end_and_closes_its_connection() {
 }
 
 #[tokio::test]
+async fn who_connects_during_a_drain_is_answered_once() {
+    let (up, _) = upstream(|mut stream, _| async move {
+        while read_message(&mut stream).await.is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        }
+    })
+    .await;
+    let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster("up", &[up]), 1).await;
+    handle.drain_inbound().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The proxy has accepted it by now, and has nothing of the request.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let answer = read_message(&mut stream).await.unwrap();
+    assert_eq!(status(&answer), "200", "{answer}");
+    assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    handle.stop().await;
+}
+
+#[tokio::test]
 async fn http2_and_grpc_trailers_pass_to_an_http2_upstream() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let up = listener.local_addr().unwrap();

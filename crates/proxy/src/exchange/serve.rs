@@ -23,6 +23,8 @@ use crate::wire::{
 };
 use crate::worker::Worker;
 
+/// How long a connection that is opened during a drain may take to say its request.
+const FIRST_WHILE_DRAINING: Duration = Duration::from_secs(1);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A downstream connection, for all of its requests.
@@ -151,7 +153,7 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
     let mut requests = 0u32;
     let mut deadline = hcm.timeouts.max_connection.map(|d| Box::pin(tokio::time::sleep(d)));
     loop {
-        if !idle_wait(connection, hcm, &mut server).await {
+        if !idle_wait(connection, hcm, &mut server, requests == 0).await {
             return;
         }
         let next = match within(hcm.timeouts.request_headers, server.next()).await {
@@ -192,10 +194,11 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
 }
 
 /// Waits for the next request; false when the connection is to end.
-async fn idle_wait(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server) -> bool {
+async fn idle_wait(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server, is_new: bool) -> bool {
     let worker = &connection.worker;
     if worker.is_draining(connection.direction) && server.conn().buffer().is_empty() {
-        return false;
+        // Who connects to one that leaves has not heard of that yet: its request is answered, and it is told so by that.
+        return is_new && within(Some(FIRST_WHILE_DRAINING), server.wait()).await == Some(true);
     }
     let mut drain = pin!(worker.drain(connection.direction).notified());
     let mut wait = pin!(within(hcm.timeouts.idle, server.wait()));

@@ -45,7 +45,7 @@ const LINK: &str = "eth0";
 /// How often ports that are waited for are looked at.
 const PORT_PAUSE: u8 = 20;
 /// Who still knows the address comes back at once; after this time nobody does.
-const QUIET: Duration = Duration::from_millis(250);
+const QUIET: Duration = Duration::from_millis(500);
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
