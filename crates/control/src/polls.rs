@@ -252,8 +252,8 @@ fn types(questions: &[(Key, Question)], source: &dyn xds::Source) -> Vec<TypeSta
 
 #[cfg(test)]
 mod tests {
-    use proto::{Layers, Resource};
     use proto::pb::google::rpc;
+    use proto::{Layers, Resource};
 
     use super::*;
 
