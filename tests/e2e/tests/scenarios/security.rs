@@ -384,6 +384,7 @@ spec:
         ("POST", "/reviews/0", 200),
         ("GET", "/other", 200),
     ];
+    mesh.until_answers(URL)?;
     // One connection all along: let through, denied, let through again.
     let load = mesh.start_load(&["--url", URL, "--connections", "1", "--pause", "10"])?;
     load.until_only(&["one"])?;
