@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use serde::{Deserialize, Serialize};
-use tls::{BundleSource, ClientCertificates, Identity, IdentitySource, ServerOptions, ServerTls, TrustBundle, Verify};
+use tls::{
+    BundleSource, ClientCertificates, Identity, IdentitySource, ServerOptions, ServerTls, TrustBundle, Verify,
+};
 
 /// Whom the sidecars dial.
 const HOST: &str = "istiod.istio-system.svc";

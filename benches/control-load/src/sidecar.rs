@@ -36,9 +36,12 @@ impl Wanted {
     fn new(mode: Mode, names: Vec<String>) -> Self {
         let encoded = match mode {
             Mode::Delta => {
-                pb::DeltaDiscoveryRequest { resource_names_subscribe: names, ..Default::default() }.encode_to_vec()
+                pb::DeltaDiscoveryRequest { resource_names_subscribe: names, ..Default::default() }
+                    .encode_to_vec()
             }
-            Mode::Sotw => pb::DiscoveryRequest { resource_names: names, ..Default::default() }.encode_to_vec(),
+            Mode::Sotw => {
+                pb::DiscoveryRequest { resource_names: names, ..Default::default() }.encode_to_vec()
+            }
         };
         Self { encoded: encoded.into() }
     }
@@ -125,7 +128,8 @@ async fn acknowledge(sender: &Sender, mode: Mode, head: &Head, wanted: &Wanted) 
         }
         Mode::Sotw => {
             let version_info = head.version.clone();
-            let request = pb::DiscoveryRequest { type_url, response_nonce, version_info, ..Default::default() };
+            let request =
+                pb::DiscoveryRequest { type_url, response_nonce, version_info, ..Default::default() };
             (request.encode_to_vec(), wanted.encoded.clone())
         }
     };

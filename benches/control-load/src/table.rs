@@ -123,7 +123,11 @@ impl std::fmt::Display for Table {
 /// A time as people read it.
 pub(crate) fn time(of: Duration) -> String {
     let milliseconds = of.as_secs_f64() * 1000.0;
-    if milliseconds < 1000.0 { format!("{milliseconds:.0} ms") } else { format!("{:.2} s", milliseconds / 1000.0) }
+    if milliseconds < 1000.0 {
+        format!("{milliseconds:.0} ms")
+    } else {
+        format!("{:.2} s", milliseconds / 1000.0)
+    }
 }
 
 #[cfg(test)]

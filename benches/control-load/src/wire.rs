@@ -33,7 +33,11 @@ impl Messages {
     }
 
     /// The next message, or `None` when the stream has ended. Its resources' names are read if they are wanted.
-    pub(crate) async fn next(&mut self, delta: bool, names: impl Fn(&Head) -> bool) -> anyhow::Result<Option<Head>> {
+    pub(crate) async fn next(
+        &mut self,
+        delta: bool,
+        names: impl Fn(&Head) -> bool,
+    ) -> anyhow::Result<Option<Head>> {
         while self.chunks.message().is_none_or(|length| self.chunks.remaining < 5 + length) {
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             if let Ok(data) = frame?.into_data() {
@@ -96,7 +100,12 @@ impl Buf for Chunks {
     }
 }
 
-fn read(from: &mut Chunks, length: usize, delta: bool, wanted: impl Fn(&Head) -> bool) -> anyhow::Result<Head> {
+fn read(
+    from: &mut Chunks,
+    length: usize,
+    delta: bool,
+    wanted: impl Fn(&Head) -> bool,
+) -> anyhow::Result<Head> {
     let end = from.remaining.checked_sub(length).ok_or_else(short)?;
     let mut head = Head { bytes: length, ..Head::default() };
     while let Some((number, length)) = field(from, end)? {
@@ -176,10 +185,17 @@ mod tests {
 
     #[test]
     fn heads_are_read_wherever_frames_are_cut() {
-        let cluster = proto::pb::envoy::config::cluster::v3::Cluster { name: "outbound|80||a".into(), ..Default::default() };
+        let cluster = proto::pb::envoy::config::cluster::v3::Cluster {
+            name: "outbound|80||a".into(),
+            ..Default::default()
+        };
         let any = Any { type_url: "type.googleapis.com/cluster".into(), value: cluster.encode_to_vec() };
         let delta = pb::DeltaDiscoveryResponse {
-            resources: vec![pb::Resource { name: "outbound|80||a".into(), resource: Some(any.clone()), ..Default::default() }],
+            resources: vec![pb::Resource {
+                name: "outbound|80||a".into(),
+                resource: Some(any.clone()),
+                ..Default::default()
+            }],
             type_url: "t".into(),
             nonce: "7".into(),
             ..Default::default()
@@ -191,11 +207,16 @@ mod tests {
             nonce: "7".into(),
             ..Default::default()
         };
-        for (bytes, is_delta, version) in [(delta.encode_to_vec(), true, ""), (sotw.encode_to_vec(), false, "v")] {
+        for (bytes, is_delta, version) in
+            [(delta.encode_to_vec(), true, ""), (sotw.encode_to_vec(), false, "v")]
+        {
             // What follows belongs to the next message.
             let mut from = chunks(&[bytes.as_slice(), b"next"].concat());
             let head = read(&mut from, bytes.len(), is_delta, |_| true).unwrap();
-            assert_eq!((head.type_url.as_str(), head.nonce.as_str(), head.version.as_str()), ("t", "7", version));
+            assert_eq!(
+                (head.type_url.as_str(), head.nonce.as_str(), head.version.as_str()),
+                ("t", "7", version)
+            );
             assert_eq!((head.names.as_slice(), from.remaining), (&["outbound|80||a".to_owned()][..], 4));
         }
         assert!(read(&mut chunks(&[0x0a, 9, 1]), 3, true, |_| true).is_err());

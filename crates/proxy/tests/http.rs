@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{cluster, echo_upstream, exchange, get, http_proxy, read_message, stat, status, upstream};
+use common::{
+    change, cluster, echo_upstream, exchange, get, hcm, http_proxy, listener, read_message, route, stat,
+    status, upstream,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -282,6 +285,27 @@ async fn draining_lets_a_request_end_and_closes_its_connection() {
     let answer = call.await.unwrap();
     assert_eq!(status(&answer), "200", "{answer}");
     assert!(drained.await.unwrap(), "everything ended in time");
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_no_filter_chain_takes_any_more_ends_with_its_next_answer() {
+    let (up, _) = echo_upstream().await;
+    let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster("up", &[up]), 1).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /before HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let answer = read_message(&mut stream).await.unwrap();
+    assert!(status(&answer) == "200" && !answer.contains("connection: close"), "{answer}");
+
+    // From now on only TLS is taken, as when a mesh's mode becomes STRICT.
+    let mut strict = listener("l", json!([hcm(route(json!({"cluster": "up"})))]));
+    strict["filterChains"][0]["filterChainMatch"] = json!({"transportProtocol": "tls"});
+    change(&handle, vec![strict]).await;
+    stream.write_all(b"GET /after HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let answer = read_message(&mut stream).await.unwrap();
+    assert!(status(&answer) == "200" && answer.contains("connection: close"), "{answer}");
+    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+    assert_eq!(get(address, "/new").await, "", "a new connection is let in");
     handle.stop().await;
 }
 

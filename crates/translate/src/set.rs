@@ -92,8 +92,9 @@ impl ResourceSet {
     /// What a holder of this set lacks of the newer one. Layers that both hold cost nothing.
     pub fn changes_to(&self, newer: &Self) -> SetChanges {
         let (old, new) = (&self.layers, &newer.layers);
-        let differs =
-            |resource: &&Resource| old.get(&resource.name).is_none_or(|before| before.version != resource.version);
+        let differs = |resource: &&Resource| {
+            old.get(&resource.name).is_none_or(|before| before.version != resource.version)
+        };
         let gone = |resource: &&Resource| new.get(&resource.name).is_none();
         let changed = new.beside(old).flat_map(|layer| layer.iter()).filter(differs).cloned();
         let removed = old.beside(new).flat_map(|layer| layer.iter()).filter(gone);

@@ -9,8 +9,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use decide::{Codec, Connection, Direction, FilterChain, Hcm, Plan, ResponseFlags, Terminal};
+use decide::{
+    Codec, Connection, Direction, DownstreamTransport, FilterChain, Hcm, Plan, ResponseFlags, Terminal,
+};
 use tokio::io::AsyncReadExt;
+use tokio::sync::Notify;
 
 use super::forward::handle;
 use super::record::Record;
@@ -36,37 +39,61 @@ pub struct HttpConnection {
     pub stats: Rc<HttpStats>,
     pub buffer_limit: usize,
     current: RefCell<Current>,
+    /// The newest configuration has no place for this connection.
+    over: Notify,
 }
 
 /// What the newest configuration says of this connection.
 struct Current {
-    plan: Arc<Plan>,
     chain: Arc<FilterChain>,
-    hcm: Arc<Hcm>,
+    terms: Terms,
+}
+
+/// What a request meets that begins now.
+#[derive(Clone)]
+pub struct Terms {
+    pub plan: Arc<Plan>,
+    pub hcm: Arc<Hcm>,
+    /// No filter chain takes such a connection any more: it ends, as Envoy's do, when what it began is answered.
+    pub last: bool,
 }
 
 impl HttpConnection {
     /// The configuration for a request that begins now: a changed policy acts on open connections as well. Nothing when
     /// the connection would not be let in any more.
-    pub fn current(&self) -> Option<(Arc<Plan>, Arc<Hcm>)> {
+    pub fn current(&self) -> Option<Terms> {
         let newest = self.worker.config().plan;
         let mut current = self.current.borrow_mut();
-        if !Arc::ptr_eq(&newest, &current.plan) {
-            if let Some(listener) = newest.listener(&self.listener)
-                && let Some(chain) = listener.choose(&self.connection, &mut ())
-                && let Terminal::Http(hcm) = &chain.terminal
-            {
-                if !Arc::ptr_eq(chain, &current.chain)
-                    && !admits(&self.worker, &newest, chain, &self.connection)
-                {
-                    return None;
+        if !Arc::ptr_eq(&newest, &current.terms.plan) {
+            match self.place(&newest) {
+                Some((chain, hcm)) => {
+                    if !Arc::ptr_eq(chain, &current.chain)
+                        && !admits(&self.worker, &newest, chain, &self.connection)
+                    {
+                        return None;
+                    }
+                    current.terms.hcm = hcm.clone();
+                    current.terms.last = false;
+                    current.chain = chain.clone();
                 }
-                current.hcm = hcm.clone();
-                current.chain = chain.clone();
+                None => {
+                    current.terms.last = true;
+                    self.over.notify_one();
+                }
             }
-            current.plan = newest;
+            current.terms.plan = newest;
         }
-        Some((current.plan.clone(), current.hcm.clone()))
+        Some(current.terms.clone())
+    }
+
+    /// Where a plan puts such a connection: one of TLS is never taken for a plain one, nor the other way round.
+    fn place<'a>(&self, plan: &'a Plan) -> Option<(&'a Arc<FilterChain>, &'a Arc<Hcm>)> {
+        let chain = plan.listener(&self.listener)?.choose(&self.connection, &mut ())?;
+        let is_tls = matches!(chain.transport, DownstreamTransport::Tls(_));
+        match &chain.terminal {
+            Terminal::Http(hcm) if is_tls == self.connection.tls.is_some() => Some((chain, hcm)),
+            _ => None,
+        }
     }
 }
 
@@ -90,7 +117,11 @@ pub async fn serve_http(
         stats: stats.clone(),
         buffer_limit: arrived.listener.per_connection_buffer_limit as usize,
         connection: arrived.connection,
-        current: RefCell::new(Current { plan: worker.config().plan, chain: chain.clone(), hcm: hcm.clone() }),
+        current: RefCell::new(Current {
+            chain: chain.clone(),
+            terms: Terms { plan: worker.config().plan, hcm: hcm.clone(), last: false },
+        }),
+        over: Notify::new(),
     });
     let mut first = arrived.first;
     let http2 = match (hcm.codec, io.alpn()) {
@@ -173,12 +204,12 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
                 };
                 let spent = hcm.limits.max_requests_per_connection.is_some_and(|max| requests >= max);
                 let draining = worker.is_draining(connection.direction);
-                let close = draining || spent || expired;
-                if draining {
+                let Some(terms) = connection.current() else { return };
+                if draining || terms.last {
                     connection.stats.cx_drain_close.inc();
                 }
-                let Some((plan, hcm)) = connection.current() else { return };
-                handle(connection, &plan, &hcm, head, Downstream::H1(&mut server), close).await;
+                let close = draining || spent || expired || terms.last;
+                handle(connection, &terms.plan, &terms.hcm, head, Downstream::H1(&mut server), close).await;
             }
             NextRequest::Closed | NextRequest::Broken => return,
             NextRequest::Bad(error) => {
@@ -286,11 +317,12 @@ async fn serve_h2(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io) {
     let live = Rc::new(std::cell::Cell::new(0usize));
     loop {
         let mut drain = pin!(worker.drain(connection.direction).notified());
+        let mut over = pin!(connection.over.notified());
         let event = poll_fn(|cx| {
             if let Poll::Ready(accepted) = h2.poll_accept(cx) {
                 return Poll::Ready(Event::Stream(accepted));
             }
-            if !draining && drain.as_mut().poll(cx).is_ready() {
+            if !draining && (drain.as_mut().poll(cx).is_ready() || over.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Event::Drain);
             }
             match &mut idle {
@@ -359,10 +391,10 @@ async fn serve_stream(
             return;
         }
     };
-    let Some((plan, hcm)) = connection.current() else {
+    let Some(terms) = connection.current() else {
         respond.send_reset(h2::Reason::REFUSED_STREAM);
         return;
     };
     let down = Downstream::H2(H2ServerStream::new(body, respond));
-    handle(connection, &plan, &hcm, head, down, false).await;
+    handle(connection, &terms.plan, &terms.hcm, head, down, false).await;
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proxy::Handle;
 use proxy::bootstrap::{Overrides, settings};
+use proxy::{Handle, Settings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -131,6 +131,16 @@ pub fn listener(name: &str, filters: Value) -> Value {
 
 pub async fn start(listeners: Vec<Value>, clusters: Vec<Value>, workers: usize) -> Handle {
     tls::install_provider();
+    proxy::start(settings_of(listeners, clusters, workers)).await.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Gives a proxy that runs these listeners in the place of those of the same names.
+pub async fn change(handle: &Handle, listeners: Vec<Value>) {
+    let refused = handle.apply(settings_of(listeners, Vec::new(), 1).initial).await;
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+fn settings_of(listeners: Vec<Value>, clusters: Vec<Value>, workers: usize) -> Settings {
     let bootstrap = json!({
         "node": {"id": "test", "cluster": "test"},
         "staticResources": {"listeners": listeners, "clusters": clusters},
@@ -141,8 +151,7 @@ pub async fn start(listeners: Vec<Value>, clusters: Vec<Value>, workers: usize) 
         drain_time: Some(Duration::from_secs(5)),
         ..Overrides::default()
     };
-    let settings = settings(bootstrap, &overrides).unwrap_or_else(|e| panic!("{e}"));
-    proxy::start(settings).await.unwrap_or_else(|e| panic!("{e}"))
+    settings(bootstrap, &overrides).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// A proxy with one HTTP listener and one cluster `up`.
