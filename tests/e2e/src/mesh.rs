@@ -568,6 +568,12 @@ impl Load {
         self.client.stop()
     }
 
+    /// Ends it once it sent at least so many requests, however quickly the rest went, and reads what it counted.
+    pub fn stop_after(self, least: u64) -> anyhow::Result<Report> {
+        until(&format!("{least} requests were sent"), START, || (self.so_far().sent >= least).then_some(()))?;
+        self.stop()
+    }
+
     /// Waits for its end and reads what it counted.
     pub fn report(self) -> anyhow::Result<Report> {
         self.client.report()

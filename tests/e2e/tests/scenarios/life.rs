@@ -61,8 +61,8 @@ fn control_plane_killed() -> anyhow::Result<()> {
     all_go_to(&mesh, "v1")?;
     mesh.apply(&all_to("v2"))?;
     all_go_to(&mesh, "v2")?;
-    for (what, report) in [("steady", steady.stop()?), ("fresh", fresh.stop()?)] {
-        ensure!(report.failed() == 0 && report.sent > 50, "{what}: requests were lost: {report:?}");
+    for (what, report) in [("steady", steady.stop_after(50)?), ("fresh", fresh.stop_after(50)?)] {
+        ensure!(report.failed() == 0, "{what}: requests were lost: {report:?}");
         ensure!(report.names.contains_key("v2"), "{what}: the change did not reach an old proxy: {report:?}");
         println!("{what}: {} requests, {:?}, slowest {} ms", report.sent, report.names, report.slowest_ms);
     }
@@ -80,8 +80,8 @@ fn renewal_resumes() -> anyhow::Result<()> {
     let load = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "20", "--fresh"])?;
     // Renewed at least once by now, with no request lost.
     std::thread::sleep(life);
-    let report = load.stop()?;
-    ensure!(report.failed() == 0 && report.sent > 50, "renewal lost requests: {report:?}");
+    let report = load.stop_after(50)?;
+    ensure!(report.failed() == 0, "renewal lost requests: {report:?}");
     mesh.kill_control_plane();
     std::thread::sleep(life);
     mesh.restart()?;
@@ -106,8 +106,8 @@ fn stopped() -> anyhow::Result<()> {
     goes.stop()?;
     std::thread::sleep(Duration::from_millis(500));
     for (what, load) in [("steady", steady), ("fresh", fresh), ("posts", posts), ("http2", http2)] {
-        let report = load.stop()?;
-        ensure!(report.failed() == 0 && report.sent > 20, "{what}: requests were lost: {report:?}");
+        let report = load.stop_after(20)?;
+        ensure!(report.failed() == 0, "{what}: requests were lost: {report:?}");
         ensure!(report.names.contains_key("goes"), "{what}: it was never under load: {report:?}");
         println!("{what}: {} requests, {:?}", report.sent, report.names);
     }
