@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::unix::process::CommandExt,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::mpsc,
@@ -24,6 +24,7 @@ use agent::{
         self, AppOptions, Event, ExitStatus, Hub, Launcher, Privilege, ProxyOptions, Streams, Target,
         Workload, WorkloadOptions, probe,
     },
+    netlink::{self, links::Hardware},
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ["application", report] => application(Path::new(report)),
         ["starter", pid_file] => starter(pid_file),
         ["rules"] => rules_agree(),
+        ["links"] => links_keep_their_addresses(),
         ["as-user"] => all_tests("an ordinary user"),
         ["--list", ..] => println!("hosts: test"),
         _ => everybody(),
@@ -65,7 +67,8 @@ fn everybody() {
 }
 
 fn all_tests(who: &str) {
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
+        ("hardware addresses stay whoever comes and goes", hardware_addresses),
         ("the rules in netlink are the rules in text", rules_in_a_namespace),
         ("the machine allows everything that is needed", machine_allows),
         ("a workload is captured, cannot undo it, and is reached", workload_is_captured),
@@ -142,6 +145,37 @@ fn workload_is_captured() {
     }
     workload.signal(Target::App, libc::SIGTERM).unwrap();
     assert_eq!(next(&events), Event::Ended(Target::App, ExitStatus::Signal(libc::SIGTERM)));
+}
+
+fn hardware_addresses() {
+    if testkit::peers::need("ip").is_none() || testkit::peers::need("unshare").is_none() {
+        return;
+    }
+    let own = env::current_exe().unwrap();
+    let status = Command::new("unshare").args(["--map-root-user", "--net"]).arg(own).arg("links").status();
+    assert!(status.unwrap().success(), "hardware addresses change");
+}
+
+/// A neighbour that was asked for its hardware address is not asked again for a while.
+fn links_keep_their_addresses() {
+    let shown = |link: &str| {
+        let output = Command::new("ip").args(["-o", "link", "show", link]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned()
+    };
+    let mut route = netlink::Socket::route().unwrap();
+    let here = fs::File::open("/proc/self/ns/net").unwrap();
+    let bridge = route.add_bridge("bridge", Hardware::of(host::GATEWAY)).unwrap();
+    assert_eq!(shown("bridge"), "02:00:0a:2c:00:01");
+    for round in 0..3 {
+        let lower = Hardware::of(Ipv4Addr::UNSPECIFIED);
+        let port = route.add_veth("port", "workload", lower, here.as_fd()).unwrap();
+        route.enslave(port, bridge).unwrap();
+        let shown = [shown("bridge"), shown("workload")];
+        assert_eq!(shown, ["02:00:0a:2c:00:01", "02:00:00:00:00:00"], "round {round}");
+        route.remove(port).unwrap();
+    }
+    assert_eq!(shown("bridge"), "02:00:0a:2c:00:01");
 }
 
 /// What the kernel holds must not depend on the way by which it came.

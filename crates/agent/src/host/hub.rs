@@ -31,7 +31,10 @@ use super::{
 };
 use crate::{
     capture::Cidr,
-    netlink::{self, links::Index},
+    netlink::{
+        self,
+        links::{Hardware, Index},
+    },
 };
 
 /// The hub's own address, where the control plane listens.
@@ -270,7 +273,7 @@ impl Network {
     fn create() -> Result<Self, Error> {
         let privilege = spaces::create()?;
         let mut route = netlink::Socket::route()?;
-        let bridge = route.add_bridge(BRIDGE)?;
+        let bridge = route.add_bridge(BRIDGE, Hardware::of(GATEWAY))?;
         route.add_address(bridge, GATEWAY.into(), NETWORK)?;
         let v6 = route.add_address(bridge, GATEWAY_6.into(), NETWORK_6).is_ok();
         route.up(bridge)?;

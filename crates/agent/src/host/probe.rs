@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     capture::{MARK, OUTBOUND_PORT, Program, Settings, nft},
-    netlink,
+    netlink::{self, links::Hardware},
 };
 
 /// One thing that was tried.
@@ -108,10 +108,10 @@ fn links() -> Result<String, Error> {
     let missing = "load the kernel's modules: sudo modprobe -a bridge veth";
     let add = || -> Result<(), netlink::Error> {
         let mut route = netlink::Socket::route()?;
-        let bridge = route.add_bridge(BRIDGE)?;
+        let bridge = route.add_bridge(BRIDGE, Hardware::of(GATEWAY))?;
         let here = spaces::open("net")
             .map_err(|e| netlink::Error { what: "open the namespace".into(), cause: e.into() })?;
-        let port = route.add_veth("mz1", "mz2", here.as_fd())?;
+        let port = route.add_veth("mz1", "mz2", Hardware::of(Ipv4Addr::LOCALHOST), here.as_fd())?;
         let other = route.index("mz2")?;
         route.enslave(port, bridge)?;
         for link in [bridge, port, other] {

@@ -1,7 +1,7 @@
 //! Links, addresses and routes: what a namespace needs to be a host on a bridge.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -13,6 +13,7 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
@@ -41,19 +42,40 @@ impl Index {
     pub const LOOPBACK: Self = Self(1);
 }
 
+/// An interface's hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hardware([u8; 6]);
+
+impl Hardware {
+    /// The locally administered one that goes with an IPv4 address. Neighbours remember the two together for up to a
+    /// minute: whoever has the address next must not have another, or it is not reached for so long.
+    pub fn of(address: Ipv4Addr) -> Self {
+        let [a, b, c, d] = address.octets();
+        Self([0x02, 0, a, b, c, d])
+    }
+}
+
 /// The operations on links. The socket decides which namespace they act in.
 impl Socket {
-    pub fn add_bridge(&mut self, name: &str) -> Result<Index, Error> {
+    /// Without a hardware address of its own a bridge takes that of one port or another, as they come and go.
+    pub fn add_bridge(&mut self, name: &str, hardware: Hardware) -> Result<Index, Error> {
         let message = Message::new(format!("add the bridge {name}"), RTM_NEWLINK, CREATE | EXCLUSIVE)
             .raw(&ifinfo(0, 0))
             .text(IFLA_IFNAME, name)
+            .attribute(IFLA_ADDRESS, &hardware.0)
             .nested(IFLA_LINKINFO, |m| m.text(IFLA_INFO_KIND, "bridge"));
         self.request(message)?;
         self.index(name)
     }
 
-    /// A pair of virtual Ethernet interfaces: `name` here, `peer` in the other namespace.
-    pub fn add_veth(&mut self, name: &str, peer: &str, namespace: BorrowedFd<'_>) -> Result<Index, Error> {
+    /// A pair of virtual Ethernet interfaces: `name` here, `peer` with that hardware address in the other namespace.
+    pub fn add_veth(
+        &mut self,
+        name: &str,
+        peer: &str,
+        hardware: Hardware,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Index, Error> {
         let namespace = namespace.as_raw_fd().cast_unsigned();
         let message =
             Message::new(format!("add the veth pair {name}, {peer}"), RTM_NEWLINK, CREATE | EXCLUSIVE)
@@ -62,7 +84,10 @@ impl Socket {
                 .nested(IFLA_LINKINFO, |m| {
                     m.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |m| {
                         m.nested(VETH_INFO_PEER, |m| {
-                            m.raw(&ifinfo(0, 0)).text(IFLA_IFNAME, peer).number(IFLA_NET_NS_FD, namespace)
+                            m.raw(&ifinfo(0, 0))
+                                .text(IFLA_IFNAME, peer)
+                                .attribute(IFLA_ADDRESS, &hardware.0)
+                                .number(IFLA_NET_NS_FD, namespace)
                         })
                     })
                 });

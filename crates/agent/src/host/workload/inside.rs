@@ -38,7 +38,10 @@ use crate::{
         spaces::{self, Credentials},
         wire::{self, Reply},
     },
-    netlink::{self, links::Index},
+    netlink::{
+        self,
+        links::{Hardware, Index},
+    },
 };
 
 const LINK: &str = "eth0";
@@ -98,7 +101,7 @@ fn connect_to_hub(hub: &mut netlink::Socket, set_up: &SetUp) -> Result<(), Error
     let lease = &set_up.lease;
     let here = spaces::open("net")?;
     let mut own = netlink::Socket::route()?;
-    let port = hub.add_veth(&lease.link, LINK, here.as_fd())?;
+    let port = hub.add_veth(&lease.link, LINK, Hardware::of(lease.v4), here.as_fd())?;
     let bridge = hub.index(BRIDGE)?;
     hub.enslave(port, bridge)?;
     hub.up(port)?;
