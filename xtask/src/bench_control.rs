@@ -24,8 +24,7 @@ machine's cores. docs/performance.md says more.";
 pub(crate) fn run(profile: &str) -> Result<()> {
     let mut build = shell::cargo();
     shell::run(build.args(["build", "--profile", profile, "-p", "control-load"]))?;
-    let folder = if profile == "dev" { "debug" } else { profile };
-    let program = shell::root().join("target").join(folder).join("control-load");
+    let program = shell::built(profile, "control-load");
     for mesh in MESHES {
         shell::run(shell::command(&program).arg("run").args(mesh))?;
     }

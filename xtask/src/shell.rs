@@ -35,6 +35,12 @@ pub fn cargo() -> Command {
     command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// Where cargo puts a program that it builds with this profile.
+pub fn built(profile: &str, program: &str) -> PathBuf {
+    let folder = if profile == "dev" { "debug" } else { profile };
+    root().join("target").join(folder).join(program)
+}
+
 /// Runs it with our own output; anything but success is an error that names the command.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;

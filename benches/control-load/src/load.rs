@@ -9,13 +9,13 @@ use clap::Args;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::ResourceType;
+use testkit::cost::{Cost, load_average};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use xds::Mode;
 use xds::grpc::Outbound;
 
-use crate::process::{Cost, load_average};
 use crate::sidecar::{self, Acknowledged};
 use crate::table::{Figure, Scale, Setup, Table, time};
 use crate::{keys, server};

@@ -5,7 +5,6 @@
 
 mod keys;
 mod load;
-mod process;
 mod server;
 mod sidecar;
 mod table;

@@ -1,5 +1,6 @@
 //! In-memory mesh, fixtures, network namespaces as hosts. A dev-dependency only.
 
+pub mod cost;
 pub mod hosts;
 pub mod peers;
 pub mod relay;

@@ -139,7 +139,7 @@ fn control(
     let count = settings.concurrency.max(1);
     let shared = worker::Shared { log: log.clone(), serving: Serving::new(count) };
     let workers = (0..count)
-        .map(|index| worker::start(index, node.clone(), config.clone(), shared.clone()))
+        .map(|index| worker::start((index, count), node.clone(), config.clone(), shared.clone()))
         .collect::<std::io::Result<Vec<_>>>()
         .map_err(StartError::Thread)?;
     Ok(Control {

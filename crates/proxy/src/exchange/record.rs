@@ -92,7 +92,9 @@ impl Record {
             stats.code(self.code);
         }
         stats.observe(total.as_secs_f64() * 1000.0);
-        if let Some(request) = request {
+        if let Some(request) = request
+            && hcm.counts_istio_stats()
+        {
             self.count(connection, request, decision, total);
         }
         let worker = &connection.worker;

@@ -29,10 +29,16 @@ pub struct WorkerHandle {
     pub thread: Option<std::thread::JoinHandle<()>>,
 }
 
-pub fn start(index: usize, node: Arc<Node>, config: Config, shared: Shared) -> std::io::Result<WorkerHandle> {
+/// The worker with this index among `count`.
+pub fn start(
+    (index, count): (usize, usize),
+    node: Arc<Node>,
+    config: Config,
+    shared: Shared,
+) -> std::io::Result<WorkerHandle> {
     let (messages, inbox) = mpsc::channel(QUEUE);
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        pin_to_core(index);
+        pin_to_core(index, count);
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -47,17 +53,19 @@ pub fn start(index: usize, node: Arc<Node>, config: Config, shared: Shared) -> s
     Ok(WorkerHandle { messages, thread: Some(thread) })
 }
 
-/// One worker per core, where there are as many cores as we may use.
-fn pin_to_core(index: usize) {
+/// One worker per core, where there is one for each that we may use. Fewer would crowd the first cores, where those of
+/// other proxies are.
+fn pin_to_core(index: usize, count: usize) {
     use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
     let me = nix::unistd::Pid::from_raw(0);
     let Ok(allowed) = sched_getaffinity(me) else { return };
     let cores: Vec<usize> = (0..CpuSet::count()).filter(|c| allowed.is_set(*c).unwrap_or(false)).collect();
-    if let Some(core) = cores.get(index) {
-        let mut set = CpuSet::new();
-        if set.set(*core).is_ok() && cores.len() > 1 {
-            let _ = sched_setaffinity(me, &set);
-        }
+    if cores.len() < 2 || cores.len() != count {
+        return;
+    }
+    let mut set = CpuSet::new();
+    if cores.get(index).is_some_and(|core| set.set(*core).is_ok()) {
+        let _ = sched_setaffinity(me, &set);
     }
 }
 
