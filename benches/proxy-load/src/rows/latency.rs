@@ -44,7 +44,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Vec<Report>> {
 fn measure(bench: &Bench, title: &str, ports: &[(&str, u16)], target: Target) -> Result<Report> {
     let mut report = Report::new(title, &COLUMNS, &[target]);
     let seconds = if bench.is_quick() { 2 } else { 4 };
-    let parts = |of: &Latencies| [0.5, 0.99, 0.999].map(|part| of.at(part));
+    let parts = |of: &Latencies| [500, 990, 999].map(|per_mille| of.at(per_mille));
     for _ in 0..bench.rounds() {
         let direct = parts(&rate::run(bench.upstream.http1, RATE, seconds)?);
         report.add(DIRECT, direct);
