@@ -37,17 +37,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         deny()?;
         console()?;
     }
-    // The programs that end-to-end tests start, then all tests.
-    shell::run(shell::cargo().args([
-        "build",
-        "--quiet",
-        "--package",
-        "mizzen",
-        "--package",
-        "mizzen-proxy",
-        "--package",
-        "bookinfo",
-    ]))?;
+    // The programs that end-to-end tests start, then all tests. Both with the features that the whole workspace asks for:
+    // a build of some packages would build most of their dependencies once more.
+    shell::run(shell::cargo().args(["build", "--workspace", "--all-targets", "--quiet"]))?;
     let mut cargo = shell::cargo();
     cargo
         .args(["test", "--workspace", "--no-fail-fast", "--", "--show-output", "--test-threads", "2"])

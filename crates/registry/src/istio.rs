@@ -1,8 +1,8 @@
 //! Istio's kinds: from the API's JSON to typed changes.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::DynamicObject;
 use model::{Kind, Object};
+use serde_json::Value;
 
 /// The model's name of a kind.
 pub(crate) fn kind(kind: api::Kind) -> Kind {
@@ -23,14 +23,13 @@ pub(crate) fn kind(kind: api::Kind) -> Kind {
 }
 
 /// Shape and sense are checked again here: on a cluster, nobody may have checked them before.
-pub(crate) fn object(dynamic: &DynamicObject) -> Result<Object, Vec<String>> {
-    let value = serde_json::to_value(dynamic).map_err(|error| vec![error.to_string()])?;
-    let object = api::Object::from_json(&value).map_err(texts)?;
-    let validation = api::validate(object.kind, &value);
+pub(crate) fn object(value: &Value) -> Result<Object, Vec<String>> {
+    let object = api::Object::from_json(value).map_err(texts)?;
+    let validation = api::validate(object.kind, value);
     if !validation.errors.is_empty() {
         return Err(texts(validation.errors));
     }
-    typed(object, is_healthy(&value))
+    typed(object, is_healthy(value))
 }
 
 /// MeshConfig, out of the ConfigMap `istio`.
@@ -48,7 +47,7 @@ fn texts(errors: Vec<api::FieldError>) -> Vec<String> {
 }
 
 /// A workload is healthy unless its status says otherwise; one whose health is checked is so only when it says so.
-fn is_healthy(value: &serde_json::Value) -> bool {
+fn is_healthy(value: &Value) -> bool {
     let conditions = value["status"]["conditions"].as_array();
     let said =
         conditions.into_iter().flatten().find(|c| c["type"] == "Healthy").map(|c| c["status"] == "True");

@@ -1,10 +1,9 @@
 //! Reads a Kubernetes-style API: lists and watches, one stream for each kind.
 //!
-//! Kinds that the API server does not know (no CRDs yet) are asked for again with growing pauses and do not hold up
-//! the others.
+//! All come as JSON and are understood one by one, so that a malformed object spoils no list. Kinds that the API server
+//! does not know (no CRDs yet) are asked for again with growing pauses and do not hold up the others.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use base::NamespacedName;
@@ -12,15 +11,14 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DynamicObject;
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event as Watched, watcher};
 use kube::{Api, Client, Resource};
 use model::{Change, Kind, Object};
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::{Event, Problem, istio};
+use crate::{Event, Problem, istio, manifest};
 
 /// Which API, and what it is called in the mesh.
 #[derive(Debug, Clone)]
@@ -35,26 +33,27 @@ pub struct Config {
 pub fn watch(client: &Client, config: &Config) -> mpsc::Receiver<Event> {
     let (events, receiver) = mpsc::channel(256);
     let (synced, mut all_synced) = mpsc::channel::<()>(1);
-    let start = Start { client, cluster: &config.cluster, events: &events, synced: &synced };
+    let start = Start { cluster: &config.cluster, events: &events, synced: &synced };
 
-    start.core::<Service>(Kind::Service, |o| model::KubeService::from_kube(o).map(Object::Service));
-    start.core::<EndpointSlice>(Kind::Slice, |o| model::Slice::from_kube(o).map(Object::Slice));
-    start.core::<Pod>(Kind::Pod, |o| model::Workload::from_pod(o).map(Object::Pod));
-    start.core::<Namespace>(Kind::Namespace, |o| model::Namespace::from_kube(o).map(Object::Namespace));
-    start.core::<Node>(Kind::Node, |o| model::Node::from_kube(o).map(Object::Node));
-    start.core::<Secret>(Kind::Secret, |o| model::TlsSecret::from_kube(o).map(Object::Secret));
-    let mesh: Api<ConfigMap> = Api::namespaced(client.clone(), &config.root_namespace);
-    let named = watcher::Config::default().fields("metadata.name=istio");
-    let to_mesh: fn(&ConfigMap) -> _ = |o| istio::mesh(o).map(|mesh| Some(Object::Mesh(Box::new(mesh))));
-    start.kind(mesh, named, Kind::Mesh, Convert::Checked(to_mesh));
-    for kind in api::Kind::all() {
+    let core = [
+        (Kind::Service, of::<Service>()),
+        (Kind::Slice, of::<EndpointSlice>()),
+        (Kind::Pod, of::<Pod>()),
+        (Kind::Namespace, of::<Namespace>()),
+        (Kind::Node, of::<Node>()),
+        (Kind::Secret, of::<Secret>()),
+    ];
+    let istio = api::Kind::all().into_iter().map(|kind| {
         let info = kind.info();
         let gvk = GroupVersionKind::gvk(info.group, info.storage, info.name);
-        let resource = ApiResource::from_gvk_with_plural(&gvk, info.plural);
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        let convert = Convert::Checked(|o| istio::object(o).map(Some));
-        start.kind(api, watcher::Config::default(), istio::kind(kind), convert);
+        (istio::kind(kind), ApiResource::from_gvk_with_plural(&gvk, info.plural))
+    });
+    for (kind, resource) in core.into_iter().chain(istio) {
+        start.kind(kind, Api::all_with(client.clone(), &resource), watcher::Config::default(), resource);
     }
+    let resource = of::<ConfigMap>();
+    let mesh = Api::namespaced_with(client.clone(), &config.root_namespace, &resource);
+    start.kind(Kind::Mesh, mesh, watcher::Config::default().fields("metadata.name=istio"), resource);
 
     let events = events.clone();
     drop(synced);
@@ -68,41 +67,35 @@ pub fn watch(client: &Client, config: &Config) -> mpsc::Receiver<Event> {
 
 /// What the tasks of all kinds share.
 struct Start<'a> {
-    client: &'a Client,
     cluster: &'a Arc<str>,
     events: &'a mpsc::Sender<Event>,
     synced: &'a mpsc::Sender<()>,
 }
 
 impl Start<'_> {
-    fn core<K>(&self, kind: Kind, convert: fn(&K) -> Option<Object>)
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        let convert = Convert::Plain(convert);
-        self.kind(Api::all(self.client.clone()), watcher::Config::default(), kind, convert);
-    }
-
-    fn kind<K>(&self, api: Api<K>, config: watcher::Config, kind: Kind, convert: Convert<K>)
-    where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
+    fn kind(&self, kind: Kind, api: Api<DynamicObject>, config: watcher::Config, resource: ApiResource) {
         let task = Task {
             kind,
+            types: TypeMeta { api_version: resource.api_version, kind: resource.kind },
             cluster: Arc::clone(self.cluster),
             events: self.events.clone(),
             synced: Some(self.synced.clone()),
             known: BTreeSet::new(),
             listed: None,
-            convert,
         };
         tokio::spawn(task.run(watcher(api, config).default_backoff().boxed()));
     }
 }
 
+fn of<K: Resource<DynamicType = ()>>() -> ApiResource {
+    ApiResource::erase::<K>(&())
+}
+
 /// Follows one kind.
-struct Task<K> {
+struct Task {
     kind: Kind,
+    /// What the items of a list do not say of themselves.
+    types: TypeMeta,
     cluster: Arc<str>,
     events: mpsc::Sender<Event>,
     /// Dropped when the kind has said everything that was there at the start.
@@ -111,28 +104,10 @@ struct Task<K> {
     known: BTreeSet<NamespacedName>,
     /// What the list that is under way has held so far.
     listed: Option<(BTreeSet<NamespacedName>, Vec<Change>)>,
-    convert: Convert<K>,
 }
 
-/// From the API's object to the world's. `None` for one that means nothing to the mesh, such as a Secret without a
-/// certificate.
-enum Convert<K> {
-    Plain(fn(&K) -> Option<Object>),
-    /// People wrote it: it may be wrong.
-    Checked(fn(&K) -> Result<Option<Object>, Vec<String>>),
-}
-
-impl<K> Convert<K> {
-    fn apply(&self, object: &K) -> Result<Option<Object>, Vec<String>> {
-        match self {
-            Self::Plain(convert) => Ok(convert(object)),
-            Self::Checked(convert) => convert(object),
-        }
-    }
-}
-
-impl<K: Resource> Task<K> {
-    async fn run(mut self, mut stream: impl Stream<Item = watcher::Result<Watched<K>>> + Unpin) {
+impl Task {
+    async fn run(mut self, mut stream: impl Stream<Item = watcher::Result<Watched<DynamicObject>>> + Unpin) {
         while let Some(event) = stream.next().await {
             let sent = match event {
                 Ok(event) => self.event(event).await,
@@ -151,12 +126,12 @@ impl<K: Resource> Task<K> {
         }
     }
 
-    async fn event(&mut self, event: Watched<K>) -> Result<(), mpsc::error::SendError<Event>> {
+    async fn event(&mut self, event: Watched<DynamicObject>) -> Result<(), mpsc::error::SendError<Event>> {
         match event {
             Watched::Init => self.listed = Some(Default::default()),
             Watched::InitApply(object) => {
                 let name = name_of(&object);
-                let change = self.upsert(&object).await?;
+                let change = self.upsert(object).await?;
                 if let Some((names, changes)) = &mut self.listed {
                     names.insert(name);
                     changes.extend(change);
@@ -171,7 +146,7 @@ impl<K: Resource> Task<K> {
             }
             Watched::Apply(object) => {
                 self.known.insert(name_of(&object));
-                let change = self.upsert(&object).await?;
+                let change = self.upsert(object).await?;
                 self.send(change.into_iter().collect()).await?;
             }
             Watched::Delete(object) => {
@@ -183,18 +158,27 @@ impl<K: Resource> Task<K> {
         Ok(())
     }
 
-    async fn upsert(&self, object: &K) -> Result<Option<Change>, mpsc::error::SendError<Event>> {
-        match self.convert.apply(object) {
+    async fn upsert(&self, object: DynamicObject) -> Result<Option<Change>, mpsc::error::SendError<Event>> {
+        let name = name_of(&object);
+        match self.read(object) {
             Ok(Some(object)) => Ok(Some(Change::upsert(Arc::clone(&self.cluster), object))),
             // It may have meant something before.
-            Ok(None) => Ok(Some(self.delete(&name_of(object)))),
+            Ok(None) => Ok(Some(self.delete(&name))),
             Err(reasons) => {
-                let problem = Problem { kind: format!("{:?}", self.kind), name: name_of(object), reasons };
+                let problem = Problem { kind: format!("{:?}", self.kind), name, reasons };
                 tracing::warn!(%problem, "an object is not understood; the last good one keeps serving");
                 self.events.send(Event::Problem(problem)).await?;
                 Ok(None)
             }
         }
+    }
+
+    /// From the API's object to the world's. `None` for one that means nothing to the mesh, such as a Secret without a
+    /// certificate.
+    fn read(&self, mut object: DynamicObject) -> Result<Option<Object>, Vec<String>> {
+        object.types.get_or_insert_with(|| self.types.clone());
+        let value = serde_json::to_value(object).map_err(|error| vec![error.to_string()])?;
+        manifest::object(&value)
     }
 
     fn delete(&self, name: &NamespacedName) -> Change {
@@ -206,8 +190,8 @@ impl<K: Resource> Task<K> {
     }
 }
 
-fn name_of<K: Resource>(object: &K) -> NamespacedName {
-    let meta = object.meta();
+fn name_of(object: &DynamicObject) -> NamespacedName {
+    let meta = &object.metadata;
     NamespacedName::new(
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),

@@ -1,10 +1,9 @@
-//! Objects as people write them in files, for whoever looks at what is not applied yet.
+//! Objects as JSON, from an API server or from the files that people write, as the world knows them.
 //!
-//! Judged as strictly as what comes from an API server; nothing is read from disk here.
+//! All are judged as strictly; nothing is read from disk here.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::DynamicObject;
 use model::Object;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -31,7 +30,7 @@ pub fn object(value: &Value) -> Result<Option<Object>, Vec<String>> {
             Some(Object::Mesh(Box::new(istio::mesh(&typed::<ConfigMap>(value)?)?)))
         }
         _ if version.split('/').next().is_some_and(|group| group.ends_with(".istio.io")) => {
-            Some(istio::object(&typed::<DynamicObject>(value)?)?)
+            Some(istio::object(value)?)
         }
         _ => None,
     })

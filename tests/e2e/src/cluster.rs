@@ -5,19 +5,23 @@
 //! plays on either API server.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 use testkit::peers::need;
 
+use crate::mesh::program;
 use crate::until;
 
 const START: Duration = Duration::from_secs(90);
 const SERVER: &str = "https://127.0.0.1:6443";
+const KEY: &str = "account.key";
 const TOKEN: &str = "an-administrators-token";
 /// The server wants to tell others an address that is not the loopback's.
 const ADDRESS: &str = "192.0.2.1";
@@ -45,19 +49,18 @@ impl Cluster {
     }
 
     fn start() -> anyhow::Result<Self> {
-        let mut cluster = Self { folder: tempfile::tempdir()?, children: Vec::new() };
         let added = run(Command::new("ip").args(["addr", "add", &format!("{ADDRESS}/32"), "dev", "lo"]));
         added.context("an address for the API server")?;
-        let key = cluster.at("account.key");
-        run(Command::new("openssl").args([
-            "ecparam",
-            "-name",
-            "prime256v1",
-            "-genkey",
-            "-noout",
-            "-out",
-            &key,
-        ]))?;
+        let folder = tempfile::tempdir()?;
+        let prepared = prepare()?;
+        run(Command::new("cp").args(["-r", "--sparse=always", "-T"]).arg(prepared).arg(folder.path()))?;
+        Self::serve(folder)
+    }
+
+    /// Starts the servers on what is in a folder, and waits until they are ready.
+    fn serve(folder: TempDir) -> anyhow::Result<Self> {
+        let mut cluster = Self { folder, children: Vec::new() };
+        let key = cluster.at(KEY);
         std::fs::write(cluster.at("tokens"), format!("{TOKEN},admin,1,system:masters\n"))?;
         std::fs::write(cluster.kubeconfig(), kubeconfig())?;
         cluster.spawn("etcd", &[format!("--data-dir={}", cluster.at("etcd")), "--unsafe-no-fsync".into()])?;
@@ -80,17 +83,12 @@ impl Cluster {
         )?;
         until("kube-apiserver is ready", START, || cluster.kubectl(&["get", "--raw", "/readyz"]).ok())
             .with_context(|| cluster.log("kube-apiserver"))?;
-        cluster.take_definitions()?;
         Ok(cluster)
     }
 
-    /// Applies what `mizzen crds` prints.
-    fn take_definitions(&self) -> anyhow::Result<()> {
-        let printed =
-            Command::new(crate::mesh::program("mizzen")).arg("crds").output().context("mizzen crds")?;
-        ensure!(printed.status.success(), "mizzen crds: {}", String::from_utf8_lossy(&printed.stderr));
+    fn take_definitions(&self, definitions: &[u8]) -> anyhow::Result<()> {
         let file = self.at("crds.yaml");
-        std::fs::write(&file, printed.stdout)?;
+        std::fs::write(&file, definitions)?;
         self.kubectl(&["create", "--validate=strict", "-f", &file])?;
         self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"]).map(drop)
     }
@@ -163,15 +161,44 @@ impl Cluster {
         let mut command = Command::new(kubectl);
         run(command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()))
     }
-}
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().rev() {
+    fn stop(&mut self) {
+        for mut child in self.children.drain(..).rev() {
             let _ = child.kill();
             let _ = child.wait();
         }
     }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A folder with what a server writes when it first starts, and with what `mizzen crds` prints applied to it. It is made
+/// once, beside the programs: half of the time that a server takes to be ready goes there.
+fn prepare() -> anyhow::Result<PathBuf> {
+    let definitions = Command::new(program("mizzen")).arg("crds").output().context("mizzen crds")?;
+    ensure!(definitions.status.success(), "mizzen crds: {}", String::from_utf8_lossy(&definitions.stderr));
+    let mut hasher = DefaultHasher::new();
+    (need("kube-apiserver"), &definitions.stdout).hash(&mut hasher);
+    let prepared = program(&format!("api-server-{:016x}", hasher.finish()));
+    let lock = File::create(program("api-server.lock"))?;
+    let _alone = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    if prepared.exists() {
+        return Ok(prepared);
+    }
+    let folder = tempfile::tempdir_in(prepared.parent().context("the programs' folder")?)?;
+    let key = folder.path().join(KEY);
+    run(Command::new("openssl")
+        .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"])
+        .arg(key))?;
+    let mut cluster = Cluster::serve(folder)?;
+    cluster.take_definitions(&definitions.stdout)?;
+    cluster.stop();
+    std::fs::rename(cluster.folder.path(), &prepared)?;
+    Ok(prepared)
 }
 
 fn kubeconfig() -> String {

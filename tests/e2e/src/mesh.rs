@@ -365,7 +365,7 @@ impl Mesh {
         let name = "gateway";
         let log = self.folder.path().join("gateway-proxy.log");
         let mut command = self.mizzen(["gateway", "--proxy-log"]);
-        command.arg(log).args(arguments);
+        command.arg(log).args(Proxies::of_next_caller()?).args(arguments);
         let mut gateway = self.spawn(command, name, PathBuf::new())?;
         let doors = arguments.iter().filter(|argument| **argument == "--listen").count();
         let open = || {

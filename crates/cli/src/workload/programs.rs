@@ -40,7 +40,8 @@ fn build(workspace: &Path, folder: &Path, packages: &[&str]) -> anyhow::Result<(
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.arg("build").args(["--profile", profile]).current_dir(workspace);
-    for package in packages {
+    // Beside this program's own package, so that what they share is built with the same features, and so only once.
+    for package in packages.iter().chain(&["mizzen"]) {
         command.args(["--package", package]);
     }
     // Its progress is shown on the error stream.

@@ -74,7 +74,7 @@ fn none_failed(report: &Report) -> anyhow::Result<()> {
 }
 
 /// Each in its turn: exactly a third, but for where each of the proxy's threads began.
-fn round_robin() -> anyhow::Result<()> {
+pub(crate) fn round_robin() -> anyhow::Result<()> {
     let (mesh, _replicas) = three()?;
     mesh.steer(&rule("loadBalancer: {simple: ROUND_ROBIN}"))?;
     let report = mesh.load(&["--url", URL, "--count", ALL, "--connections", "8"])?;
@@ -86,7 +86,7 @@ fn round_robin() -> anyhow::Result<()> {
 }
 
 /// Even among equals; a replica that is slow, and so has more requests open, gets far fewer.
-fn least_request() -> anyhow::Result<()> {
+pub(crate) fn least_request() -> anyhow::Result<()> {
     let (mesh, [_a, _b, slow]) = three()?;
     mesh.steer(&rule("loadBalancer: {simple: LEAST_REQUEST}"))?;
     let even = mesh.load(&["--url", URL, "--count", "3000", "--connections", "8"])?;
@@ -101,7 +101,7 @@ fn least_request() -> anyhow::Result<()> {
 }
 
 /// A third each by chance, however slow one of them is.
-fn random() -> anyhow::Result<()> {
+pub(crate) fn random() -> anyhow::Result<()> {
     let (mesh, [_a, _b, slow]) = three()?;
     slow.behave("delay=2")?;
     mesh.steer(&rule("loadBalancer: {simple: RANDOM}"))?;
@@ -125,7 +125,7 @@ fn homes(report: &Report) -> anyhow::Result<BTreeMap<u64, String>> {
 }
 
 /// A user stays at one replica, users are spread, and when a replica leaves most others stay where they are.
-fn by_header() -> anyhow::Result<()> {
+pub(crate) fn by_header() -> anyhow::Result<()> {
     let (mesh, [_a, _b, c]) = three()?;
     mesh.steer(&rule("loadBalancer: {consistentHash: {httpHeaderName: x-user}}"))?;
     let users = ["--url", URL, "--connections", "8", "--vary", "300", "--header", "x-user: user-{}"];
@@ -152,7 +152,7 @@ fn by_header() -> anyhow::Result<()> {
 }
 
 /// Who brings the cookie stays where it leads; who has none is given one and stays from then on.
-fn by_cookie() -> anyhow::Result<()> {
+pub(crate) fn by_cookie() -> anyhow::Result<()> {
     let (mesh, _replicas) = three()?;
     mesh.steer(&rule(
         "loadBalancer: {consistentHash: {httpCookie: {name: user, path: /ratings, ttl: 1h}, maglev: {tableSize: 65537}}}",
@@ -177,7 +177,7 @@ fn by_cookie() -> anyhow::Result<()> {
 }
 
 /// All requests from one address go to one replica, those from several to several.
-fn by_source() -> anyhow::Result<()> {
+pub(crate) fn by_source() -> anyhow::Result<()> {
     const CLIENTS: usize = 5;
     let (mesh, _replicas) = three()?;
     mesh.steer(&rule("loadBalancer: {consistentHash: {useSourceIp: true}}"))?;
@@ -205,7 +205,7 @@ fn by_source() -> anyhow::Result<()> {
 }
 
 /// A DestinationRule for `*.local` in the root namespace applies where no other does.
-fn default_of_the_mesh() -> anyhow::Result<()> {
+pub(crate) fn default_of_the_mesh() -> anyhow::Result<()> {
     let (mesh, _replicas) = three()?;
     let load =
         mesh.start_load(&["--url", URL, "--connections", "4", "--pause", "1", "--header", "x-user: one"])?;

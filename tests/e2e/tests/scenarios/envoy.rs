@@ -17,7 +17,8 @@ use crate::{balancing, resilience, security, traffic};
 
 type Body = fn() -> anyhow::Result<()>;
 
-/// Rows that play each body over each of Envoy's ways to ask a control plane.
+/// Rows that play each body over each of Envoy's ways to ask a control plane. How each policy balances over 10,000
+/// requests is played once, since the way that a policy came does not matter for it.
 macro_rules! envoys {
     ($($what:literal $body:path,)*; $($more:tt)*) => {
         &[
@@ -47,7 +48,15 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
     "proves_identity" security::identity,
     "refuses_an_impostor" security::impostor,
     "guards_the_database" security::database,
-    "authorizes" security::authorization,;
+    "authorizes" security::authorization,
+    "authorizes_at_the_gateway" security::at_the_gateway,;
+    ("envoy_balancing_round_robin", || beside_all("delta", balancing::round_robin)),
+    ("envoy_balancing_least_request", || beside_all("sotw", balancing::least_request)),
+    ("envoy_balancing_random", || beside_all("rest", balancing::random)),
+    ("envoy_balancing_by_hash_of_a_header", || beside_all("delta", balancing::by_header)),
+    ("envoy_balancing_by_hash_of_a_cookie", || beside_all("sotw", balancing::by_cookie)),
+    ("envoy_balancing_by_hash_of_the_source_address", || beside_all("delta", balancing::by_source)),
+    ("envoy_balancing_default_of_the_mesh", || beside_all("rest", balancing::default_of_the_mesh)),
     ("mizzen_calls_envoy_with_identity", || beside_callee(security::identity)),
     ("mizzen_calls_envoy_and_is_authorized", || beside_callee(security::authorization)),
     ("envoy_calls_mizzen_with_identity", || beside_caller(security::identity)),

@@ -417,7 +417,7 @@ spec:
 }
 
 /// The same at the gateway: who comes from outside is denied by method, path and host, and a change acts at once.
-fn at_the_gateway() -> anyhow::Result<()> {
+pub(crate) fn at_the_gateway() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     let _gateway = mesh.gateway(&["--listen", "8081=8080"])?;
