@@ -205,3 +205,45 @@ fn is_unknown(error: &watcher::Error) -> bool {
     };
     matches!(api_error, kube::Error::Api(status) if status.code == 404)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(name: &str, spec: &serde_json::Value) -> DynamicObject {
+        let object = json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec});
+        serde_json::from_value(object).unwrap()
+    }
+
+    /// As of a list, whose items do not say of what kind they are.
+    #[tokio::test]
+    async fn a_malformed_object_spoils_no_list() {
+        let resource = of::<Service>();
+        let (events, mut received) = mpsc::channel(8);
+        let (synced, _all_synced) = mpsc::channel(1);
+        let task = Task {
+            kind: Kind::Service,
+            types: TypeMeta { api_version: resource.api_version, kind: resource.kind },
+            cluster: "Kubernetes".into(),
+            events,
+            synced: Some(synced),
+            known: BTreeSet::new(),
+            listed: None,
+        };
+        let items = [
+            Watched::Init,
+            Watched::InitApply(service("wrong", &json!({"ports": "many"}))),
+            Watched::InitApply(service("right", &json!({"ports": [{"port": 80}]}))),
+            Watched::InitDone,
+        ];
+        task.run(stream::iter(items.map(Ok))).await;
+        let Some(Event::Problem(problem)) = received.recv().await else { panic!("a problem comes first") };
+        assert_eq!((problem.kind.as_str(), &*problem.name.name), ("Service", "wrong"));
+        let Some(Event::Changes(changes)) = received.recv().await else { panic!("then the others") };
+        assert_eq!(changes.len(), 1);
+        assert!(received.recv().await.is_none());
+    }
+}

@@ -78,8 +78,10 @@ fn renewal_resumes() -> anyhow::Result<()> {
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     mesh.until_answers(URL)?;
     let load = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "20", "--fresh"])?;
-    // Renewed at least once by now, with no request lost.
-    std::thread::sleep(life);
+    let is_of_reviews = |line: &&str| line.contains("certificate.issued") && line.contains("/sa/reviews ");
+    until("the certificate of reviews was renewed", PATIENCE, || {
+        (mesh.whole_log("up").lines().filter(is_of_reviews).count() > 1).then_some(())
+    })?;
     let report = load.stop_after(50)?;
     ensure!(report.failed() == 0, "renewal lost requests: {report:?}");
     mesh.kill_control_plane();
@@ -149,7 +151,7 @@ fn killed() -> anyhow::Result<()> {
 
 /// Who died while there was no control plane is known to be dead a grace after its restart; who lives stays.
 fn grace_starts_anew() -> anyhow::Result<()> {
-    let mut mesh = Mesh::start_with(&["--workload-grace", "9s"])?;
+    let mut mesh = Mesh::start_with(&["--workload-grace", "7s"])?;
     let _lives = mesh.serve("reviews", "v1", "lives")?;
     let dies = mesh.serve("reviews", "v2", "dies")?;
     both_answer(&mesh, "dies")?;
@@ -159,7 +161,7 @@ fn grace_starts_anew() -> anyhow::Result<()> {
     let back = std::time::Instant::now();
     ensure!(entry(&mesh, "v2")?.is_some(), "removed before the grace was over");
     until("the entry of the dead is gone", PATIENCE, || entry(&mesh, "v2").ok()?.is_none().then_some(()))?;
-    ensure!(back.elapsed() > Duration::from_secs(7), "removed after {:?}", back.elapsed());
+    ensure!(back.elapsed() > Duration::from_secs(5), "removed after {:?}", back.elapsed());
     let living = entry(&mesh, "v1")?.context("the entry of the living is gone, too")?;
     ensure!(living["status"]["conditions"][0]["status"] == "True", "{living:#}");
     let report = mesh.load(&["--url", URL, "--count", "50", "--fresh"])?;
