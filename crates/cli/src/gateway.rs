@@ -76,7 +76,7 @@ pub(crate) fn execute(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result
     crate::block_on(run(args, global))
 }
 
-fn spec(args: &GatewayArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> Spec {
+fn spec(args: &GatewayArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> anyhow::Result<Spec> {
     let mut spec = Spec::sidecar(&args.name);
     spec.kind = Kind::Router;
     spec.namespace = global.namespace.clone().unwrap_or_else(|| NAMESPACE.into());
@@ -86,9 +86,9 @@ fn spec(args: &GatewayArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> Spe
     };
     spec.labels = BTreeMap::from([("istio".to_owned(), kind.to_owned())]);
     spec.ports.clone_from(&args.ports);
-    args.proxy.describe(&mut spec, join);
+    args.proxy.describe(&mut spec, join)?;
     spec.proxy_log = args.proxy.log_of(&args.name);
-    spec
+    Ok(spec)
 }
 
 async fn run(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
@@ -101,7 +101,7 @@ async fn run(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode
         doors.push((Door::open(listen.address).await?, listen));
     }
     let join = args.proxy.join_file()?;
-    let spec = spec(args, global, join.as_ref());
+    let spec = spec(args, global, join.as_ref())?;
     let mesh = Mesh {
         registry: registry(join, global).await?,
         launcher: Launcher::default(),

@@ -4,10 +4,7 @@
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use agent::{
-    bootstrap::Discovery,
-    host::{ExitStatus, Launcher},
-};
+use agent::host::{ExitStatus, Launcher};
 use anyhow::{Context, bail};
 use nix::libc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -37,9 +34,6 @@ pub struct RunArgs {
     user: Option<String>,
     #[command(flatten)]
     proxy: ProxyArgs,
-    /// How the proxy asks the control plane: delta, sotw (state of the world) or, by a stock Envoy, rest
-    #[arg(long, value_name = "WAY", default_value_t)]
-    xds: Discovery,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -58,11 +52,8 @@ pub(crate) fn hub(args: &HubArgs) -> anyhow::Result<ExitCode> {
 
 pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
     runtime::logging::init(runtime::logging::Format::Text, "warn");
-    if args.xds == Discovery::Rest && args.proxy.envoy.is_none() {
-        bail!("--xds rest: Mizzen's proxy does not poll; leave it out, or name a stock Envoy with --envoy");
-    }
     let join = args.proxy.join_file()?;
-    let spec = spec(args, global, join.as_ref());
+    let spec = spec(args, global, join.as_ref())?;
     let status = crate::block_on(run(spec, join, global))?;
     match status {
         ExitStatus::Code(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
@@ -70,21 +61,20 @@ pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> anyhow::Result<Exi
     }
 }
 
-fn spec(args: &RunArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> Spec {
+fn spec(args: &RunArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> anyhow::Result<Spec> {
     let mut spec = Spec::sidecar(&args.service);
     spec.version.clone_from(&args.version);
     spec.ports.clone_from(&args.ports);
-    args.proxy.describe(&mut spec, join);
+    args.proxy.describe(&mut spec, join)?;
     spec.ready.clone_from(&args.ready);
     spec.user.clone_from(&args.user);
     spec.group = join.map(|_| spec.workload());
     spec.command.clone_from(&args.command);
-    spec.xds = args.xds;
     if let Some(namespace) = &global.namespace {
         spec.namespace.clone_from(namespace);
     }
     spec.proxy_log = args.proxy.log_of(&spec.workload());
-    spec
+    Ok(spec)
 }
 
 /// Where a user's programs keep what they would rather not lose.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use agent::bootstrap::Discovery;
+use anyhow::bail;
 use clap::Args;
 
 use super::{JoinFile, Spec, default_control_plane, parse_label};
@@ -37,7 +39,10 @@ pub(crate) struct ProxyArgs {
     proxy_log: Option<PathBuf>,
     /// Start this stock Envoy in the place of Mizzen's proxy
     #[arg(long, value_name = "FILE")]
-    pub(crate) envoy: Option<PathBuf>,
+    envoy: Option<PathBuf>,
+    /// How the proxy asks the control plane: delta, sotw (state of the world) or, by a stock Envoy, rest
+    #[arg(long, value_name = "WAY", default_value_t)]
+    xds: Discovery,
     /// Control plane, as seen from this machine [default: this machine's, or what the file of --join says]
     #[arg(long, value_name = "HOST:PORT")]
     control_plane: Option<String>,
@@ -60,13 +65,20 @@ impl ProxyArgs {
     }
 
     /// Writes down everything but the log's place, for which the workload's name must be known.
-    pub(crate) fn describe(&self, spec: &mut Spec, join: Option<&JoinFile>) {
+    pub(crate) fn describe(&self, spec: &mut Spec, join: Option<&JoinFile>) -> anyhow::Result<()> {
+        if self.xds == Discovery::Rest && self.envoy.is_none() {
+            bail!(
+                "--xds rest: Mizzen's proxy does not poll; leave it out, or name a stock Envoy with --envoy"
+            );
+        }
         self.who.describe(spec);
         spec.locality.clone_from(&self.locality);
         spec.concurrency = self.proxy_concurrency;
         spec.envoy.clone_from(&self.envoy);
         let named = self.control_plane.clone().or_else(|| join?.control_plane.clone());
         spec.control_plane = named.unwrap_or_else(default_control_plane);
+        spec.xds = self.xds;
+        Ok(())
     }
 
     /// Where the proxy of that name logs.
