@@ -43,7 +43,7 @@ pub fn watch(client: &Client, config: &Config) -> mpsc::Receiver<Event> {
         (Kind::Node, of::<Node>()),
         (Kind::Secret, of::<Secret>()),
     ];
-    let istio = api::Kind::all().into_iter().map(|kind| {
+    let istio = api::Kind::all().map(|kind| {
         let info = kind.info();
         let gvk = GroupVersionKind::gvk(info.group, info.storage, info.name);
         (istio::kind(kind), ApiResource::from_gvk_with_plural(&gvk, info.plural))
