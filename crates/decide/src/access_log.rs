@@ -182,6 +182,10 @@ impl BodyFormat {
         Ok(Self { format, content_type: content_type.into() })
     }
 
+    pub(crate) fn is_json(&self) -> bool {
+        matches!(self.format, LogFormat::Json(_))
+    }
+
     pub(crate) fn render(&self, entry: &LogEntry<'_>) -> String {
         let mut out = String::new();
         match &self.format {
@@ -210,7 +214,13 @@ impl LogFilter {
                 entry.grpc_status().is_some_and(|s| statuses.contains(&s)) != *exclude
             }
             Self::Metadata { matcher, if_missing } => match (matcher, entry.request) {
-                (Some(matcher), Some(request)) => matcher.matches(&request.metadata),
+                (Some(matcher), Some(request)) => {
+                    if matcher.finds(&request.metadata) {
+                        matcher.matches(&request.metadata)
+                    } else {
+                        *if_missing
+                    }
+                }
                 _ => *if_missing,
             },
             Self::Cel(program) => program.holds(entry),

@@ -39,6 +39,8 @@ pub struct Decision {
     pub flags: ResponseFlags,
     /// The RBAC filter's verdict that let the request through or not: policy names by what they did.
     pub policies: Vec<PolicyHit>,
+    /// How many RBAC filters with rules let the request through.
+    pub rbac_allowed: u32,
     /// What the client's sidecar said of itself (`x-envoy-peer-metadata`), and whether it asked for an answer.
     pub peer: Option<Arc<PeerMetadata>>,
     pub peer_wants_answer: bool,
@@ -141,8 +143,10 @@ pub struct LocalReply {
     pub flags: ResponseFlags,
     /// For gRPC requests, instead of what the status stands for.
     pub grpc_status: Option<u32>,
-    /// Direct responses are no error: mapped by no rule for local replies of errors, but written as they are.
+    /// What the configuration says to answer: no error.
     pub direct: bool,
+    /// The connection ends with this answer, where it carries one request at a time.
+    pub close: bool,
 }
 
 impl LocalReply {
@@ -155,6 +159,7 @@ impl LocalReply {
             flags: ResponseFlags::NONE,
             grpc_status: None,
             direct: false,
+            close: false,
         }
     }
 

@@ -17,6 +17,8 @@ macro_rules! flags {
 }
 
 flags! {
+    /// Written before what it gave up on.
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15 "URX" "UpstreamRetryLimitExceeded",
     FAILED_LOCAL_HEALTH_CHECK = 0 "LH" "FailedLocalHealthCheck",
     NO_HEALTHY_UPSTREAM = 1 "UH" "NoHealthyUpstream",
     UPSTREAM_REQUEST_TIMEOUT = 2 "UT" "UpstreamRequestTimeout",
@@ -32,7 +34,6 @@ flags! {
     UNAUTHORIZED_EXTERNAL_SERVICE = 12 "UAEX" "UnauthorizedExternalService",
     RATELIMIT_SERVICE_ERROR = 13 "RLSE" "RateLimitServiceError",
     DOWNSTREAM_CONNECTION_TERMINATION = 14 "DC" "DownstreamConnectionTermination",
-    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15 "URX" "UpstreamRetryLimitExceeded",
     STREAM_IDLE_TIMEOUT = 16 "SI" "StreamIdleTimeout",
     INVALID_REQUEST_HEADERS = 17 "IH" "InvalidEnvoyRequestHeaders",
     DOWNSTREAM_PROTOCOL_ERROR = 18 "DPE" "DownstreamProtocolError",
@@ -115,10 +116,10 @@ mod tests {
         assert_eq!(ResponseFlags::NONE.to_string(), "-");
         let both =
             ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED.with(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        assert_eq!(both.to_string(), "UF,URX");
+        assert_eq!(both.to_string(), "URX,UF");
         let mut long = String::new();
         both.write_long(&mut long).unwrap();
-        assert_eq!(long, "UpstreamConnectionFailure,UpstreamRetryLimitExceeded");
+        assert_eq!(long, "UpstreamRetryLimitExceeded,UpstreamConnectionFailure");
         for (flag, short, _) in ResponseFlags::ALL {
             assert_eq!(ResponseFlags::from_short(short), Some(*flag));
         }

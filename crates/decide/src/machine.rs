@@ -76,6 +76,8 @@ pub(crate) struct State {
     pub(crate) weighted: Option<usize>,
     pub(crate) flags: ResponseFlags,
     policies: Vec<PolicyHit>,
+    /// How many RBAC filters let the request through.
+    rbac_allowed: u32,
     peer: Option<Arc<PeerMetadata>>,
     peer_wants_answer: bool,
     tell_upstream: Option<bool>,
@@ -101,6 +103,7 @@ impl Deciding {
                 weighted: None,
                 flags: ResponseFlags::NONE,
                 policies: Vec::new(),
+                rbac_allowed: 0,
                 peer: None,
                 peer_wants_answer: false,
                 tell_upstream: None,
@@ -201,10 +204,7 @@ impl Deciding {
                 self.fault(&fault, request, rng, recorder)
             }
             FilterKind::Cors => {
-                let policy = match own {
-                    Some(Override::Cors(own)) => Some(Arc::clone(own)),
-                    _ => self.state.old_cors(),
-                };
+                let policy = self.state.cors_policy(&filter.name).or_else(|| self.state.old_cors());
                 policy.map_or(Passed::Next, |policy| self.state.cors(&policy, request, rng))
             }
             FilterKind::Alpn(overrides) => {
@@ -270,6 +270,7 @@ impl Deciding {
             outcome,
             flags: state.flags,
             policies: std::mem::take(&mut state.policies),
+            rbac_allowed: state.rbac_allowed,
             peer: state.peer.take(),
             peer_wants_answer: state.peer_wants_answer,
             remote: state.remote,
@@ -306,7 +307,7 @@ impl State {
             }
         }
         let Some(host) = table.virtual_host(request, recorder).cloned() else { return Ok(()) };
-        let insecure = request.scheme != "https";
+        let insecure = request.headers.known_str(Known::XForwardedProto) != Some("https");
         let redirect = match host.require_tls {
             RequireTls::None => false,
             RequireTls::External => insecure && !self.internal,
@@ -343,22 +344,31 @@ impl State {
 
     /// What the most specific level says for a filter.
     fn override_of(&self, filter: &str) -> Option<&Override> {
-        let matched = self.matched.as_ref()?;
-        let route = matched.route();
-        let weighted = match (&route.action, self.weighted) {
-            (Action::Forward(action), Some(i)) => match &action.destination {
-                Destination::Weighted { clusters, .. } => clusters.get(i).map(|c| &c.overrides),
+        self.overrides_of(filter).next()
+    }
+
+    /// What all levels say for a filter, the most specific first.
+    fn overrides_of<'a>(&'a self, filter: &str) -> impl Iterator<Item = &'a Override> {
+        let levels: [Option<&Overrides>; 4] = match self.matched.as_ref() {
+            None => [None; 4],
+            Some(matched) => [
+                self.weighted_overrides(matched),
+                Some(&matched.route().overrides),
+                Some(&matched.virtual_host.overrides),
+                Some(&matched.table.overrides),
+            ],
+        };
+        levels.into_iter().flatten().filter_map(move |o| o.get(filter))
+    }
+
+    fn weighted_overrides<'m>(&self, matched: &'m Matched) -> Option<&'m Overrides> {
+        match &matched.route().action {
+            Action::Forward(action) => match &action.destination {
+                Destination::Weighted { clusters, .. } => clusters.get(self.weighted?).map(|c| &c.overrides),
                 _ => None,
             },
             _ => None,
-        };
-        let levels: [Option<&Overrides>; 4] = [
-            weighted,
-            Some(&route.overrides),
-            Some(&matched.virtual_host.overrides),
-            Some(&matched.table.overrides),
-        ];
-        levels.into_iter().flatten().find_map(|o| o.get(filter))
+        }
     }
 
     fn rbac<E: Recorder>(
@@ -378,12 +388,24 @@ impl State {
         let verdict = rbac.judge(&subject, &mut self.policies, &mut learned, recorder);
         rbac::store(&mut request.metadata, filter, learned);
         if verdict.allowed {
+            self.rbac_allowed += u32::from(rbac.enforces());
             return Passed::Next;
         }
         let policy = verdict.policy.as_deref().unwrap_or("none").replace(' ', "_");
         let mut reply = LocalReply::new(403, "RBAC: access denied", "");
         reply.details = format!("rbac_access_denied_matched_policy[{policy}]").into();
         Passed::Reply(Box::new(reply))
+    }
+
+    /// The policies of all levels as one. Only what is forwarded has any, as in Envoy.
+    fn cors_policy(&self, filter: &str) -> Option<Arc<CorsPolicy>> {
+        self.matched.as_ref()?.route().action.forward()?;
+        let mut policies = self.overrides_of(filter).filter_map(|own| match own {
+            Override::Cors(policy) => Some(policy),
+            _ => None,
+        });
+        let first = Arc::clone(policies.next()?);
+        Some(policies.fold(first, |own, wider| Arc::new(own.or(wider))))
     }
 
     fn old_cors(&self) -> Option<Arc<CorsPolicy>> {

@@ -85,6 +85,8 @@ pub struct Request {
     pub method: Method,
     /// `http` or `https`: empty when the codec was not told, which deciding then fills in.
     pub scheme: Cow<'static, str>,
+    /// Whether the client said it in the request's target.
+    pub scheme_is_told: bool,
     /// `Host` or `:authority`; empty when there was none.
     pub authority: String,
     /// Path with query; `*` for `OPTIONS *`; empty for CONNECT.
@@ -93,7 +95,7 @@ pub struct Request {
     pub version: Version,
     /// All other headers. Connection headers of HTTP/1.1 are still in it, except framing that the codec consumed.
     pub headers: Headers,
-    /// `:protocol` of an extended CONNECT, or the `Upgrade` header of an HTTP/1.1 upgrade, lower case.
+    /// `:protocol` of an extended CONNECT, or the `Upgrade` header of an HTTP/1.1 upgrade.
     pub upgrade: Option<Box<str>>,
     /// What filters learned (JWT claims, dry-run results), by filter.
     pub metadata: DynamicMetadata,
@@ -104,6 +106,7 @@ impl Request {
         Self {
             method,
             scheme: Cow::Borrowed(""),
+            scheme_is_told: false,
             authority: authority.into(),
             path: path.into(),
             version: Version::Http11,
@@ -197,7 +200,7 @@ impl Request {
 pub fn is_grpc_type(content_type: &[u8]) -> bool {
     content_type
         .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }
 
 /// A response's head.
@@ -247,7 +250,7 @@ mod tests {
         for (text, expected) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
-            ("application/grpc; x", true),
+            ("application/grpc; x", false),
             ("application/grpc-web", false),
             ("application/json", false),
         ] {

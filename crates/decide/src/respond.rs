@@ -33,7 +33,17 @@ impl Decision {
             }
             let ours = matches!(&self.outcome, Outcome::Reply(reply) if !reply.direct);
             if !ours {
-                matched.levels(self.weighted).apply_to_response(&mut response.headers, entry);
+                let levels = matched.levels(self.weighted);
+                if !levels.spare_responses() {
+                    let seen = response.headers.clone();
+                    let entry = LogEntry {
+                        response_headers: Some(&seen),
+                        route_name: self.route_name(),
+                        downstream_remote: self.remote,
+                        ..entry.clone()
+                    };
+                    levels.apply_to_response(&mut response.headers, &entry);
+                }
             }
         }
         for cookie in &self.set_cookies {

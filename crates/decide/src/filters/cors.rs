@@ -8,7 +8,7 @@ use crate::headers::{Headers, Known};
 use crate::matching::StringMatcher;
 use crate::refusal::{Taken, Within, each};
 use crate::request::{Method, Request};
-use crate::wire::{Chance, flag};
+use crate::wire::Chance;
 
 #[derive(Debug, Clone)]
 pub(crate) struct CorsPolicy {
@@ -17,10 +17,10 @@ pub(crate) struct CorsPolicy {
     allow_headers: Bytes,
     expose_headers: Bytes,
     max_age: Bytes,
-    credentials: bool,
+    credentials: Option<bool>,
     pub(crate) enabled: Chance,
-    private_network: bool,
-    forward_unmatched: bool,
+    private_network: Option<bool>,
+    forward_unmatched: Option<bool>,
 }
 
 /// What to do with a request that has an origin.
@@ -39,34 +39,55 @@ impl CorsPolicy {
             return Preflight::Ignore;
         };
         let allowed = self.origins.iter().any(|m| m.matches(origin));
-        let preflight =
-            request.method == Method::Options && request.headers.contains(Known::AccessControlRequestMethod);
+        let asked = request.headers.known(Known::AccessControlRequestMethod);
+        let preflight = request.method == Method::Options && asked.is_some_and(|m| !m.is_empty());
         match (preflight, allowed) {
-            (true, true) => Preflight::Answer(self.preflight_headers(origin, request)),
-            (true, false) if self.forward_unmatched => Preflight::Ignore,
-            (true, false) => Preflight::Answer(Headers::new()),
+            (true, false) if self.forward_unmatched.unwrap_or(true) => Preflight::Ignore,
+            (true, _) => Preflight::Answer(self.preflight_headers(origin, allowed, request)),
             (false, true) => Preflight::Allow(origin.clone()),
             (false, false) => Preflight::Ignore,
         }
     }
 
-    fn preflight_headers(&self, origin: &Bytes, request: &Request) -> Headers {
+    /// What this policy does not say, the next wider one does.
+    pub(crate) fn or(&self, wider: &Self) -> Self {
+        let text = |own: &Bytes, other: &Bytes| if own.is_empty() { other.clone() } else { own.clone() };
+        Self {
+            origins: if self.origins.is_empty() { &wider.origins } else { &self.origins }.clone(),
+            allow_methods: text(&self.allow_methods, &wider.allow_methods),
+            allow_headers: text(&self.allow_headers, &wider.allow_headers),
+            expose_headers: text(&self.expose_headers, &wider.expose_headers),
+            max_age: text(&self.max_age, &wider.max_age),
+            credentials: self.credentials.or(wider.credentials),
+            enabled: self.enabled,
+            private_network: self.private_network.or(wider.private_network),
+            forward_unmatched: self.forward_unmatched.or(wider.forward_unmatched),
+        }
+    }
+
+    /// An asterisk is answered with what was asked for: with credentials it would mean nothing.
+    fn preflight_headers(&self, origin: &Bytes, allowed: bool, request: &Request) -> Headers {
         let mut headers = Headers::new();
-        headers.set(Known::AccessControlAllowOrigin, origin.clone());
-        if self.credentials {
+        if allowed {
+            self.mark(origin, &mut headers);
+        } else if self.credentials == Some(true) {
             headers.set(Known::AccessControlAllowCredentials, Bytes::from_static(b"true"));
         }
+        let asked = |value: &Bytes, name: &str| match &value[..] {
+            b"*" => request.headers.get(&name.into()).cloned().unwrap_or_default(),
+            _ => value.clone(),
+        };
         for (name, value) in [
-            (Known::AccessControlAllowMethods, &self.allow_methods),
-            (Known::AccessControlAllowHeaders, &self.allow_headers),
-            (Known::AccessControlMaxAge, &self.max_age),
+            (Known::AccessControlAllowMethods, asked(&self.allow_methods, "access-control-request-method")),
+            (Known::AccessControlAllowHeaders, asked(&self.allow_headers, "access-control-request-headers")),
+            (Known::AccessControlMaxAge, self.max_age.clone()),
         ] {
             if !value.is_empty() {
-                headers.set(name, value.clone());
+                headers.set(name, value);
             }
         }
         let asked = request.headers.get_str("access-control-request-private-network") == Some("true");
-        if self.private_network && asked {
+        if allowed && self.private_network == Some(true) && asked {
             headers.append("access-control-allow-private-network", Bytes::from_static(b"true"));
         }
         headers
@@ -75,7 +96,7 @@ impl CorsPolicy {
     /// Marks a response for an origin that was allowed.
     pub(crate) fn mark(&self, origin: &Bytes, headers: &mut Headers) {
         headers.set(Known::AccessControlAllowOrigin, origin.clone());
-        if self.credentials {
+        if self.credentials == Some(true) {
             headers.set(Known::AccessControlAllowCredentials, Bytes::from_static(b"true"));
         }
         if !self.expose_headers.is_empty() {
@@ -91,10 +112,10 @@ impl CorsPolicy {
             allow_headers: c.allow_headers.clone().into(),
             expose_headers: c.expose_headers.clone().into(),
             max_age: c.max_age.clone().into(),
-            credentials: flag(&c.allow_credentials, false),
+            credentials: c.allow_credentials.map(|v| v.value),
             enabled,
-            private_network: flag(&c.allow_private_network_access, false),
-            forward_unmatched: flag(&c.forward_not_matching_preflights, true),
+            private_network: c.allow_private_network_access.map(|v| v.value),
+            forward_unmatched: c.forward_not_matching_preflights.map(|v| v.value),
         })
     }
 

@@ -100,7 +100,7 @@ fn needs_normalizing(path: &str) -> bool {
 
 /// RFC 3986, section 5.2.4, with backslashes as slashes and escaped dots as dots. Nothing for `%00`, which nobody means.
 fn normalize(path: &str) -> Option<String> {
-    let path = path.replace('\\', "/");
+    let path = unescape_unreserved(&path.replace('\\', "/"));
     if path.contains("%00") {
         return None;
     }
@@ -126,6 +126,22 @@ fn normalize(path: &str) -> Option<String> {
         out.push('/');
     }
     Some(out)
+}
+
+/// RFC 3986, section 6.2.2.2: what needs no escape has none.
+fn unescape_unreserved(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let code = rest.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let plain =
+            code.map(char::from).filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~'));
+        out.push_str(&rest[..at]);
+        out.push(plain.unwrap_or('%'));
+        rest = &rest[at + if plain.is_some() { 3 } else { 1 }..];
+    }
+    out.push_str(rest);
+    out
 }
 
 /// 1 for `.`, 2 for `..`, escaped or not.
@@ -185,6 +201,10 @@ mod tests {
             ("/...", "/..."),
             ("/.a/b", "/.a/b"),
             ("/a%2fb", "/a%2fb"),
+            ("/%41dmin/%7e%5F%2D%30", "/Admin/~_-0"),
+            ("/%zz%", "/%zz%"),
+            ("/%2541", "/%2541"),
+            ("/a%2eb/%2ec", "/a.b/.c"),
             ("/", "/"),
         ] {
             assert_eq!(forwarded(NORMAL, path).as_deref(), Some(expected), "{path}");

@@ -10,9 +10,8 @@ use super::path::Canonical;
 use super::{Hcm, Sampling, StripPort};
 use crate::connection::Connection;
 use crate::decision::{LocalReply, TraceDecision};
-use crate::flags::ResponseFlags;
 use crate::headers::{HeaderName, Known};
-use crate::request::{Method, Request, Version};
+use crate::request::{Request, Version};
 use crate::route::without_port;
 
 /// What was learned on the way.
@@ -28,24 +27,32 @@ impl Hcm {
         request: &mut Request,
         rng: &mut R,
     ) -> Result<Prelude, Box<LocalReply>> {
-        request.scheme = match &self.scheme {
-            Some(scheme) => Cow::Owned(scheme.to_string()),
-            None if connection.tls.is_some() => Cow::Borrowed("https"),
-            None => Cow::Borrowed("http"),
-        };
+        if request.scheme.is_empty() {
+            request.scheme = Cow::Borrowed(if connection.tls.is_some() { "https" } else { "http" });
+        }
         self.judge_target(connection, request)?;
         let upgrade = request.upgrade.is_some();
         drop_hop_by_hop(request, upgrade);
         let client = self.addresses.apply(connection, request);
-        if let Some(proto) =
-            request.headers.known_str(Known::XForwardedProto).filter(|p| matches!(*p, "http" | "https"))
-        {
-            request.scheme = Cow::Owned(proto.to_owned());
+        let told = request.headers.known_str(Known::XForwardedProto);
+        match (&self.scheme, told.filter(|p| matches!(*p, "http" | "https"))) {
+            (Some(scheme), _) => {
+                request.headers.set(Known::XForwardedProto, scheme.to_string());
+                request.scheme = Cow::Owned(scheme.to_string());
+            }
+            // HTTP/2 says it by itself.
+            (None, Some(proto)) if request.version != Version::Http2 && !request.scheme_is_told => {
+                request.scheme = Cow::Owned(proto.to_owned());
+            }
+            _ => {}
         }
         drop_internal(request, &client);
         if !self.via.is_empty() {
-            let via = String::from_utf8_lossy(&self.via).into_owned();
-            crate::route::append_list(request, Known::Via, &via);
+            let via = match request.headers.joined(&Known::Via.into()) {
+                Some(before) => [&before, &b", "[..], &self.via].concat(),
+                None => self.via.to_vec(),
+            };
+            request.headers.set(Known::Via, via);
         }
         if client.edge {
             request.headers.set(Known::XEnvoyExternalAddress, client.address.ip().to_canonical().to_string());
@@ -70,9 +77,8 @@ impl Hcm {
     /// Host and path must be there and unambiguous.
     fn judge_target(&self, connection: &Connection, request: &mut Request) -> Result<(), Box<LocalReply>> {
         let bad = |details| {
-            Err(Box::new(
-                LocalReply::new(400, "", details).with_flags(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR),
-            ))
+            // As Envoy: whoever sends such a thing need not be listened to any longer.
+            Err(Box::new(LocalReply { close: true, ..LocalReply::new(400, "", details) }))
         };
         if request.version == Version::Http10 && !self.http1.accept_http10 {
             return Err(Box::new(LocalReply::new(426, "", "low_version")));
@@ -91,9 +97,6 @@ impl Hcm {
         if request.is_connect() && request.upgrade.is_none() {
             return Ok(());
         }
-        if request.path == "*" && request.method == Method::Options {
-            return Ok(());
-        }
         if request.path.is_empty() {
             return bad("missing_path_rejected");
         }
@@ -107,7 +110,7 @@ impl Hcm {
                 Ok(())
             }
             Canonical::Redirect(path) => {
-                let mut reply = LocalReply::new(307, "", "path_normalization_redirected");
+                let mut reply = LocalReply::new(307, "", "path_normalization_failed");
                 reply.headers.set(Known::Location, path);
                 Err(Box::new(reply))
             }

@@ -84,9 +84,13 @@ impl Hcm {
         let mut body = reply.body.clone();
         let mut format = self.replies.body.as_ref();
         let mut content_type = None;
-        if !reply.direct {
-            let seen =
-                LogEntry { response_code: status, flags: reply.flags.with(entry.flags), ..entry.clone() };
+        if format.is_some() || !self.replies.mappers.is_empty() {
+            let seen = LogEntry {
+                response_code: status,
+                response_code_details: &reply.details,
+                flags: reply.flags.with(entry.flags),
+                ..entry.clone()
+            };
             if let Some(mapper) = self.replies.mappers.iter().find(|m| m.filter.accepts(&seen, rng)) {
                 status = mapper.status.unwrap_or(status);
                 body = mapper.body.clone().unwrap_or(body);
@@ -102,7 +106,10 @@ impl Hcm {
         }
         let grpc = entry.request.is_some_and(crate::request::Request::is_grpc);
         if grpc {
-            return grpc_reply(status, reply.grpc_status, &body, headers);
+            // What is JSON ends with a line feed, which is not of the message.
+            let json = format.is_some_and(BodyFormat::is_json);
+            let text = body.strip_suffix(b"\n").filter(|_| json).unwrap_or(&body);
+            return grpc_reply(status, reply.grpc_status, text, headers);
         }
         let mut response = Response { status, headers };
         let bodiless = entry.request.is_some_and(|r| r.method == Method::Head);
@@ -113,8 +120,6 @@ impl Hcm {
                     .set(Known::ContentType, content_type.unwrap_or_else(|| "text/plain".to_owned()));
             }
             response.headers.set(Known::ContentLength, body.len().to_string());
-        } else {
-            response.headers.set(Known::ContentLength, "0");
         }
         FinishedReply { response, body: if bodiless { Bytes::new() } else { body } }
     }
@@ -137,7 +142,11 @@ impl Hcm {
             response.headers.set(Known::XRequestId, request_id.to_owned());
         }
         if !self.via.is_empty() {
-            response.headers.append(Known::Via, self.via.clone());
+            let via = match response.headers.joined(&Known::Via.into()) {
+                Some(before) => Bytes::from([&before, &b", "[..], &self.via].concat()),
+                None => self.via.clone(),
+            };
+            response.headers.set(Known::Via, via);
         }
     }
 }
@@ -146,7 +155,9 @@ impl Hcm {
 fn grpc_reply(status: u16, grpc: Option<u32>, body: &[u8], mut headers: Headers) -> FinishedReply {
     headers.remove_known(Known::ContentLength);
     headers.set(Known::ContentType, "application/grpc");
-    headers.set(Known::GrpcStatus, grpc.unwrap_or_else(|| grpc_of_http(status)).to_string());
+    // An answer without a status of gRPC's own says nothing that gRPC could call a success.
+    let status = if status == 200 { 2 } else { grpc_of_http(status) };
+    headers.set(Known::GrpcStatus, grpc.unwrap_or(status).to_string());
     if !body.is_empty() {
         headers.set(Known::GrpcMessage, percent_encode(body));
     }

@@ -15,6 +15,7 @@ use crate::flags::ResponseFlags;
 use crate::headers::Known;
 use crate::listener::Direction;
 use crate::log::{LogEntry, UpstreamEntry};
+use crate::matching::HeaderMatcher;
 use crate::request::{Request, Version};
 use crate::route::{
     Action, Destination, ForwardAction, HeaderMutations, MirrorPolicy, MirrorTarget, MutationLevels, Retry,
@@ -73,7 +74,7 @@ impl State {
         let timeouts = Timeouts::of(cx, action, request);
         let retry = self.retry(action, request);
         let auto_host = self.mutate(cx, matched, action, &cluster, request);
-        timeouts.announce(cx, request);
+        timeouts.announce(cx, action, request);
         let (hash, cookies) = hash(&action.hash, request, self.remote, rng);
         self.cookies = cookies;
         self.tell_peer(cx, &cluster, request);
@@ -96,9 +97,10 @@ impl State {
         Outcome::Forward(Box::new(Forward {
             priority: action.priority,
             hash,
-            timeout: timeouts.total,
-            idle_timeout: action.idle_timeout.or(cx.hcm.timeouts.stream_idle),
-            max_stream_duration: action.max_stream_duration.or(cx.hcm.timeouts.max_stream),
+            // An upgraded connection or tunnel has no end to wait for.
+            timeout: timeouts.total.filter(|_| request.upgrade.is_none() && !request.is_connect()),
+            idle_timeout: action.idle_timeout.unwrap_or(cx.hcm.timeouts.stream_idle),
+            max_stream_duration: timeouts.stream,
             per_try_timeout: timeouts.per_try,
             retry,
             mirrors,
@@ -147,7 +149,8 @@ impl State {
             let values = levels.request_values(&entry);
             levels.apply_to_request(request, &values);
         }
-        action.rewrite(request, &matched.route().matches, self.weighted)
+        let tell = !cx.hcm.router.suppress_envoy_headers;
+        action.rewrite(request, &matched.route().matches, self.weighted, tell)
     }
 
     /// The route's policy, with what trusted headers of the client say on top.
@@ -157,6 +160,7 @@ impl State {
             Known::XEnvoyRetryGrpcOn,
             Known::XEnvoyMaxRetries,
             Known::XEnvoyRetriableStatusCodes,
+            Known::XEnvoyRetriableHeaderNames,
         ];
         let retry = if asked.iter().any(|name| request.headers.contains(*name)) {
             Some(Arc::new(by_headers(action.retry.as_deref(), request)))
@@ -242,16 +246,27 @@ fn refuse_upgrade(cx: &Context<'_>, action: &ForwardAction, request: &Request) -
 }
 
 struct Timeouts {
+    /// Of the answer, from the end of the request.
     total: Option<Duration>,
+    /// Of the whole, from its beginning.
+    stream: Option<Duration>,
     per_try: Option<Duration>,
 }
 
 impl Timeouts {
     fn of(cx: &Context<'_>, action: &ForwardAction, request: &mut Request) -> Self {
-        let mut total = match (request.is_grpc(), action.grpc_timeout_max) {
-            (true, Some(max)) => grpc_timeout(action, max, request),
-            _ => action.timeout,
+        let by_grpc = action.grpc_timeout_max.filter(|_| request.is_grpc());
+        let mut stream = action.max_stream_duration.unwrap_or(cx.hcm.timeouts.max_stream);
+        let mut total = match by_grpc {
+            _ if action.bounds_streams => None,
+            Some(max) => grpc_timeout(action, max, request),
+            None => action.timeout,
         };
+        if let (true, Some(max)) = (action.bounds_streams, by_grpc)
+            && request.headers.contains(Known::GrpcTimeout)
+        {
+            stream = grpc_timeout(action, max, request);
+        }
         let mut per_try = action.retry.as_ref().and_then(|r| r.policy.per_try_timeout);
         if cx.hcm.router.respect_expected_timeout
             && let Some(expected) = millis(request, Known::XEnvoyExpectedRqTimeoutMs)
@@ -269,20 +284,16 @@ impl Timeouts {
         if total.is_some_and(|t| per_try.is_some_and(|p| p >= t)) {
             per_try = None;
         }
-        // An upgraded connection or tunnel has no end to wait for.
-        if request.upgrade.is_some() || request.is_connect() {
-            return Self { total: None, per_try };
-        }
-        Self { total, per_try }
+        Self { total, stream, per_try }
     }
 
     /// Tells the upstream how long it has.
-    fn announce(&self, cx: &Context<'_>, request: &mut Request) {
+    fn announce(&self, cx: &Context<'_>, action: &ForwardAction, request: &mut Request) {
         let Some(expected) = self.per_try.or(self.total) else { return };
         if !cx.hcm.router.suppress_envoy_headers {
             request.headers.set(Known::XEnvoyExpectedRqTimeoutMs, expected.as_millis().to_string());
         }
-        if request.is_grpc() {
+        if action.grpc_timeout_max.is_some() && !action.bounds_streams && request.is_grpc() {
             request.headers.set(Known::GrpcTimeout, format!("{}m", expected.as_millis().min(99_999_999)));
         }
     }
@@ -338,6 +349,10 @@ fn by_headers(base: Option<&Retry>, request: &Request) -> Retry {
     }
     if let Some(list) = request.headers.known_str(Known::XEnvoyRetriableStatusCodes) {
         retry.policy.status_codes.extend(list.split(',').filter_map(|c| c.trim().parse::<u16>().ok()));
+    }
+    if let Some(list) = request.headers.known_str(Known::XEnvoyRetriableHeaderNames) {
+        let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+        retry.response_headers.extend(names.map(HeaderMatcher::present));
     }
     retry
 }

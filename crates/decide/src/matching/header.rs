@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use proto::pb::envoy::config::route::v3 as pb;
 use proto::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 
@@ -28,16 +29,47 @@ enum Kind {
 }
 
 impl HeaderMatcher {
+    /// Whether the header is there.
+    pub(crate) fn present(name: &str) -> Self {
+        Self { name: name.into(), kind: Kind::Present(true), invert: false, missing_is_empty: false }
+    }
+
     pub fn matches(&self, request: &Request) -> bool {
+        if request.headers.get_all(&self.name).nth(1).is_some() {
+            return self.matches_any(request.headers.get_all(&self.name));
+        }
         self.matches_value(request.value(&self.name))
     }
 
     /// Against a response's headers.
     pub fn matches_headers(&self, headers: &Headers) -> bool {
-        self.matches_value(headers.joined(&self.name))
+        if headers.get_all(&self.name).nth(1).is_some() {
+            return self.matches_any(headers.get_all(&self.name));
+        }
+        self.matches_value(headers.get(&self.name).map(|v| Cow::Borrowed(&v[..])))
     }
 
-    /// Repeated headers have been joined by commas: a deny rule must see all of them.
+    /// A repeated header matches by any of its values: a rule is not slipped by with one more of them.
+    fn matches_any<'v>(&self, values: impl Iterator<Item = &'v Bytes>) -> bool {
+        let matched = match self.kind {
+            Kind::Present(wanted) => wanted,
+            Kind::Text(_) | Kind::Range(..) => values.into_iter().any(|value| self.holds(value)),
+        };
+        matched != self.invert
+    }
+
+    /// Whether one value is as it must be.
+    fn holds(&self, value: &[u8]) -> bool {
+        match &self.kind {
+            Kind::Present(wanted) => *wanted,
+            Kind::Text(matcher) => matcher.matches(value),
+            Kind::Range(start, end) => std::str::from_utf8(value)
+                .ok()
+                .and_then(|t| t.parse::<i64>().ok())
+                .is_some_and(|n| (*start..*end).contains(&n)),
+        }
+    }
+
     pub fn matches_value(&self, value: Option<Cow<'_, [u8]>>) -> bool {
         let value = match value {
             None if self.missing_is_empty => Some(Cow::Borrowed(&b""[..])),
@@ -47,11 +79,7 @@ impl HeaderMatcher {
             (Kind::Present(wanted), value) => value.is_some() == *wanted,
             // Envoy: without the header there is no match, inverted or not.
             (_, None) => return false,
-            (Kind::Text(matcher), Some(text)) => matcher.matches(&text),
-            (Kind::Range(start, end), Some(text)) => std::str::from_utf8(&text)
-                .ok()
-                .and_then(|t| t.parse::<i64>().ok())
-                .is_some_and(|n| (*start..*end).contains(&n)),
+            (_, Some(text)) => self.holds(&text),
         };
         matched != self.invert
     }
@@ -134,7 +162,11 @@ mod tests {
             (matcher(exact(), true, false), with("2"), true),
             (matcher(exact(), true, false), without.clone(), false),
             (matcher(exact(), true, true), without, true),
-            (matcher(exact(), false, false), with("1").with_header("X-A", "2"), false),
+            (matcher(exact(), false, false), with("1").with_header("X-A", "2"), true),
+            (matcher(exact(), false, false), with("2").with_header("X-A", "1"), true),
+            (matcher(exact(), false, false), with("1,2"), false),
+            (matcher(exact(), true, false), with("2").with_header("X-A", "1"), false),
+            (matcher(exact(), true, false), with("2").with_header("X-A", "3"), true),
             (
                 matcher(
                     Some(RangeMatch(proto::pb::envoy::r#type::v3::Int64Range { start: 1, end: 3 })),

@@ -8,4 +8,4 @@ pub use header::HeaderMatcher;
 pub use string::StringMatcher;
 pub use value::{MetadataMatcher, ValueMatcher};
 
-pub(crate) use string::{RegexRewrite, template, whole};
+pub(crate) use string::{RegexRewrite, uri_template, whole};

@@ -1,9 +1,12 @@
 //! Envoy's `StringMatcher` and regular expressions.
 
+use proto::pb::envoy::config::core::v3 as core;
+use proto::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use proto::pb::envoy::r#type::matcher::v3 as pb;
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::refusal::{Refusal, Taken, Within};
+use crate::wire::unpack;
 
 /// How a text must look. Works on bytes: a value that is no UTF-8 does not slip by.
 #[derive(Debug, Clone)]
@@ -97,9 +100,17 @@ pub(crate) fn whole(pattern: &str) -> Taken<Regex> {
     regex(&format!("\\A(?s:{pattern})\\z"))
 }
 
+/// Envoy's `uri_template` extension.
+pub(crate) fn uri_template(extension: &core::TypedExtensionConfig) -> Taken<Regex> {
+    let any =
+        extension.typed_config.as_ref().ok_or_else(|| Refusal::new("is missing").under("typedConfig"))?;
+    let config: UriTemplateMatchConfig = unpack(any).within("typedConfig")?;
+    template(&config.path_template).within("pathTemplate").within("typedConfig")
+}
+
 /// A path template: `*` and `{name}` stand for one segment, `**` for any number of them, `{name=…}` for what is within.
 /// A segment is whatever has no slash, an asterisk included.
-pub(crate) fn template(pattern: &str) -> Taken<Regex> {
+fn template(pattern: &str) -> Taken<Regex> {
     let wrong = |why: &str| Refusal::new(format_args!("{pattern:?} {why}"));
     if !pattern.starts_with('/') {
         return Err(wrong("must begin with a slash"));

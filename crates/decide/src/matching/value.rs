@@ -80,6 +80,11 @@ impl MetadataMatcher {
         self.value.matches(metadata.get(&self.filter, &self.path)) != self.invert
     }
 
+    /// Whether there is a value to judge.
+    pub(crate) fn finds(&self, metadata: &DynamicMetadata) -> bool {
+        metadata.get(&self.filter, &self.path).is_some()
+    }
+
     pub(crate) fn compile(matcher: &pb::MetadataMatcher) -> Taken<Self> {
         use pb::metadata_matcher::path_segment::Segment;
         let path = each(&matcher.path, "path", |segment| match &segment.segment {

@@ -1,17 +1,15 @@
 //! RBAC from its protobuf form.
 
-use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::config::rbac::v3 as pb;
 use proto::pb::envoy::extensions::filters::http::rbac::v3 as http;
 use proto::pb::envoy::extensions::filters::network::rbac::v3 as network;
-use proto::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use proto::pb::envoy::r#type::matcher::v3 as matcher;
 
 use super::rule::{Permission, Principal};
 use super::{Action, Engine, Policy, Rbac};
-use crate::matching::{HeaderMatcher, MetadataMatcher, StringMatcher, template};
+use crate::matching::{HeaderMatcher, MetadataMatcher, StringMatcher, uri_template};
 use crate::refusal::{Refusal, Taken, Within, each};
-use crate::wire::{Cidr, unpack};
+use crate::wire::Cidr;
 
 impl Rbac {
     pub(crate) fn compile_http(message: &http::Rbac) -> Taken<Self> {
@@ -96,7 +94,9 @@ fn permission(p: &pb::Permission) -> Taken<Permission> {
                 Refusal::new(format_args!("{} is not supported by this proxy", m.name)).under("matcher")
             );
         }
-        Rule::UriTemplate(extension) => Permission::Path(uri_template(extension).within("uriTemplate")?),
+        Rule::UriTemplate(extension) => {
+            Permission::Path(StringMatcher::Regex(uri_template(extension).within("uriTemplate")?))
+        }
     })
 }
 
@@ -150,14 +150,6 @@ fn url_path(path: &matcher::PathMatcher) -> Taken<StringMatcher> {
         Some(matcher::path_matcher::Rule::Path(s)) => StringMatcher::compile(s).within("path"),
         None => Err(Refusal::new("is empty")),
     }
-}
-
-fn uri_template(extension: &core::TypedExtensionConfig) -> Taken<StringMatcher> {
-    let any =
-        extension.typed_config.as_ref().ok_or_else(|| Refusal::new("is missing").under("typedConfig"))?;
-    let config: UriTemplateMatchConfig = unpack(any).within("typedConfig")?;
-    let regex = template(&config.path_template).within("pathTemplate").within("typedConfig")?;
-    Ok(StringMatcher::Regex(regex))
 }
 
 fn sourced(m: &pb::SourcedMetadata) -> Taken<MetadataMatcher> {

@@ -128,6 +128,11 @@ impl Rbac {
         verdict
     }
 
+    /// Whether it has rules that decide.
+    pub(crate) fn enforces(&self) -> bool {
+        self.rules.is_some()
+    }
+
     /// Whether nothing could ever be denied or noted.
     pub(crate) fn is_idle(&self) -> bool {
         self.rules.is_none() && self.shadow.is_none()

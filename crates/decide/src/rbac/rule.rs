@@ -92,16 +92,14 @@ fn metadata_matches(matcher: &MetadataMatcher, subject: &Subject<'_>) -> bool {
     }
 }
 
-/// Any URI SAN, else any DNS SAN, else the subject.
+/// Any URI SAN or DNS SAN; the subject where there is neither.
 fn authenticated(name: Option<&StringMatcher>, connection: &Connection) -> bool {
     let Some(tls) = connection.tls.as_deref().filter(|t| t.peer_verified) else { return false };
     let Some(matcher) = name else { return true };
     let TlsInfo { peer_uris, peer_dns, peer_subject, .. } = tls;
-    if !peer_uris.is_empty() {
-        return peer_uris.iter().any(|uri| matcher.matches(uri.as_bytes()));
+    let mut names = peer_uris.iter().chain(peer_dns).peekable();
+    if names.peek().is_none() {
+        return matcher.matches(peer_subject.as_bytes());
     }
-    if !peer_dns.is_empty() {
-        return peer_dns.iter().any(|name| matcher.matches(name.as_bytes()));
-    }
-    matcher.matches(peer_subject.as_bytes())
+    names.any(|name| matcher.matches(name.as_bytes()))
 }

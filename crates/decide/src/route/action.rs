@@ -51,11 +51,14 @@ pub struct ForwardAction {
     pub append_forwarded_host: bool,
     /// 15 s unless configured; nothing when zero was written.
     pub timeout: Option<Duration>,
-    pub idle_timeout: Option<Duration>,
-    pub max_stream_duration: Option<Duration>,
+    /// In place of the connection manager's; `Some(None)` is without a bound, here and below.
+    pub idle_timeout: Option<Option<Duration>>,
+    pub max_stream_duration: Option<Option<Duration>>,
     /// Honour `grpc-timeout`, up to this; `Some(None)` is without a bound.
     pub grpc_timeout_max: Option<Option<Duration>>,
     pub grpc_timeout_offset: Option<Duration>,
+    /// Timeouts are those of a stream, from its beginning, and not those of an answer.
+    pub bounds_streams: bool,
     pub retry: Option<Arc<Retry>>,
     pub mirrors: Vec<MirrorPolicy>,
     pub priority: Priority,
@@ -192,19 +195,21 @@ fn replace_matched(path: &str, new: &str, matched: &RouteMatch) -> String {
 }
 
 impl ForwardAction {
-    /// Rewrites path and host, leaving the originals in `x-envoy-original-path` and `x-forwarded-host`.
+    /// Rewrites path and host, leaving the originals in `x-envoy-original-path` (if it shall `tell`) and
+    /// `x-forwarded-host`.
     /// Whether the host waits for the endpoint.
     pub(crate) fn rewrite(
         &self,
         request: &mut Request,
         matched: &RouteMatch,
         weighted: Option<usize>,
+        tell: bool,
     ) -> bool {
         let by_path = match &self.host_rewrite {
             HostRewrite::PathRegex(regex) => Some(regex.apply(request.path_only())),
             _ => None,
         };
-        self.rewrite_path(request, matched);
+        self.rewrite_path(request, matched, tell);
         let literal = match (&self.destination, weighted) {
             (Destination::Weighted { clusters, .. }, Some(i)) => clusters[i].host_rewrite.as_deref(),
             _ => None,
@@ -213,7 +218,10 @@ impl ForwardAction {
             (_, Some(literal)) => Some(literal.to_owned()),
             (HostRewrite::Literal(literal), None) => Some(literal.to_string()),
             (HostRewrite::Header(name), None) => request
-                .value(name)
+                .headers
+                .get(name)
+                .map(|first| std::borrow::Cow::Borrowed(&first[..]))
+                .or_else(|| request.value(name))
                 .map(|v| String::from_utf8_lossy(&v).into_owned())
                 .filter(|v| !v.is_empty()),
             (HostRewrite::PathRegex(_), None) => by_path,
@@ -221,6 +229,10 @@ impl ForwardAction {
         };
         if let Some(new) = new {
             self.set_host(request, new);
+            if literal.is_some() {
+                // As Envoy, which tells it of the route's own rewrites only.
+                request.headers.remove_known(Known::XEnvoyOriginalHost);
+            }
         }
         literal.is_none() && matches!(self.host_rewrite, HostRewrite::Auto)
     }
@@ -234,7 +246,7 @@ impl ForwardAction {
         }
     }
 
-    fn rewrite_path(&self, request: &mut Request, matched: &RouteMatch) {
+    fn rewrite_path(&self, request: &mut Request, matched: &RouteMatch, tell: bool) {
         let (path, rest) = request.path.split_at(request.path_only().len());
         let new = match &self.path_rewrite {
             PathRewrite::None => return,
@@ -243,7 +255,9 @@ impl ForwardAction {
         };
         let new = format!("{new}{rest}");
         let old = std::mem::replace(&mut request.path, new);
-        request.headers.set(Known::XEnvoyOriginalPath, old);
+        if tell {
+            request.headers.set(Known::XEnvoyOriginalPath, old);
+        }
     }
 
     pub(crate) fn allows_upgrade(&self, upgrade: &str, by_default: bool) -> bool {
@@ -253,8 +267,8 @@ impl ForwardAction {
 
 /// Adds to a comma-separated header.
 pub(crate) fn append_list(request: &mut Request, name: Known, value: &str) {
-    let new = match request.headers.known(name) {
-        Some(old) if !old.is_empty() => [old, &b","[..], value.as_bytes()].concat(),
+    let new = match request.headers.joined(&name.into()) {
+        Some(old) if !old.is_empty() => [&old, &b","[..], value.as_bytes()].concat(),
         _ => value.as_bytes().to_vec(),
     };
     request.headers.set(name, new);

@@ -24,7 +24,7 @@ use crate::headers::HeaderName;
 use crate::matching::RegexRewrite;
 use crate::plan::Ids;
 use crate::refusal::{Refusal, Taken, Within, each};
-use crate::wire::{DataSource, duration, flag, number, timeout};
+use crate::wire::{DataSource, duration, flag, number};
 
 /// The macro's fields are the same in tables, virtual hosts, routes and weighted clusters.
 macro_rules! mutations {
@@ -237,8 +237,9 @@ fn forward(r: &pb::RouteAction, defaults: &Defaults, ids: &mut Ids) -> Taken<For
         Some(own) => Some(Arc::new(CorsPolicy::compile_old(own).within("cors")?)),
     };
     let (grpc_timeout_max, grpc_timeout_offset) = grpc_timeouts(r)?;
+    let bound = |d: Option<Duration>| d.map(|d| (!d.is_zero()).then_some(d));
     let max_stream_duration = match &r.max_stream_duration {
-        Some(m) => timeout(&m.max_stream_duration, "maxStreamDuration").within("maxStreamDuration")?,
+        Some(m) => bound(duration(&m.max_stream_duration, "maxStreamDuration").within("maxStreamDuration")?),
         None => None,
     };
     Ok(ForwardAction {
@@ -248,10 +249,11 @@ fn forward(r: &pb::RouteAction, defaults: &Defaults, ids: &mut Ids) -> Taken<For
         host_rewrite: host_rewrite(&r.host_rewrite_specifier)?,
         append_forwarded_host: r.append_x_forwarded_host,
         timeout: duration(&r.timeout, "timeout")?.or(Some(Duration::from_secs(15))).filter(|d| !d.is_zero()),
-        idle_timeout: timeout(&r.idle_timeout, "idleTimeout")?,
+        idle_timeout: bound(duration(&r.idle_timeout, "idleTimeout")?),
         max_stream_duration,
         grpc_timeout_max,
         grpc_timeout_offset,
+        bounds_streams: r.max_stream_duration.is_some(),
         retry,
         mirrors,
         priority: match core::RoutingPriority::try_from(r.priority) {

@@ -205,7 +205,9 @@ fn path(m: &pb::RouteMatch) -> Taken<PathMatch> {
             PathMatch::Regex(whole)
         }
         PathSpecifier::ConnectMatcher(_) => PathMatch::Connect,
-        PathSpecifier::PathMatchPolicy(_) => return Err(Refusal::unsupported("pathMatchPolicy")),
+        PathSpecifier::PathMatchPolicy(policy) => {
+            PathMatch::Regex(crate::matching::uri_template(policy).within("pathMatchPolicy")?)
+        }
     })
 }
 

@@ -59,6 +59,10 @@ impl MutationLevels<'_> {
         }
     }
 
+    pub(crate) fn spare_responses(&self) -> bool {
+        self.0.iter().all(|m| m.response.is_empty())
+    }
+
     /// Values are rendered first, on the request as it came: adding must not change what is still to be read.
     pub(crate) fn request_values(&self, entry: &LogEntry<'_>) -> smallvec::SmallVec<[Option<Bytes>; 4]> {
         self.0.iter().flat_map(|l| &l.request.add).map(|a| a.render(entry)).collect()

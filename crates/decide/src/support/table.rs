@@ -161,7 +161,7 @@ envoy.config.route.v3.RouteConfiguration: ignore_path_parameters_in_path_matchin
     request_headers_to_add request_headers_to_remove request_mirror_policies response_headers_to_add \
     response_headers_to_remove typed_per_filter_config validate_clusters vhost_header virtual_hosts
 envoy.config.route.v3.RouteMatch: case_sensitive connect_matcher cookies dynamic_metadata grpc headers path \
-    path_separated_prefix prefix query_parameters runtime_fraction safe_regex tls_context
+    path_match_policy path_separated_prefix prefix query_parameters runtime_fraction safe_regex tls_context
 envoy.config.route.v3.RouteMatch.ConnectMatcher:
 envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions:
 envoy.config.route.v3.RouteMatch.TlsContextMatchOptions: presented validated

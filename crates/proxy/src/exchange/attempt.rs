@@ -97,6 +97,7 @@ pub async fn attempt(
         Ok(acquired) => acquired.map_err(Failed::before)?,
         Err(interrupt) => return Err(Failed::before(interrupt)),
     };
+    plan.cluster.stats().rq_total.inc();
     let sent_at = Instant::now();
     match acquired {
         Lease::H1(lease) => on_h1(lease, request, down, body, timers, sent_at).await,

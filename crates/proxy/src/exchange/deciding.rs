@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use decide::{
     Ask, Context, Deciding, Decision, Known, LocalReply, LogEntry, PeerMetadata, Request, Response, Step,
+    UpstreamEntry,
 };
+use upstream::Host;
 
 use super::forward::Exchange;
 use super::pump::{Interrupt, Timers, while_wanted};
@@ -47,6 +49,7 @@ pub fn finish_reply(
     let mut entry = LogEntry::new(&connection.connection, exchange.record.wall);
     entry.request = Some(&head.request);
     entry.flags = exchange.record.flags;
+    entry.response_code_details = &reply.details;
     let finished = connection.worker.with_rng(|rng| exchange.hcm.finish_reply(reply, &entry, rng));
     let mut response = finished.response;
     match decision {
@@ -67,7 +70,7 @@ pub fn finish_response(
     decision: &Decision,
     request: &Request,
     response: &mut Response,
-    took: Duration,
+    took: Option<Duration>,
 ) -> Option<Arc<PeerMetadata>> {
     let connection = exchange.connection;
     let peer = decision.take_upstream_peer(exchange.hcm, response);
@@ -75,8 +78,18 @@ pub fn finish_response(
     entry.request = Some(request);
     entry.response_code = response.status;
     entry.flags = exchange.record.flags;
+    entry.response_code_details = "via_upstream";
+    let target = exchange.record.cluster.as_ref().map(|c| c.target());
+    entry.upstream = UpstreamEntry {
+        cluster: target.as_ref().map_or("", |t| &*t.stat_name),
+        cluster_raw: target.as_ref().map_or("", |t| &*t.name),
+        host: exchange.record.host.as_ref().map(Host::address),
+        host_name: exchange.record.host.as_ref().map_or("", |h| &h.endpoint.hostname),
+        attempts: exchange.record.attempts,
+        ..UpstreamEntry::default()
+    };
     let tries = exchange.record.attempts;
-    decision.respond(exchange.hcm, &connection.worker.facts, &entry, Some(took), tries, response);
+    decision.respond(exchange.hcm, &connection.worker.facts, &entry, took, tries, response);
     if !response.headers.contains(Known::Date) {
         response.headers.set(Known::Date, crate::clock::http_date());
     }

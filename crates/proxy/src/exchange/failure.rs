@@ -113,10 +113,12 @@ impl TryError {
                 )
                 .with_flags(F::STREAM_IDLE_TIMEOUT),
             ),
-            Self::Interrupt(Interrupt::MaxDuration) => Some(
-                LocalReply::new(408, "downstream duration timeout", "max_duration_timeout")
-                    .with_flags(F::DURATION_TIMEOUT),
-            ),
+            Self::Interrupt(Interrupt::MaxDuration) => {
+                let status = if request_complete { 504 } else { 408 };
+                let reply = LocalReply::new(status, "downstream duration timeout", "max_duration_timeout");
+                // gRPC's DEADLINE_EXCEEDED.
+                Some(LocalReply { grpc_status: Some(4), ..reply })
+            }
             Self::Interrupt(Interrupt::UpstreamMaxDuration) => Some(
                 LocalReply::new(504, "upstream request timeout", "upstream_max_stream_duration_reached")
                     .with_flags(F::UPSTREAM_MAX_STREAM_DURATION),
@@ -138,10 +140,8 @@ fn before_headers(
     retried: bool,
 ) -> LocalReply {
     let again = if retried { "retried and the latest reset reason" } else { "reset reason" };
-    let failure_text =
-        failure.as_ref().map(|f| format!(", transport failure reason: {f}")).unwrap_or_default();
-    let body =
-        format!("upstream connect error or disconnect/reset before headers. {again}: {reason}{failure_text}");
+    // Why the transport failed stands in the log, not in what clients get.
+    let body = format!("upstream connect error or disconnect/reset before headers. {again}: {reason}");
     let mut inner = reason.replace(' ', "_");
     if let Some(failure) = failure {
         inner.push('|');
@@ -164,8 +164,7 @@ mod tests {
         let reply = refused.reply(false, true).unwrap();
         assert_eq!(
             reply.body,
-            "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
-             transport failure reason: delayed connect error: Connection refused"
+            "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
         );
         assert_eq!(
             reply.details,

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use decide::{
@@ -23,7 +24,7 @@ use super::record::Record;
 use super::serve::HttpConnection;
 use super::spans;
 use crate::cluster::Cluster;
-use crate::wire::{BodyLength, Downstream, RequestHead, ResponseHead};
+use crate::wire::{BodyLength, Downstream, Frame, RequestHead, Reset, ResponseHead, Upstream};
 
 /// Body kept for another try where no retry policy asks for more.
 const KEEP: usize = 64 * 1024;
@@ -52,6 +53,7 @@ pub async fn handle(
         }
     };
     record.flags.insert(decision.flags);
+    connection.stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
     record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
     let mut exchange = Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record };
     match &decision.outcome {
@@ -90,20 +92,45 @@ impl Exchange<'_, '_> {
     pub async fn reply(&mut self, reply: LocalReply, decision: Option<&Decision>, head: &RequestHead) {
         self.record.flags.insert(reply.flags);
         self.record.details = reply.details.clone();
-        if reply.direct {
+        if reply.direct && &*reply.details == "direct_response" {
             self.connection.stats.rq_direct_response.inc();
+        }
+        if reply.flags.has(ResponseFlags::FAULT_INJECTED) {
+            self.connection.stats.fault_aborts.inc();
+        }
+        if reply.flags.has(ResponseFlags::NO_CLUSTER_FOUND) {
+            self.connection.stats.no_cluster.inc();
+        }
+        if reply.details.starts_with("rbac_access_denied") {
+            self.connection.stats.rbac_denied.inc();
         }
         let (response, body, trailers_only) = finish_reply(self, &reply, decision, head);
         self.record.local_body = String::from_utf8_lossy(&body).into_owned();
-        let mut message = ResponseHead { response, body: BodyLength::Known(body.len() as u64) };
-        if trailers_only {
-            message.body = BodyLength::None;
+        if reply.flags.has(ResponseFlags::NO_ROUTE_FOUND) {
+            self.connection.stats.no_route.inc();
+        }
+        let told = response.headers.known_str(Known::ContentLength).and_then(|n| n.parse().ok());
+        let length = match (told, response.status) {
+            _ if trailers_only => BodyLength::None,
+            (_, 204 | 304) => BodyLength::None,
+            // That of the body that a HEAD does not get.
+            (Some(n), _) => BodyLength::Known(n),
+            (None, _) => BodyLength::Known(0),
+        };
+        let mut message = ResponseHead { response, body: length };
+        if length == BodyLength::None {
+            message.response.headers.remove_known(Known::ContentLength);
         }
         self.record.code = message.response.status;
-        // What the client still sends of its request is not read: an HTTP/1 connection cannot go on.
+        // What the client still sends of its request is not read: an HTTP/1 connection cannot go on. As in Envoy, it does
+        // not after a bad request either.
         let close = self.close
             || self.connection.worker.is_draining(self.connection.direction)
-            || !self.down.body_is_done();
+            || !self.down.body_is_done()
+            || reply.close
+            || (reply.status == 400 && !reply.direct)
+            || head.request.upgrade.is_some()
+            || head.request.is_connect();
         if self.down.send_head(&message, None, close).is_err() {
             return;
         }
@@ -116,10 +143,30 @@ impl Exchange<'_, '_> {
         self.record.response_headers = Some(message.response.headers);
     }
 
+    /// Takes in what is there of the request already: its connection need not end for that.
+    async fn drain(&mut self, head: &RequestHead) {
+        if head.request.headers.contains(Known::Expect) || head.request.upgrade.is_some() {
+            return;
+        }
+        let mut left = KEEP as u64;
+        poll_fn(|cx| {
+            while left > 0 && !self.down.body_is_done() {
+                match self.down.poll_body(cx) {
+                    Poll::Ready(Ok(Frame::Data(data))) => {
+                        self.record.bytes_received += data.len() as u64;
+                        left = left.saturating_sub(data.len() as u64);
+                    }
+                    Poll::Ready(Ok(Frame::Trailers(_) | Frame::End) | Err(_)) | Poll::Pending => break,
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     async fn forward(&mut self, decision: &Decision, forward: &Forward, head: &mut RequestHead) {
         let worker = self.connection.worker.clone();
         let Some(cluster) = worker.cluster(&forward.cluster.name) else {
-            self.connection.stats.no_cluster.inc();
             let reply =
                 LocalReply::new(503, "", "cluster_not_found").with_flags(ResponseFlags::NO_CLUSTER_FOUND);
             return self.reply(reply, Some(decision), head).await;
@@ -129,17 +176,18 @@ impl Exchange<'_, '_> {
         if dropped > 0 && worker.draw(1_000_000) < u64::from(dropped) {
             let reply = LocalReply::new(503, "drop overload", "drop_overload")
                 .with_flags(ResponseFlags::DROP_OVERLOAD);
+            charge(&cluster, reply.status);
             return self.reply(reply, Some(decision), head).await;
         }
         let Some(_in_flight) = cluster.state().breakers.acquire(Resource::Request, forward.priority) else {
-            cluster.stats().pending_overflow.inc();
+            self.record.attempts = 1;
             let overflow = TryError::Acquire(crate::cluster::AcquireError::Overflow);
             if let Some(reply) = overflow.reply(false, true) {
+                charge(&cluster, reply.status);
                 self.reply(reply, Some(decision), head).await;
             }
             return;
         };
-        cluster.stats().rq_total.inc();
         cluster.stats().rq_active.inc();
         self.send(decision, forward, head, &cluster).await;
         cluster.stats().rq_active.dec();
@@ -176,6 +224,7 @@ impl Exchange<'_, '_> {
                 if let Err(interrupt) = passed {
                     self.broken(cluster, &interrupt);
                 }
+                self.record.bytes_received = body.received;
             }
             Err(None) => {
                 self.record.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
@@ -184,9 +233,17 @@ impl Exchange<'_, '_> {
                 self.connection.stats.rq_rx_reset.inc();
                 self.down.abort();
             }
-            Err(Some(reply)) => self.reply(*reply, Some(decision), head).await,
+            Err(Some(reply)) => {
+                charge(cluster, reply.status);
+                let at_once = reply.flags.has(ResponseFlags::NO_HEALTHY_UPSTREAM)
+                    || reply.flags.has(ResponseFlags::UPSTREAM_OVERFLOW);
+                if !at_once {
+                    // There was time to read on, as Envoy does.
+                    self.drain(head).await;
+                }
+                self.reply(*reply, Some(decision), head).await;
+            }
         }
-        self.record.bytes_received = body.received;
         self.record.request_messages = body.messages.count;
     }
 
@@ -219,6 +276,7 @@ impl Exchange<'_, '_> {
             let chosen = same.take().or_else(|| self.choose(decision, forward, cluster, &tries.tried));
             let Some(host) = chosen else {
                 cluster.stats().cx_none_healthy.inc();
+                self.record.attempts = tries.retry.retries() + 1;
                 let reply = LocalReply::new(503, "no healthy upstream", "no_healthy_upstream")
                     .with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return Err(Some(Box::new(reply)));
@@ -252,6 +310,7 @@ impl Exchange<'_, '_> {
                         cluster.stats().rq_retry_success.inc();
                     }
                     self.record.info = Some(begun.info.clone());
+                    self.record.upstream_protocol = Some(begun.upstream.version());
                     return Ok((begun, host));
                 }
                 Err(failed) => {
@@ -427,8 +486,7 @@ impl Exchange<'_, '_> {
     }
 
     fn observe(&self, cluster: &Rc<Cluster>, host: &Host, outcome: Outcome, status: u16) {
-        cluster.stats().code(status);
-        cluster.stats().rq_completed.inc();
+        let _ = status;
         self.connection.worker.with_rng(|rng| cluster.record(host, outcome, rng));
     }
 
@@ -439,9 +497,10 @@ impl Exchange<'_, '_> {
             TryError::Interrupt(Interrupt::PerTryTimeout | Interrupt::PerTryIdle) => {
                 stats.rq_per_try_timeout.inc()
             }
-            TryError::Interrupt(Interrupt::Upstream(_)) => stats.rq_rx_reset.inc(),
-            TryError::Interrupt(_) => stats.rq_tx_reset.inc(),
-            TryError::Acquire(_) => {}
+            TryError::Interrupt(Interrupt::Upstream(Reset::Remote | Reset::Refused)) => {
+                stats.rq_rx_reset.inc()
+            }
+            TryError::Interrupt(_) | TryError::Acquire(_) => {}
         }
     }
 
@@ -467,13 +526,18 @@ impl Exchange<'_, '_> {
         let started = self.record.started;
         self.record.sent_at = Some(sent_at.duration_since(started));
         self.record.first_byte = Some(started.elapsed());
+        // HTTP/2 accepts with a 2xx, and HTTP/1 accepts CONNECT so; an upgrade it accepts by 101 alone.
+        let by_success = head.request.is_connect() || matches!(upstream, Upstream::H2(_));
         let accepted = answer.response.status == 101
-            || (head.request.is_connect() || head.request.upgrade.is_some())
-                && answer.response.status / 100 == 2;
+            || head.request.upgrade.is_some() && by_success && answer.response.status / 100 == 2
+            || head.request.is_connect() && answer.response.status / 100 == 2;
         let tunnel = forward.upgrade && accepted;
         let keep = answer.response.headers.clone();
+        charge(cluster, answer.response.status);
+        // How long an upstream took is known where it had the whole request.
+        let told = (body.complete && !forward.upgrade).then_some(took);
         self.record.upstream_peer =
-            finish_response(self, decision, &head.request, &mut answer.response, took);
+            finish_response(self, decision, &head.request, &mut answer.response, told);
         self.record.code = answer.response.status;
         self.record.details = "via_upstream".into();
         let upgrade = tunnel.then(|| head.request.upgrade.as_deref().unwrap_or_default().as_bytes().to_vec());
@@ -481,7 +545,8 @@ impl Exchange<'_, '_> {
         let upgrade_header = upgrade.as_deref().filter(|u| !u.is_empty() && answer.response.status == 101);
         let close = self.close
             || self.connection.worker.is_draining(self.connection.direction)
-            || (!body.complete && !tunnel);
+            || (!body.complete && !tunnel)
+            || (forward.upgrade && !tunnel);
         self.down.send_head(&answer, upgrade_header, close).map_err(|_| Interrupt::DownstreamGone)?;
         self.record.response_headers = Some(answer.response.headers);
         if tunnel {
@@ -557,9 +622,15 @@ impl Exchange<'_, '_> {
         if *interrupt == Interrupt::DownstreamGone {
             cluster.stats().rq_cancelled.inc();
             self.connection.stats.rq_rx_reset.inc();
-        } else {
+        } else if matches!(interrupt, Interrupt::Upstream(Reset::Remote | Reset::Refused)) {
             cluster.stats().rq_rx_reset.inc();
         }
         self.down.abort();
     }
+}
+
+/// Counts the status that a request to a cluster ended with, whoever said it.
+fn charge(cluster: &Cluster, status: u16) {
+    cluster.stats().code(status);
+    cluster.stats().rq_completed.inc();
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use decide::{
-    Codec, Connection, Direction, DownstreamTransport, FilterChain, Hcm, Plan, ResponseFlags, Terminal,
+    Codec, Connection, Direction, DownstreamTransport, FilterChain, Hcm, Known, Plan, ResponseFlags, Terminal,
 };
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
@@ -195,9 +195,11 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
             }
         };
         requests += 1;
+        if matches!(next, NextRequest::Request(_) | NextRequest::Bad(_)) {
+            connection.stats.rq_http1_total.inc();
+        }
         match next {
             NextRequest::Request(head) => {
-                connection.stats.rq_http1_total.inc();
                 let expired = match &mut deadline {
                     Some(sleep) => poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx).is_ready())).await,
                     None => false,
@@ -251,17 +253,13 @@ async fn refuse(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server, e
     let mut record = Record::new(connection);
     record.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
     record.code = error.status();
-    record.details = error.to_string().replace(' ', "_").into();
-    let body = match error.status() {
-        431 => "",
-        426 => "",
-        _ => "Bad Request",
-    };
+    record.details = error.to_string().into();
+    let body = error.body();
     let mut head = ResponseHead::new(error.status());
     head.body = BodyLength::Known(body.len() as u64);
-    if !body.is_empty() {
-        head.response.headers.append("content-type", "text/plain");
-    }
+    head.response.headers.set(Known::ContentType, "text/plain");
+    head.response.headers.set(Known::Date, crate::clock::http_date());
+    hcm.finish_response(&mut head.response, "", false);
     server.send_head(&head, None, true);
     server.send_data(body.into());
     server.send_end(None);

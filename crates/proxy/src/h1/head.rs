@@ -32,29 +32,31 @@ pub enum ParseError {
     HeadTooLarge,
     #[error("http1.too_many_headers")]
     TooManyHeaders,
-    #[error("http1.codec_error: bare LF")]
+    #[error("http1.codec_error")]
     BareLineFeed,
-    #[error("http1.codec_error: malformed start line or header")]
+    #[error("http1.codec_error")]
     Malformed,
-    #[error("http1.codec_error: version is not supported")]
+    #[error("http1.invalid_characters")]
+    Characters,
+    #[error("low_version")]
     Version,
-    #[error("http1.codec_error: invalid request target")]
+    #[error("http1.invalid_url")]
     Target,
     #[error("http1.content_length_and_chunked_not_allowed")]
     LengthAndEncoding,
-    #[error("http1.codec_error: content-length")]
+    #[error("http1.codec_error")]
     Length,
     #[error("http1.invalid_transfer_encoding")]
     Encoding,
     #[error("http1.transfer_encoding_not_allowed")]
     EncodingNotAllowed,
-    #[error("http1.codec_error: host header")]
+    #[error("http.invalid_authority")]
     Host,
-    #[error("http1.codec_error: chunk size")]
+    #[error("http1.codec_error")]
     ChunkSize,
-    #[error("http1.codec_error: chunk framing")]
+    #[error("http1.codec_error")]
     ChunkFraming,
-    #[error("http1.codec_error: trailers")]
+    #[error("http1.codec_error")]
     Trailers,
 }
 
@@ -66,6 +68,16 @@ impl ParseError {
             Self::Version => 426,
             Self::Encoding => 501,
             _ => 400,
+        }
+    }
+
+    /// The body of that answer.
+    pub fn body(self) -> &'static str {
+        match self.status() {
+            431 => "Request Header Fields Too Large",
+            426 => "Upgrade Required",
+            501 => "Not Implemented",
+            _ => "Bad Request",
         }
     }
 }
@@ -166,7 +178,7 @@ impl RawHead<RequestLine> {
         let mut storage = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut storage);
         let bytes = &buffer[..length];
-        let status = request.parse(bytes).map_err(error_of)?;
+        let status = request.parse(bytes).map_err(|error| fault(error, bytes))?;
         if status.is_partial() {
             return Err(ParseError::Malformed);
         }
@@ -303,13 +315,29 @@ fn decimal(digits: &[u8]) -> Result<u64, ParseError> {
 
 fn keep_alive<L>(head: &RawHead<L>, version: Version) -> bool {
     match version {
-        Version::Http11 => !head.has_token(b"connection", b"close"),
+        Version::Http11 => {
+            !head.has_token(b"connection", b"close") && !head.has_token(b"proxy-connection", b"close")
+        }
         Version::Http10 => head.has_token(b"connection", b"keep-alive"),
     }
 }
 
 fn version_of(minor: u8) -> Version {
     if minor == 0 { Version::Http10 } else { Version::Http11 }
+}
+
+/// What is wrong with a request that cannot be parsed.
+fn fault(error: httparse::Error, head: &[u8]) -> ParseError {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let has_version = matches!(line.rsplit(|b| *b == b' ').next(), Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+        if major.is_ascii_digit() && minor.is_ascii_digit());
+    match error_of(error) {
+        ParseError::Version if !has_version => ParseError::Malformed,
+        ParseError::Malformed if head.iter().any(|b| matches!(b, 0..=8 | 11 | 12 | 14..=31 | 127)) => {
+            ParseError::Characters
+        }
+        other => other,
+    }
 }
 
 fn error_of(error: httparse::Error) -> ParseError {

@@ -303,8 +303,8 @@ fn request_head(
         (Some(authority), path) => (authority, path),
         (None, path) => (host.clone().unwrap_or_default(), path),
     };
-    let must_have_host = line.version == Version::Http11;
-    if (must_have_host && host.is_none()) || !is_authority(&authority) {
+    // One that is missing is judged with the rest of the request.
+    if !is_authority(&authority) {
         return Err(ParseError::Host);
     }
     let upgrade = raw
@@ -320,10 +320,13 @@ fn request_head(
         text(&authority),
         text(&path),
     );
-    request.scheme = if secure { "https".into() } else { "http".into() };
+    // The absolute form says it; elsewhere the connection does.
+    request.scheme_is_told = !connect && !target.starts_with(b"/") && target != "*";
+    let https = if request.scheme_is_told { target[..5].eq_ignore_ascii_case(b"https") } else { secure };
+    request.scheme = if https { "https".into() } else { "http".into() };
     request.version = if line.version == Version::Http10 { HttpVersion::Http10 } else { HttpVersion::Http11 };
     request.headers = hop::end_to_end(raw, true);
-    request.upgrade = upgrade.map(|u| text(&u).to_ascii_lowercase().into());
+    request.upgrade = upgrade.map(|u| text(&u).into());
     let body = match framing {
         Framing::None => BodyLength::None,
         Framing::Length(n) => BodyLength::Known(n),

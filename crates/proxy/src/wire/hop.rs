@@ -16,11 +16,13 @@ pub fn end_to_end<L>(raw: &RawHead<L>, drop_host: bool) -> Headers {
         .collect();
     let mut headers = Headers::with_capacity(raw.headers.len() + 8);
     for (name, value) in raw.iter() {
-        let stays = !is_hop_by_hop(&name)
-            && !(drop_host && name == "host")
-            && !(name == "te" && !value.eq_ignore_ascii_case(b"trailers"))
-            && !nominated.contains(&name);
-        if stays {
+        let stays = !is_hop_by_hop(&name) && !(drop_host && name == "host") && !nominated.contains(&name);
+        if name == "te" {
+            // Of what it may list, only this goes on.
+            if stays && tokens(&value).iter().any(|t| t == "trailers") {
+                headers.append(HeaderName::new(name), Bytes::from_static(b"trailers"));
+            }
+        } else if stays {
             headers.append(HeaderName::new(name), value);
         }
     }

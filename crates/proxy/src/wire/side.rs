@@ -113,6 +113,13 @@ impl Downstream<'_> {
 }
 
 impl Upstream {
+    pub fn version(&self) -> decide::Version {
+        match self {
+            Self::H1(_) => decide::Version::Http11,
+            Self::H2(_) => decide::Version::Http2,
+        }
+    }
+
     pub fn send_data(&mut self, data: Bytes) {
         match self {
             Self::H1(s) => s.send_data(data),

@@ -1,0 +1,130 @@
+//! The recording upstream over HTTP/2 with prior knowledge: the same scripts, said in frames.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+
+use crate::both_h2::{headers, map, read, write};
+use crate::case::{FullAnswer, Then};
+use crate::message::{Body, Message, Reader, response};
+use crate::upstream::{PROBE, Upstream};
+
+/// Until the peer ends, or an answer ends the connection.
+pub async fn serve<S>(upstream: &Upstream, stream: S, agreed: Option<String>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut builder = h2::server::Builder::new();
+    let Ok(mut connection) = builder.enable_connect_protocol().handshake::<_, Bytes>(stream).await else {
+        return;
+    };
+    let ending = Arc::new(Notify::new());
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = ending.notified() => return,
+        };
+        let Some(Ok((request, respond))) = accepted else { return };
+        let (upstream, ending, agreed) = (upstream.clone(), ending.clone(), agreed.clone());
+        tokio::spawn(async move { exchange(&upstream, request, respond, &ending, agreed).await });
+    }
+}
+
+async fn exchange(
+    upstream: &Upstream,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    ending: &Notify,
+    agreed: Option<String>,
+) {
+    let (parts, body) = request.into_parts();
+    let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
+    let mut message = Message { line: format!("{} {target} HTTP/2", parts.method), ..Message::default() };
+    let pseudo =
+        [(":scheme", parts.uri.scheme_str()), (":authority", parts.uri.authority().map(|a| a.as_str()))];
+    message.headers.extend(pseudo.into_iter().filter_map(|(n, v)| Some((n.to_owned(), v?.to_owned()))));
+    if let Some(protocol) = parts.extensions.get::<h2::ext::Protocol>() {
+        message.headers.push((":protocol".into(), protocol.as_str().to_owned()));
+    }
+    message.headers.extend(agreed.map(|agreed| (":tls".to_owned(), agreed)));
+    message.headers.extend(headers(&parts.headers));
+    let probe = message.header(PROBE).is_some();
+    let answer = if probe { FullAnswer::ok() } else { upstream.next_answer() };
+    let head = parts.method == http::Method::HEAD;
+    if answer.then == Then::Echo {
+        upstream.note(Message { complete: true, ..message });
+        return echo(&answer, body, &mut respond).await;
+    }
+    if answer.early {
+        send(&answer, head, &mut respond).await;
+    }
+    read(body, &mut message).await;
+    if !probe {
+        upstream.note(message);
+    }
+    if !answer.early {
+        send(&answer, head, &mut respond).await;
+    }
+    match answer.then {
+        Then::Keep | Then::Echo => {}
+        Then::Reset => respond.send_reset(answer.code.map_or(Reason::INTERNAL_ERROR, Reason::from)),
+        Then::Close => {
+            if answer.send.is_some() {
+                // What was sent goes out first.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            ending.notify_one();
+        }
+    }
+}
+
+async fn parsed(answer: &FullAnswer, head: bool) -> Option<(Message, bool)> {
+    tokio::time::sleep(Duration::from_millis(answer.delay)).await;
+    let raw = crate::message::bytes(&response(answer.send.as_ref()?));
+    let mut reader = Reader::new(&raw[..]);
+    let mut message = reader.head().await.ok()?;
+    let body =
+        if head || matches!(message.status(), 101 | 204 | 304) { Body::None } else { Body::OfResponse };
+    let whole = reader.body(&mut message, body).await.is_ok();
+    Some((message, whole))
+}
+
+async fn send(answer: &FullAnswer, head: bool, respond: &mut SendResponse<Bytes>) {
+    let Some((message, whole)) = parsed(answer, head).await else { return };
+    let Some(response) = built(&message) else { return };
+    let bare = message.body.is_empty() && message.trailers.is_empty();
+    let Ok(mut stream) = respond.send_response(response, bare && whole) else { return };
+    if !whole {
+        let _ = stream.send_data(Bytes::from(message.body), false);
+        // The rest never comes, but this much does.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    } else if !bare {
+        write(&mut stream, message);
+    }
+}
+
+fn built(message: &Message) -> Option<Response<()>> {
+    let mut response = Response::builder().status(message.status()).body(()).ok()?;
+    *response.headers_mut() = map(&message.headers);
+    Some(response)
+}
+
+/// A tunnel: whatever comes goes back.
+async fn echo(answer: &FullAnswer, mut body: RecvStream, respond: &mut SendResponse<Bytes>) {
+    let Some((message, _)) = parsed(answer, false).await else { return };
+    let Some(response) = built(&message) else { return };
+    let Ok(mut stream) = respond.send_response(response, false) else { return };
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+        if stream.send_data(data, false).is_err() {
+            return;
+        }
+    }
+    let _ = stream.send_data(Bytes::new(), true);
+}
