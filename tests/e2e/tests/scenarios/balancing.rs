@@ -258,8 +258,8 @@ impl Crowd {
     /// Waits until a part of the load is answered so, and holds more of it to that.
     fn holds(&self, what: &str, check: impl Fn(&Report) -> anyhow::Result<()>) -> anyhow::Result<Report> {
         let check = |report: &Report| none_failed(report).and_then(|()| check(report));
-        until_ok(what, PATIENCE, || check(&self.load.next(450)?))?;
-        let report = self.load.next(900)?;
+        until_ok(what, PATIENCE, || check(&self.load.next(300)?))?;
+        let report = self.load.next(600)?;
         check(&report)?;
         println!("{what}: {:?}", report.names);
         Ok(report)
@@ -336,6 +336,8 @@ pub(crate) fn by_hash() -> anyhow::Result<()> {
         }
     }
     ensure!(used.len() > 1, "all addresses lead to the same place: {used:?}");
+    // They end while those are there whom they wait for.
+    drop(others);
     crowd.leave()
 }
 
