@@ -38,10 +38,10 @@ use crate::view::Seen;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A proxy that says nothing for so long is asked whether it is still there.
-const SILENCE: Duration = Duration::from_secs(4);
+const SILENCE: Duration = Duration::from_secs(3);
 /// A machine that does not acknowledge what was sent to it for so long is gone, and its workloads with it: less than
-/// ten seconds in all. Its kernel acknowledges even while the proxy itself is busy.
-const UNREACHED: Duration = Duration::from_secs(5);
+/// eight seconds in all. Its kernel acknowledges even while the proxy itself is busy.
+const UNREACHED: Duration = Duration::from_secs(4);
 /// A proxy whose machine is there and that does not answer for so long hangs.
 const HANGING: Duration = Duration::from_secs(20);
 /// A poll's body is a request: never long.

@@ -16,6 +16,7 @@ use proto::pb::envoy::service::discovery::v3 as pb;
 use proto::pb::google::rpc;
 use proto::{Delta, Rejection, ResourceType};
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,8 +29,11 @@ use crate::grpc::{DELTA, Inbound, Outbound, SOTW, Sender, Status, outbound, requ
 /// A sidecar of 10,000 services gets 38 MB in one response.
 const MAX_MESSAGE: usize = 1 << 30;
 const WINDOW: u32 = 4 << 20;
-/// A server that says nothing for so long is asked whether it is still there, and has as long to answer.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A server's machine that says nothing for so long is asked whether it is still there, again and again,
+const SILENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(1);
+/// and is gone when it acknowledged nothing for so long.
+const UNREACHED: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(15);
 
@@ -130,6 +134,7 @@ async fn stream(config: &Config, client: &mut Client, updates: &mpsc::Sender<Upd
         .await
         .map_err(|e| unavailable("connecting", &e))?
         .map_err(|e| unavailable("connecting", &e))?;
+    watch_over(&tcp).map_err(|e| unavailable("connecting", &e))?;
     match &config.tls {
         None => speak(config, client, updates, tcp, "http").await,
         Some((tls, name)) => {
@@ -139,6 +144,14 @@ async fn stream(config: &Config, client: &mut Client, updates: &mpsc::Sender<Upd
             speak(config, client, updates, tls, "https").await
         }
     }
+}
+
+/// Lets the kernel notice that the other machine is gone. HTTP/2's own pings would do so too, but servers made with gRPC's
+/// libraries, istiod among them, end the connection of a client that pings more often than they like.
+fn watch_over(tcp: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENCE).with_interval(AGAIN))?;
+    socket.set_tcp_user_timeout(Some(UNREACHED))
 }
 
 async fn speak(
@@ -153,9 +166,7 @@ async fn speak(
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .keep_alive_interval(SILENCE)
-        .keep_alive_timeout(SILENCE);
+        .initial_connection_window_size(WINDOW);
     let (mut http, connection) =
         builder.handshake::<_, Outbound>(TokioIo::new(io)).await.map_err(|e| failed(&e))?;
     let connection = tokio::spawn(connection);
@@ -286,4 +297,23 @@ async fn flush(client: &mut Client, sender: &Sender) -> Result<(), Status> {
         sender.send(Bytes::from(bytes), Bytes::new()).await.map_err(closed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_s_machine_that_is_gone_is_noticed_without_pings_of_ours() -> io::Result<()> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let connect = Config::connect_to(listener.local_addr()?.to_string());
+        let tcp = connect().await?;
+        watch_over(&tcp)?;
+        let socket = SockRef::from(&tcp);
+        assert!(socket.keepalive()?);
+        assert_eq!(socket.tcp_keepalive_time()?, SILENCE);
+        assert_eq!(socket.tcp_keepalive_interval()?, AGAIN);
+        assert_eq!(socket.tcp_user_timeout()?, Some(UNREACHED));
+        Ok(())
+    }
 }
