@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -81,6 +82,8 @@ impl Cluster {
                 "--service-cluster-ip-range=10.96.0.0/16".into(),
             ],
         )?;
+        until("kube-apiserver listens", START, || TcpStream::connect("127.0.0.1:6443").ok())
+            .with_context(|| cluster.log("kube-apiserver"))?;
         until("kube-apiserver is ready", START, || cluster.kubectl(&["get", "--raw", "/readyz"]).ok())
             .with_context(|| cluster.log("kube-apiserver"))?;
         Ok(cluster)
@@ -159,7 +162,8 @@ impl Cluster {
     fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let kubectl = need("kubectl").context("needs kubectl")?;
         let mut command = Command::new(kubectl);
-        run(command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()))
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()).env("GOGC", "off");
+        run(command.args(arguments))
     }
 
     fn stop(&mut self) {

@@ -37,13 +37,15 @@ use anyhow::bail;
 pub fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
     let deadline = Instant::now() + within;
     loop {
+        let asked = Instant::now();
         if let Some(answer) = ask() {
             return Ok(answer);
         }
         if Instant::now() >= deadline {
             bail!("{what}: not within {within:?}");
         }
-        std::thread::sleep(Duration::from_millis(20));
+        // What is costly to ask leaves at least as much time to those who are asked about.
+        std::thread::sleep(asked.elapsed().clamp(Duration::from_millis(20), Duration::from_millis(250)));
     }
 }
 

@@ -211,6 +211,7 @@ impl Mesh {
         let kubectl = testkit::peers::need("kubectl").context("needs kubectl")?;
         let mut command = Command::new(kubectl);
         command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path());
+        command.env("GOGC", "off");
         command.stdin(Stdio::null());
         Ok(command)
     }

@@ -104,8 +104,10 @@ fn start(name: &str) -> Result<(), Failed> {
 
 /// In a process of its own; what it said, if it failed.
 fn play_apart(name: &str) -> std::io::Result<Result<(), String>> {
-    let output =
-        Command::new(std::env::current_exe()?).env(CHILD, name).env("RUST_LIB_BACKTRACE", "0").output()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    // Servers written in Go live too shortly here to collect garbage as often as they do.
+    command.env(CHILD, name).env("RUST_LIB_BACKTRACE", "0").env("GOGC", "400");
+    let output = command.output()?;
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     for line in text.lines().filter(|line| line.starts_with("skipped: ")) {

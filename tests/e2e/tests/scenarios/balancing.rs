@@ -17,6 +17,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("balancing_by_hash_of_a_cookie", by_cookie),
     ("balancing_by_hash_of_the_source_address", by_source),
     ("balancing_default_of_the_mesh", default_of_the_mesh),
+];
+
+/// Of localities and their priorities.
+pub(crate) const LOCALITY: &[Scenario] = &[
     ("locality_failover_by_readiness", failover_by_readiness),
     ("locality_failover_by_outlier_detection", failover_by_outliers),
     ("locality_shares_by_distribute", distribute),

@@ -121,7 +121,7 @@ fn stopped() -> anyhow::Result<()> {
 /// `kill -9` of the workload with all that is in it: its entry is unready at once, and goes.
 fn killed() -> anyhow::Result<()> {
     const CONNECTIONS: u64 = 8;
-    let mesh = Mesh::start_with(&["--workload-grace", "3s"])?;
+    let mesh = Mesh::start_with(&["--workload-grace", "1s"])?;
     let _stays = mesh.serve("reviews", "v1", "stays")?;
     let dies = mesh.serve("reviews", "v2", "dies")?;
     both_answer(&mesh, "dies")?;

@@ -26,6 +26,7 @@ use e2e::stage::{Scenario, Variation, run};
 const SCENARIOS: &[&[Scenario]] = &[
     traffic::SCENARIOS,
     balancing::SCENARIOS,
+    balancing::LOCALITY,
     resilience::SCENARIOS,
     cascade::SCENARIOS,
     security::SCENARIOS,
