@@ -55,6 +55,14 @@ const PEERS: &[Peer] = &[
         },
     },
     Peer {
+        name: "h2spec",
+        source: Source::GoModule {
+            folder: "h2spec",
+            package: "github.com/summerwind/h2spec/cmd/h2spec",
+            ldflags: "-s -w",
+        },
+    },
+    Peer {
         name: "kube-controller-manager",
         source: Source::GoModule { folder: "kube-controller-manager", package: ".", ldflags: KUBERNETES },
     },
