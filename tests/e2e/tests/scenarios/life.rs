@@ -125,6 +125,15 @@ fn killed() -> anyhow::Result<()> {
     let _stays = mesh.serve("reviews", "v1", "stays")?;
     let dies = mesh.serve("reviews", "v2", "dies")?;
     both_answer(&mesh, "dies")?;
+    // A host that is gone does not even refuse.
+    mesh.steer(
+        "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec: {host: reviews, trafficPolicy: {connectionPool: {tcp: {connectTimeout: 1s}}}}
+",
+    )?;
     dies.behave("delay=100")?;
     let connections = CONNECTIONS.to_string();
     let load = mesh.start_load(&["--url", URL, "--connections", &connections, "--pause", "5"])?;
