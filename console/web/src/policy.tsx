@@ -33,7 +33,7 @@ export function Policies({ name, namespace, authentication, authorizations, sele
   const known = [...new Set([...seen.map((c) => c.principal), ...(allowed ?? []), ...(stored ?? [])])].filter((p) => p !== null);
   const labels = selector ?? { app: name };
   const toggle = (principal: string) =>
-    allow((allowed ?? []).includes(principal) ? (allowed ?? []).filter((p) => p !== principal) : [...(allowed ?? []), principal]);
+    allow((now) => ((now ?? []).includes(principal) ? (now ?? []).filter((p) => p !== principal) : [...(now ?? []), principal]));
   const showCallers = () => propose({ before: own && written(own), after: onlyCallers(name, namespace, labels, allowed), effects: callerEffects(allowed, its, seconds.value) });
   const showMode = () => propose({ before: authentication && written(authentication), after: wanted ? peerAuthentication(name, namespace, labels, wanted) : null, effects: modeEffects(wanted, its, seconds.value) });
   return (

@@ -78,7 +78,8 @@ export function ServiceView({ host }: { host: string }) {
             <Table what="Caller" testid="callers" rows={[...groupBy(its, (e) => id(e.source))].map(([name, e]) => workloadRow(name, e))} />
           </section>
         </div>
-        <Levers host={host} its={its} />
+        {/* Another service has levers of its own: nothing that was found of this one is shown there. */}
+        <Levers key={host} host={host} its={its} />
       </div>
     </>
   );

@@ -19,10 +19,11 @@ export function Steer({ name, namespace, routes, rule, its, changed }: Props) {
   const initial = useMemo(() => settings(routes, rule), [routes, rule]);
   const [wanted, want] = useState<Settings>(initial);
   const [proposal, propose] = useState<Wish | null>(null);
-  useEffect(() => want(initial), [initial]);
-  const set = (part: Partial<Settings>) => want({ ...wanted, ...part });
+  useEffect(() => want(initial), [JSON.stringify(initial)]);
+  // From what is wanted by then: several fields may change before the page is drawn again.
+  const set = (part: (now: Settings) => Partial<Settings>) => want((now) => ({ ...now, ...part(now) }));
   const number = (label: string, field: keyof Settings, max: number, step = 1) => (
-    <label>{label}<input type="number" name={field} min="0" max={max} step={step} value={wanted[field] as number} onInput={(e) => set({ [field]: Number(e.currentTarget.value) })} /></label>
+    <label>{label}<input type="number" name={field} min="0" max={max} step={step} value={wanted[field] as number} onInput={({ currentTarget: { value } }) => set(() => ({ [field]: Number(value) }))} /></label>
   );
   const weights = Object.entries(wanted.weights);
   const sum = weights.reduce((n, [, weight]) => n + weight, 0);
@@ -37,12 +38,12 @@ export function Steer({ name, namespace, routes, rule, its, changed }: Props) {
       {weights.map(([subset, weight]) => (
         <label key={subset} data-subset={subset}>
           <span class="name">{subset}</span>
-          <input type="range" min="0" max="100" value={weight} style={{ "--part": `${weight}%` }} onInput={(e) => set({ weights: { ...wanted.weights, [subset]: Number(e.currentTarget.value) } })} />
+          <input type="range" min="0" max="100" value={weight} style={{ "--part": `${weight}%` }} onInput={({ currentTarget: { value } }) => set((now) => ({ weights: { ...now.weights, [subset]: Number(value) } }))} />
           <output>{sum > 0 ? `${((100 * weight) / sum).toFixed(0)} %` : "–"}</output>
         </label>
       ))}
       {weights.length > 0 && sum === 0 && <p class="hint">No rule divides the requests: every replica gets its share.</p>}
-      <label>Timeout<input name="timeout" placeholder="none; 500ms, 2s" value={wanted.timeout} onInput={(e) => set({ timeout: e.currentTarget.value })} /></label>
+      <label>Timeout<input name="timeout" placeholder="none; 500ms, 2s" value={wanted.timeout} onInput={({ currentTarget: { value } }) => set(() => ({ timeout: value }))} /></label>
       <fieldset>
         <legend>Delay</legend>
         {number("by seconds", "delaySeconds", 60, 0.1)}
