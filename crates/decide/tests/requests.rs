@@ -352,6 +352,101 @@ fn policies_allow_deny_and_cannot_be_walked_round() {
     );
 }
 
+/// A DENY for everybody and one permission or principal, before a route of everything.
+fn denying(rule: &str, what: &Value) -> World {
+    let any = json!([{"any": true}]);
+    let (mut principals, mut permissions) = (any.clone(), any);
+    match rule {
+        "principals" => principals = json!([what]),
+        _ => permissions = json!([what]),
+    }
+    let deny = rbac(&json!({"action": "DENY", "policies": {"p": {
+        "principals": principals, "permissions": permissions}}}));
+    let routes = routes(&json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]));
+    world(json!({"normalizePath": true, "mergeSlashes": true}), vec![deny], &routes)
+}
+
+const DENIED: &str = "403 rbac_access_denied_matched_policy[p]";
+
+#[test]
+fn repeated_headers_and_bytes_that_are_no_text_do_not_hide_a_value_from_a_rule() {
+    for (kind, matched) in [
+        ("exact", json!({"exact": "admin"})),
+        ("prefix", json!({"prefix": "adm"})),
+        ("suffix", json!({"suffix": "min"})),
+        ("contains", json!({"contains": "dmi"})),
+        ("regex", json!({"safeRegex": {"regex": "a.*n"}})),
+    ] {
+        for rule in ["principals", "permissions"] {
+            let world = denying(rule, &json!({"header": {"name": "x-role", "stringMatch": matched}}));
+            for values in [&["admin"][..], &["user", "admin"], &["admin", "user"], &["", "admin"]] {
+                let request = values.iter().fold(get("/"), |r, v| r.with_header("x-role", v));
+                assert_eq!(world.fate(request), DENIED, "{kind} of {values:?}");
+            }
+            assert_eq!(world.fate(get("/").with_header("x-role", "user")), "a", "{kind}");
+        }
+    }
+    let world = denying(
+        "principals",
+        &json!({"header": {"name": "x-role", "stringMatch": {"safeRegex": {"regex": "admin.*"}}}}),
+    );
+    let mut request = get("/");
+    request.headers.append("x-role", bytes::Bytes::from_static(b"admin\xff\xfe"));
+    assert_eq!(world.fate(request), DENIED);
+}
+
+#[test]
+fn fragments_parameters_and_templates_are_no_way_round_a_rule() {
+    let prefix = denying("permissions", &json!({"urlPath": {"path": {"prefix": "/admin"}}}));
+    for path in ["/admin;x=y", "/admin/;x", "/x;y/../admin", "/admin?#", "/%61dmin", "/\\admin"] {
+        let fate = prefix.fate(get(path));
+        assert!(fate == DENIED || fate.starts_with("400 "), "{path}: {fate}");
+    }
+    for path in ["/x#/../admin", "/admin#", "/#/admin", "/%00/admin", "admin", ""] {
+        let fate = prefix.fate(get(path));
+        assert!(fate.starts_with('4'), "{path:?}: {fate}");
+    }
+    let template = denying(
+        "permissions",
+        &json!({"uriTemplate": {"name": "t", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
+            "pathTemplate": "/secret/*/key"}}}),
+    );
+    for path in ["/secret/a/key", "/secret/*/key", "/secret/%2A/key", "/x/../secret/a/key", "/secret//a/key"]
+    {
+        assert_eq!(template.fate(get(path)), DENIED, "{path}");
+    }
+}
+
+#[test]
+fn internal_headers_are_not_believed_from_outside() {
+    let table = routes(&json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]));
+    let mut world = world(json!({"useRemoteAddress": true}), vec![], &table);
+    world.connection.remote = "203.0.113.9:1".parse().unwrap();
+    let internal = [
+        "x-envoy-internal",
+        "x-envoy-retry-on",
+        "x-envoy-max-retries",
+        "x-envoy-upstream-rq-timeout-ms",
+        "x-envoy-original-path",
+        "x-envoy-original-host",
+        "x-envoy-decorator-operation",
+        "x-envoy-force-trace",
+        "x-envoy-downstream-service-cluster",
+        "x-envoy-hedge-on-per-try-timeout",
+        "x-envoy-ip-tags",
+    ];
+    let mut request = internal.iter().fold(get("/"), |r, name| r.with_header(name, "1"));
+    request = request.with_header("x-forwarded-for", "10.0.0.1");
+    let (decision, _) = world.ask(&mut request, 1);
+    let Outcome::Forward(forward) = decision.outcome else { panic!() };
+    assert!(forward.retry.is_none(), "retries that somebody outside asked for");
+    for name in internal {
+        assert_eq!(request.headers.get_str(name).filter(|v| *v == "1"), None, "{name}");
+    }
+    assert_eq!(request.headers.get_str("x-forwarded-for"), Some("10.0.0.1,203.0.113.9"));
+}
+
 #[test]
 fn preflights_are_answered_and_origins_marked() {
     let cors = json!({"name": "envoy.filters.http.cors",

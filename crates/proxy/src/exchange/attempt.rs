@@ -146,6 +146,9 @@ async fn on_h1(
     };
     let (reused, info) = (lease.reused, lease.info.clone());
     client.send_head(request);
+    if request.request.upgrade.is_some() || request.request.is_connect() {
+        body.hold();
+    }
     let mut upstream = Upstream::H1(client);
     match await_head(down, &mut upstream, body, timers).await {
         Ok(head) => Ok(Begun { upstream, held: Held::H1(lease), head, info, sent_at }),

@@ -42,6 +42,8 @@ pub struct RequestBody {
     /// What of it the current upstream has been given.
     given: usize,
     end_given: bool,
+    /// What comes waits until the upstream has accepted the tunnel that it is for.
+    held: bool,
     replayable: bool,
     limit: usize,
     pub messages: GrpcCounter,
@@ -127,8 +129,14 @@ impl RequestBody {
         self.end_given = false;
     }
 
+    /// Bytes for a tunnel that an HTTP/1 upstream has not accepted would be a request to it.
+    pub fn hold(&mut self) {
+        self.held = !self.complete;
+    }
+
     /// The connection became a tunnel: its bytes follow, whatever the request's body was.
     pub fn reopen(&mut self) {
+        self.held = false;
         self.complete = false;
         self.end_given = false;
     }
@@ -171,6 +179,9 @@ impl RequestBody {
         down: &mut Downstream<'_>,
         up: &mut Upstream,
     ) -> Poll<Interrupt> {
+        if self.held {
+            return Poll::Pending;
+        }
         loop {
             match up.poll_ready(cx) {
                 Poll::Pending => return Poll::Pending,

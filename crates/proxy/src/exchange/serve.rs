@@ -381,6 +381,14 @@ async fn serve_stream(
     secure: bool,
 ) {
     let (parts, body) = request.into_parts();
+    let Some(terms) = connection.current() else {
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+        return;
+    };
+    if parts.headers.len() > terms.hcm.limits.max_headers {
+        refuse_stream(connection, respond, ParseError::TooManyHeaders);
+        return;
+    }
     let head = match h2_request_head(&parts, body.is_end_stream(), secure) {
         Ok(head) => head,
         Err(_) => {
@@ -389,10 +397,19 @@ async fn serve_stream(
             return;
         }
     };
-    let Some(terms) = connection.current() else {
-        respond.send_reset(h2::Reason::REFUSED_STREAM);
-        return;
-    };
     let down = Downstream::H2(H2ServerStream::new(body, respond));
     handle(connection, &terms.plan, &terms.hcm, head, down, false).await;
+}
+
+/// Answers what is no request, as on HTTP/1; the connection's other streams go on.
+fn refuse_stream(
+    connection: &HttpConnection,
+    mut respond: h2::server::SendResponse<bytes::Bytes>,
+    error: ParseError,
+) {
+    connection.stats.cx_protocol_error.inc();
+    let mut response = http::Response::new(());
+    *response.status_mut() =
+        http::StatusCode::from_u16(error.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
+    let _ = respond.send_response(response, true);
 }

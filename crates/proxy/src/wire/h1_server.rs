@@ -124,6 +124,10 @@ impl H1Server {
         let framing = raw.framing()?;
         self.keep_alive = raw.keep_alive();
         let head = request_head(&raw, framing, self.secure)?;
+        // What follows becomes the tunnel's: a body before it would reach the upstream without its framing.
+        if (head.request.upgrade.is_some() || head.request.is_connect()) && framing != Framing::None {
+            return Err(ParseError::Length);
+        }
         self.decoder = BodyDecoder::new(framing, self.limits);
         self.to_head = head.request.method == Method::Head;
         self.expects_continue = self.version == Version::Http11
@@ -301,7 +305,7 @@ fn request_head(
     let connect = method == "CONNECT";
     let (authority, path) = match split_target(&target, connect)? {
         (Some(authority), path) => (authority, path),
-        (None, path) => (host.clone().unwrap_or_default(), path),
+        (None, path) => (host.unwrap_or_default(), path),
     };
     // One that is missing is judged with the rest of the request.
     if !is_authority(&authority) {

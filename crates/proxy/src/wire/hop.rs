@@ -29,9 +29,16 @@ pub fn end_to_end<L>(raw: &RawHead<L>, drop_host: bool) -> Headers {
     headers
 }
 
-/// Trailers as headers.
+/// Trailers as headers, without those that a reader who merges them would frame or route the message by (RFC 9110, 6.5.1).
 pub fn trailers(pairs: Vec<(Bytes, Bytes)>) -> Headers {
-    pairs.into_iter().map(|(name, value)| (HeaderName::new(name), value)).collect()
+    let travels = |name: &[u8]| {
+        !is_hop_by_hop(name) && !matches!(name, b"content-length" | b"host" | b"te" | b"trailer")
+    };
+    pairs
+        .into_iter()
+        .filter(|(name, _)| travels(name))
+        .map(|(name, value)| (HeaderName::new(name), value))
+        .collect()
 }
 
 fn tokens(value: &[u8]) -> Vec<Bytes> {

@@ -1,0 +1,464 @@
+//! What attackers do with HTTP/2's frames: their connection ends or their stream is reset, others are served meanwhile,
+//! the upstream sees nothing of it, and memory stays bounded.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{
+    Seen, cluster, echo_upstream, get, hcm, http_proxy, listener, read_message, route, start, status,
+    upstream,
+};
+use proxy::Handle;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+const PROTOCOL_ERROR: u32 = 1;
+const CALM: u32 = 11;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What one connection may make this process grow by; the proxy runs in it.
+const GROWTH: usize = 24 << 20;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// HPACK's literal that is not indexed, of up to 126 bytes each.
+fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    [&[0, name.len() as u8][..], name, &[value.len() as u8], value].concat()
+}
+
+/// `:method GET`, `:scheme http`.
+const GET: &[u8] = &[0x82, 0x86];
+/// `:method POST`, `:scheme http`.
+const POST: &[u8] = &[0x83, 0x86];
+
+fn block(method: &[u8], path: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut block = [method, &literal(b":path", path), &literal(b":authority", b"a")].concat();
+    for (name, value) in more {
+        block.extend(literal(name, value));
+    }
+    block
+}
+
+/// The connection of one client that says what it likes.
+struct Attacker {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Attacker {
+    async fn connect(address: SocketAddr, settings: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, 0, settings)).await.unwrap();
+        Self { stream, read: Vec::new() }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    /// Sends as much as is taken from it; says whether that was all.
+    async fn flood(&mut self, bytes: &[u8]) -> bool {
+        let sent = tokio::time::timeout(Duration::from_millis(1500), self.stream.write_all(bytes)).await;
+        matches!(sent, Ok(Ok(())))
+    }
+
+    /// The next frame; nothing at the end of the connection.
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(head) = self.read.get(..9) {
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                if self.read.len() >= 9 + length {
+                    let (kind, stream) = (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
+                    let payload = self.read[9..9 + length].to_vec();
+                    self.read.drain(..9 + length);
+                    return Some(Frame { kind, stream, payload });
+                }
+            }
+            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await;
+            match read.expect("a frame or the end") {
+                Ok(n) if n > 0 => {}
+                _ => return None,
+            }
+        }
+    }
+
+    /// The error of the GOAWAY that ends the connection; nothing where it ended without one.
+    async fn ended_with(&mut self) -> Option<u32> {
+        while let Some(frame) = self.next().await {
+            if frame.kind == GOAWAY {
+                return frame.payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().unwrap()));
+            }
+        }
+        None
+    }
+
+    /// What becomes of a stream: `Ok` with its headers' block, `Err` with the error it is reset with.
+    async fn fate(&mut self, stream: u32) -> Result<Vec<u8>, u32> {
+        while let Some(frame) = self.next().await {
+            match frame.kind {
+                HEADERS if frame.stream == stream => return Ok(frame.payload),
+                RST_STREAM if frame.stream == stream => {
+                    return Err(u32::from_be_bytes(frame.payload[..4].try_into().unwrap()));
+                }
+                GOAWAY => panic!("the connection ended: {frame:?}"),
+                _ => {}
+            }
+        }
+        panic!("the connection ended");
+    }
+}
+
+async fn proxy() -> (Handle, SocketAddr, Seen) {
+    let (up, seen) = echo_upstream().await;
+    let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster("up", &[up]), 1).await;
+    (handle, address, seen)
+}
+
+async fn others_are_served(address: SocketAddr) {
+    assert_eq!(status(&get(address, "/other").await), "200");
+}
+
+/// One test at a time: what this process grows by is that one's.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Bytes of this process that are in memory.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[track_caller]
+fn bounded(before: usize) {
+    let grown = resident().saturating_sub(before);
+    assert!(grown < GROWTH, "grew by {} KiB", grown >> 10);
+}
+
+#[tokio::test]
+async fn rapid_reset_ends_the_connection() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, seen) = proxy().await;
+    let mut attacker = Attacker::connect(address, &[]).await;
+    let open = block(GET, b"/reset", &[]);
+    let flood: Vec<u8> = (0..5000u32)
+        .flat_map(|n| {
+            let id = 2 * n + 1;
+            let reset = frame(RST_STREAM, 0, id, &[0, 0, 0, 8]);
+            [frame(HEADERS, END_HEADERS | END_STREAM, id, &open), reset].concat()
+        })
+        .collect();
+    attacker.send(&flood).await;
+    assert!(matches!(attacker.ended_with().await, Some(CALM) | None));
+    others_are_served(address).await;
+    assert!(seen.len() < 2500, "the upstream was asked {} times", seen.len());
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_continuation_flood_ends_the_connection() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, seen) = proxy().await;
+    let before = resident();
+    for piece in [&literal(b"x", &[b'a'; 100]).repeat(100)[..], b""] {
+        let mut attacker = Attacker::connect(address, &[]).await;
+        attacker.send(&frame(HEADERS, END_STREAM, 1, &block(GET, b"/endless", &[]))).await;
+        attacker.flood(&frame(CONTINUATION, 0, 1, piece).repeat(2000)).await;
+        assert!(matches!(attacker.ended_with().await, Some(CALM) | None));
+    }
+    bounded(before);
+    others_are_served(address).await;
+    assert_eq!(seen.len(), 1);
+    handle.stop().await;
+}
+
+/// Control frames that are answered: who does not read the answers is not read any more.
+#[tokio::test]
+async fn ping_and_settings_floods_are_not_buffered() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, _) = proxy().await;
+    let before = resident();
+    for one in [frame(PING, 0, 0, b"floodped"), frame(SETTINGS, 0, 0, &[])] {
+        let mut attacker = Attacker::connect(address, &[]).await;
+        let all_taken = attacker.flood(&one.repeat((64 << 20) / one.len())).await;
+        assert!(!all_taken, "64 MiB were taken of one who reads nothing");
+        others_are_served(address).await;
+        bounded(before);
+    }
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn priority_and_acknowledgement_floods_are_not_buffered() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, _) = proxy().await;
+    let before = resident();
+    let priorities: Vec<u8> =
+        (0..100_000u32).flat_map(|n| frame(PRIORITY, 0, 2 * n + 1, &[0, 0, 0, 0, 16])).collect();
+    let pings = frame(PING, ACK, 0, b"floodped").repeat(100_000);
+    let windows = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(100_000);
+    for flood in [priorities, pings, windows] {
+        let mut attacker = Attacker::connect(address, &[]).await;
+        attacker.flood(&flood).await;
+        others_are_served(address).await;
+    }
+    bounded(before + (4 << 20));
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn empty_data_frames_end_the_connection() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, seen) = proxy().await;
+    let mut attacker = Attacker::connect(address, &[]).await;
+    attacker.send(&frame(HEADERS, END_HEADERS, 1, &block(POST, b"/empty", &[]))).await;
+    attacker.send(&frame(DATA, 0, 1, &[]).repeat(20_000)).await;
+    assert!(matches!(attacker.ended_with().await, Some(CALM) | None));
+    others_are_served(address).await;
+    assert_eq!(seen.all().iter().filter(|r| r.contains("/other")).count(), 1);
+    handle.stop().await;
+}
+
+/// Tiny frames to an upstream that does not read are bounded by what they cost, not by what they carry.
+#[tokio::test]
+async fn tiny_data_frames_are_bounded() {
+    let _alone = ALONE.lock().await;
+    let (up, _) = upstream(|stream, _| async move {
+        tokio::time::sleep(PATIENCE).await;
+        drop(stream);
+    })
+    .await;
+    let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster("up", &[up]), 1).await;
+    let before = resident();
+    let mut attacker = Attacker::connect(address, &[]).await;
+    attacker.send(&frame(HEADERS, END_HEADERS, 1, &block(POST, b"/tiny", &[]))).await;
+    attacker.flood(&frame(DATA, 0, 1, b"x").repeat(1_000_000)).await;
+    bounded(before);
+    drop(attacker);
+    handle.stop().await;
+}
+
+/// A client that opens no window keeps a bounded part of the answers waiting, whatever their length.
+#[tokio::test]
+async fn closed_and_tiny_windows_hold_little_memory() {
+    let _alone = ALONE.lock().await;
+    let (up, _) = upstream(|mut stream, _| async move {
+        while read_message(&mut stream).await.is_some() {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 67108864\r\n\r\n";
+            let _ = stream.write_all(head).await;
+            let piece = [b'x'; 65536];
+            for _ in 0..1024 {
+                if stream.write_all(&piece).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster("up", &[up]), 1).await;
+    let before = resident();
+    for window in [0u32, 1] {
+        let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
+        let mut attacker = Attacker::connect(address, &setting).await;
+        for n in 0..20u32 {
+            let id = 2 * n + 1;
+            attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, id, &block(GET, b"/large", &[]))).await;
+        }
+        for _ in 0..20 {
+            while attacker.next().await.unwrap().kind != HEADERS {}
+        }
+        bounded(before);
+    }
+    handle.stop().await;
+}
+
+/// Few bytes that mean many: a dynamic entry referred to again and again.
+#[tokio::test]
+async fn hpack_and_cookie_amplification_are_refused() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, seen) = proxy().await;
+    let before = resident();
+    for name in [&b"x-bomb"[..], b"cookie"] {
+        let value = [b'c'; 100];
+        let mut bomb = block(GET, b"/bomb", &[]);
+        bomb.extend([&[0x40, name.len() as u8][..], name, &[value.len() as u8], &value].concat());
+        bomb.extend([0xbe].repeat(15_000));
+        let mut attacker = Attacker::connect(address, &[]).await;
+        attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &bomb)).await;
+        let mut answered = Vec::new();
+        while let Some(frame) = attacker.next().await {
+            if frame.stream == 1 || frame.kind == GOAWAY {
+                answered.push(frame);
+                break;
+            }
+        }
+        assert!(
+            answered.iter().all(|f| f.kind != HEADERS || f.payload != [0x88]),
+            "answered as if nothing were: {answered:?}"
+        );
+        others_are_served(address).await;
+    }
+    bounded(before);
+    assert!(seen.all().iter().all(|r| r.contains("/other")), "{:?}", seen.all());
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn more_headers_than_allowed_are_refused_as_in_http_1() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, seen) = proxy().await;
+    let mut attacker = Attacker::connect(address, &[]).await;
+    let many = block(GET, b"/many", &[(&b"a"[..], &b"b"[..]); 101]);
+    attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &many)).await;
+    let answer = attacker.fate(1).await.expect("an answer");
+    assert!(!answer.starts_with(&[0x88]), "200: {answer:02x?}");
+    assert_eq!(seen.len(), 0);
+    others_are_served(address).await;
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_stand_in_http_1_resets_its_stream_and_reaches_nobody() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, seen) = proxy().await;
+    let good = |more| block(GET, b"/", more);
+    let with = |path: &[u8]| block(GET, path, &[]);
+    let authority = |a: &[u8]| [GET, &[0x84][..], &literal(b":authority", a)].concat();
+    let method =
+        |m: &[u8]| [&literal(b":method", m)[..], &[0x86, 0x84], &literal(b":authority", b"a")].concat();
+    let rows: Vec<(&str, Vec<u8>)> = vec![
+        ("no :path", [GET, &literal(b":authority", b"a")].concat()),
+        ("an empty :path", with(b"")),
+        ("no :method", [&[0x86, 0x84][..], &literal(b":authority", b"a")].concat()),
+        ("a :path without a slash", with(b"x")),
+        ("a blank in :path", with(b"/ HTTP/1.1\r\nx: y")),
+        ("a line end in :path", with(b"/\r\nx: y")),
+        ("a NUL in :path", with(b"/\0")),
+        ("a fragment in :path", with(b"/a#b")),
+        ("a line end in :authority", authority(b"a\r\nx: y")),
+        ("a user in :authority", authority(b"u@a")),
+        ("a blank in :authority", authority(b"a b")),
+        ("a blank in :method", method(b"GET / HTTP/1.1\r\nx: y\r\n\r\nPUT")),
+        ("a line end in a value", good(&[(b"x", b"a\r\nb: c")])),
+        ("a NUL in a value", good(&[(b"x", b"a\0b")])),
+        ("a line end in a name", good(&[(b"x\r\ny", b"a")])),
+        ("a colon in a name", good(&[(b"x:y", b"a")])),
+        ("a blank in a name", good(&[(b"x y", b"a")])),
+        ("an empty name", good(&[(b"", b"a")])),
+        ("a capital in a name", good(&[(b"X-A", b"a")])),
+        ("transfer-encoding", good(&[(b"transfer-encoding", b"chunked")])),
+        ("connection", good(&[(b"connection", b"close")])),
+        ("upgrade", good(&[(b"upgrade", b"websocket")])),
+        ("te of others", good(&[(b"te", b"gzip")])),
+        ("two lengths", good(&[(b"content-length", b"0"), (b"content-length", b"5")])),
+        ("a signed length", good(&[(b"content-length", b"+0")])),
+        ("a length without a body", good(&[(b"content-length", b"5")])),
+        ("an unknown pseudo-header", [GET, &[0x84][..], &literal(b":x", b"y")].concat()),
+    ];
+    let mut wrong = Vec::new();
+    for (name, block) in &rows {
+        let before = seen.len();
+        let mut attacker = Attacker::connect(address, &[]).await;
+        attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, block)).await;
+        attacker.send(&frame(PING, 0, 0, b"are ended")).await;
+        let mut fate = "the connection ended".to_owned();
+        while let Some(frame) = attacker.next().await {
+            fate = match (frame.kind, frame.stream) {
+                (RST_STREAM, 1) => format!("reset with {:?}", frame.payload),
+                (HEADERS, 1) => format!("answered {:02x?}", &frame.payload[..4.min(frame.payload.len())]),
+                (GOAWAY, _) => format!("goaway with {:?}", frame.payload),
+                _ => continue,
+            };
+            break;
+        }
+        if seen.len() != before || fate.starts_with("answered [88") {
+            wrong.push(format!("{name}: {fate}; upstream {:?}", seen.all().split_off(before)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    others_are_served(address).await;
+    handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_path_resets_its_stream_alone() {
+    let _alone = ALONE.lock().await;
+    let (handle, address, seen) = proxy().await;
+    let mut attacker = Attacker::connect(address, &[]).await;
+    let without = [GET, &literal(b":authority", b"a")].concat();
+    attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &without)).await;
+    assert_eq!(attacker.fate(1).await, Err(PROTOCOL_ERROR));
+    attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &block(GET, b"/good", &[]))).await;
+    assert!(attacker.fate(3).await.is_ok());
+    assert_eq!(seen.len(), 1);
+    handle.stop().await;
+}
+
+/// Bytes for a tunnel that the upstream does not accept would be a request of their own to it.
+#[tokio::test]
+async fn early_data_of_a_tunnel_waits_until_the_upstream_accepts_it() {
+    let _alone = ALONE.lock().await;
+    // Hears what comes behind a head for a while before it says no.
+    let (up, seen) = upstream(|mut stream, seen| async move {
+        while let Some(mut request) = read_message(&mut stream).await {
+            let mut more = [0; 1024];
+            let wait = Duration::from_millis(300);
+            if let Ok(Ok(n)) = tokio::time::timeout(wait, stream.read(&mut more)).await {
+                request.push_str(&String::from_utf8_lossy(&more[..n]));
+            }
+            seen.push(request);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let mut hcm = hcm(route(json!({"cluster": "up"})));
+    hcm["typedConfig"]["http2ProtocolOptions"] = json!({"allowConnect": true});
+    let handle = start(vec![listener("l", json!([hcm]))], vec![cluster("up", &[up])], 1).await;
+    let address = handle.address("l").await.unwrap();
+    let mut attacker = Attacker::connect(address, &[]).await;
+    let connect = [
+        &literal(b":method", b"CONNECT")[..],
+        &literal(b":protocol", b"websocket"),
+        &[0x86],
+        &literal(b":path", b"/chat"),
+        &literal(b":authority", b"a"),
+    ]
+    .concat();
+    attacker.send(&frame(HEADERS, END_HEADERS, 1, &connect)).await;
+    attacker.send(&frame(DATA, 0, 1, b"GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+    let _ = attacker.fate(1).await;
+    others_are_served(address).await;
+    let saw = seen.all();
+    assert!(saw[0].starts_with("GET /chat HTTP/1.1"), "{saw:?}");
+    assert!(saw.iter().all(|request| !request.contains("/smuggled")), "{saw:?}");
+    handle.stop().await;
+}
