@@ -28,15 +28,11 @@ pub async fn play<S: AsyncRead + AsyncWrite>(case: &Case, stream: S) -> Observat
     let mut received = Vec::new();
     let hearing = async {
         let mut buffer = vec![0; 64 * 1024];
-        let end = loop {
-            match read.read(&mut buffer).await {
-                Ok(0) => break "ended",
-                Ok(some) => received.extend_from_slice(&buffer[..some]),
-                // Bytes that nobody read make a reset of any end.
-                Err(_) => break "ended",
-            }
-        };
-        end
+        // Bytes that nobody read make a reset of any end.
+        while let Ok(some @ 1..) = read.read(&mut buffer).await {
+            received.extend_from_slice(&buffer[..some]);
+        }
+        "ended"
     };
     let both = async { tokio::join!(saying, hearing).1 };
     let end = timeout(Duration::from_millis(case.patience), both).await.unwrap_or("open");

@@ -194,7 +194,7 @@ async fn play_all(place: Place, keys: &Keys, groups: &[Group]) -> anyhow::Result
         number += group.cases.len();
         playing.spawn(async move {
             let _permit = permits.acquire().await?;
-            let rounds = play_group(place, &keys, index, &group, first).await;
+            let rounds = Box::pin(play_group(place, &keys, index, &group, first)).await;
             rounds.with_context(|| format!("group {}", group.group)).map(|rounds| (index, rounds))
         });
     }
@@ -225,7 +225,7 @@ async fn play_group(
     }
     let mut rounds = Vec::new();
     for (i, case) in group.cases.iter().enumerate() {
-        rounds.push(play_case(place, keys, index, group, case, first + i, &upstreams).await?);
+        rounds.push(Box::pin(play_case(place, keys, index, group, case, first + i, &upstreams)).await?);
     }
     Ok(rounds)
 }
