@@ -16,6 +16,9 @@ pub struct Listed {
     /// Names of the facts that differ, with `*`; `refused` where the configuration is not taken.
     pub what: Vec<String>,
     pub why: String,
+    /// It differs in some runs alone, by who is faster.
+    #[serde(default)]
+    pub sometimes: bool,
 }
 
 /// What a case that is not taken differs in.
@@ -53,7 +56,7 @@ impl Table {
 
     /// Rows that explained nothing.
     pub fn stale(&self) -> impl Iterator<Item = &Listed> {
-        self.rows.iter().filter(|(_, used)| !used).map(|(row, _)| row)
+        self.rows.iter().filter(|(row, used)| !used && !row.sometimes).map(|(row, _)| row)
     }
 }
 

@@ -308,7 +308,7 @@ mod tests {
             request("POST /a HTTP/1.0\nHost: b\nx: 1\n\nhello"),
             "POST /a HTTP/1.0\r\nHost: b\r\nx: 1\r\ncontent-length: 5\r\n\r\nhello"
         );
-        assert_eq!(expanded("a<bc*2>d<e<f*0>"), "abcbcd<e");
+        assert_eq!(expanded("a<bc*2>d<e*0>f"), "abcbcdf");
         assert_eq!(response("200 ok"), "HTTP/1.1 200 Status\r\ncontent-length: 2\r\n\r\nok");
         assert_eq!(
             response("HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n2\nab\n0\n\n"),
