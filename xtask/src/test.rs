@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -80,14 +82,41 @@ fn console() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs cargo's tests, passes their lines on, and closes with one line that adds them up.
-fn tally(cargo: &mut std::process::Command) -> anyhow::Result<()> {
+/// How long tests may say nothing: they hang. No single one takes half of that.
+const SILENCE: Duration = Duration::from_secs(900);
+
+/// The lines that a process writes, until it ends; when it says nothing for too long, it is ended.
+fn lines(cargo: &mut Command) -> anyhow::Result<(Child, impl Iterator<Item = String>)> {
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
     let stdout = child.stdout.take().context("cargo test has no output")?;
+    let cargo = child.id().to_string();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let next = move || match receiver.recv_timeout(SILENCE) {
+        Ok(line) => Some(line),
+        Err(RecvTimeoutError::Disconnected) => None,
+        Err(RecvTimeoutError::Timeout) => {
+            println!("no line for {} minutes: ended. What ran:", SILENCE.as_secs() / 60);
+            let _ = shell::run(shell::command("ps").args(["-eo", "pid,ppid,etimes,stat,wchan:20,args"]));
+            let _ = shell::run(shell::command("kill").args(["-KILL", &cargo]));
+            None
+        }
+    };
+    Ok((child, std::iter::from_fn(next)))
+}
+
+/// Runs cargo's tests, passes their lines on, and closes with one line that adds them up.
+fn tally(cargo: &mut Command) -> anyhow::Result<()> {
+    let (mut child, lines) = lines(cargo)?;
     let (mut passed, mut failed) = (0_u64, 0_u64);
     let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
-    for line in BufReader::new(stdout).lines() {
-        let line = line?;
+    for line in lines {
         if let Some(what) = line.trim().strip_prefix("skipped: ") {
             *skipped.entry(what.to_owned()).or_default() += 1;
         }

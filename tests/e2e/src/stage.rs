@@ -1,12 +1,17 @@
 //! Where scenarios play: each in a process and a network namespace of its own.
 
-use std::process::{Command, ExitCode};
+use std::io::{Read, Seek};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::processes;
 
 /// A scenario: its name, and what happens.
 pub type Scenario = (&'static str, fn() -> anyhow::Result<()>);
@@ -102,18 +107,37 @@ fn start(name: &str) -> Result<(), Failed> {
     play_apart(name)?.map_err(Failed::from)
 }
 
+/// When a scenario is given up: it hangs, and all others wait for it.
+const GIVEN_UP: Duration = Duration::from_secs(240);
+
 /// In a process of its own; what it said, if it failed.
 fn play_apart(name: &str) -> std::io::Result<Result<(), String>> {
+    // A file, not a pipe: what a scenario leaves behind must not keep us waiting.
+    let mut said = tempfile::tempfile()?;
     let mut command = Command::new(std::env::current_exe()?);
     // Servers written in Go live too shortly here to collect garbage as often as they do.
     command.env(CHILD, name).env("RUST_LIB_BACKTRACE", "0").env("GOGC", "400");
-    let output = command.output()?;
-    let text =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let mut child = command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?).spawn()?;
+    let ended = crate::until(name, GIVEN_UP, || child.try_wait().transpose());
+    if ended.is_err() {
+        for pid in processes::descendants(child.id()).into_iter().chain([child.id()]) {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+        child.wait()?;
+    }
+    let mut text = Vec::new();
+    said.rewind()?;
+    said.read_to_end(&mut text)?;
+    let mut text = String::from_utf8_lossy(&text).into_owned();
     for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
         println!("{line}");
     }
-    Ok(if output.status.success() { Ok(()) } else { Err(text) })
+    match ended {
+        Ok(status) if status?.success() => return Ok(Ok(())),
+        Ok(_) => {}
+        Err(late) => text.push_str(&format!("\nit was ended: {late}\n")),
+    }
+    Ok(Err(text))
 }
 
 /// Gives this scenario temporary folders of its own, so that all in them is its doing.
