@@ -132,12 +132,14 @@ fn play_apart(name: &str) -> std::io::Result<Result<(), String>> {
     for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
         println!("{line}");
     }
-    match ended {
-        Ok(status) if status?.success() => return Ok(Ok(())),
-        Ok(_) => {}
-        Err(late) => text.push_str(&format!("\nit was ended: {late}\n")),
-    }
-    Ok(Err(text))
+    let succeeded = match ended {
+        Ok(status) => status?.success(),
+        Err(late) => {
+            text.push_str(&format!("\nit was ended: {late}\n"));
+            false
+        }
+    };
+    Ok(if succeeded { Ok(()) } else { Err(text) })
 }
 
 /// Gives this scenario temporary folders of its own, so that all in them is its doing.
