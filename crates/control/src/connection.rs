@@ -190,6 +190,7 @@ impl Stream {
         let mode = self.session.mode();
         loop {
             let paced = self.permit.is_some();
+            let due = self.session.due();
             tokio::select! {
                 request = next(mode, inbound) => match request? {
                     Some((_, request)) => self.receive(request, sender).await?,
@@ -202,6 +203,9 @@ impl Stream {
                     self.send(sender).await?;
                 }
                 () = tokio::time::sleep_until(self.permit_until.into()), if paced => self.permit = None,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    self.send(sender).await?;
+                }
                 () = sender.closed() => return Ok(()),
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Of each type at most one response is unanswered, so a slow client costs one response and not a queue. What is new
 //! goes out in the order clusters, endpoints, listeners, routes, secrets; what is gone the other way round and only when
-//! everything new was answered, so that a client never refers to what it was told to drop.
+//! everything new was answered, so that a client never refers to what it was told to drop; clusters and endpoints a little
+//! later still, since the news that leads away from them may come last.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,11 +105,16 @@ impl Session {
             return None;
         }
         for resource_type in types.iter().rev() {
-            if let Some(work) = self.watches.get_mut(resource_type)?.removals(self.mode) {
+            if let Some(work) = self.watches.get_mut(resource_type)?.removals(self.mode, now) {
                 return Some(self.outgoing(*resource_type, work, payloads, now));
             }
         }
         None
+    }
+
+    /// When [`next`](Self::next) has something to send though nothing happens: what is gone is told after a while.
+    pub fn due(&self) -> Option<Instant> {
+        self.watches.values().filter_map(Watch::due).min()
     }
 
     /// How far the client is with each type that it asked for.

@@ -61,11 +61,12 @@ impl Source for Table {
 struct Peer {
     session: Session,
     payloads: Payloads,
+    now: Instant,
 }
 
 impl Peer {
     fn new(mode: Mode) -> Self {
-        Self { session: Session::new(mode), payloads: Payloads::new(1 << 20) }
+        Self { session: Session::new(mode), payloads: Payloads::new(1 << 20), now: Instant::now() }
     }
 
     fn sotw(&mut self, t: ResourceType, names: &[&str], nonce: &str, error: Option<&str>) -> Received {
@@ -91,7 +92,7 @@ impl Peer {
 
     /// The next response as `type names -removed`.
     fn next(&mut self, source: &Table) -> Option<(String, String)> {
-        let out = self.session.next(source, &self.payloads, Instant::now())?;
+        let out = self.session.next(source, &self.payloads, self.now)?;
         let bytes = [&[out.head][..], out.payload.parts.as_slice()].concat().concat();
         let short = |t: ResourceType| format!("{t:?}");
         Some(match self.session.mode() {
@@ -119,6 +120,12 @@ impl Peer {
         let (got, nonce) = self.next(source).unwrap_or_else(|| panic!("nothing to send instead of {what:?}"));
         assert_eq!(got, what);
         nonce
+    }
+
+    /// Nothing is sent yet, and the session says when; then it is.
+    fn wait(&mut self, source: &Table) {
+        assert!(self.next(source).is_none());
+        self.now = self.session.due().expect("something is to come");
     }
 
     fn mark(&mut self, source: &Table) {
@@ -152,10 +159,61 @@ fn delta_sends_only_what_changed_and_removes_last() {
     assert!(peer.next(&table).is_none(), "removals wait for answers");
     peer.delta(EDS, &[], &[], &e);
     peer.delta(LDS, &[], &[], &l);
+    peer.wait(&table);
     let n = peer.expect(&table, "Cluster -b");
     peer.delta(CDS, &[], &[], &n);
     assert!(peer.session.is_synced());
     assert!(peer.session.status().all(|status| status.acknowledged == 2));
+}
+
+/// The end of a cluster may be known before the route that leaves it.
+#[test]
+fn a_cluster_outlives_its_end_for_a_while() {
+    const RDS: ResourceType = ResourceType::Route;
+    for mode in [Mode::Delta, Mode::Sotw] {
+        let mut peer = Peer::new(mode);
+        let ask = |peer: &mut Peer, t, names: &[&str], nonce: &str| match mode {
+            Mode::Delta if nonce.is_empty() => peer.delta(t, names, &[], nonce),
+            Mode::Delta => peer.delta(t, &[], &[], nonce),
+            Mode::Sotw => peer.sotw(t, names, nonce, None),
+        };
+        let mut table = Table::of(&[(CDS, "old", 2), (CDS, "other", 2), (RDS, "9080", 2)]);
+        ask(&mut peer, CDS, &[], "");
+        let n = peer.expect(&table, "Cluster old other");
+        ask(&mut peer, CDS, &[], &n);
+        ask(&mut peer, RDS, &["9080"], "");
+        let n = peer.expect(&table, "Route 9080");
+        ask(&mut peer, RDS, &["9080"], &n);
+
+        table.generation = 2;
+        table.resources.remove(&(CDS, "old".into()));
+        peer.mark(&table);
+        assert!(peer.next(&table).is_none(), "{mode:?}");
+        assert!(peer.session.is_synced(), "it has what it needs");
+        // The route comes, and with it another change of clusters: the old one stays until its time has come.
+        table.generation = 3;
+        table.resources.insert((CDS, "other".into()), 3);
+        table.resources.insert((RDS, "9080".into()), 3);
+        peer.mark(&table);
+        let c = peer.expect(&table, if mode == Mode::Delta { "Cluster other" } else { "Cluster old other" });
+        let r = peer.expect(&table, "Route 9080");
+        ask(&mut peer, CDS, &[], &c);
+        ask(&mut peer, RDS, &["9080"], &r);
+        peer.wait(&table);
+        let c = peer.expect(&table, if mode == Mode::Delta { "Cluster -old" } else { "Cluster other" });
+        assert!(!peer.session.is_synced());
+        ask(&mut peer, CDS, &[], &c);
+        assert!(peer.session.is_synced() && peer.session.due().is_none());
+        // What comes back in time is not told to be gone.
+        table.resources.remove(&(CDS, "other".into()));
+        peer.mark(&table);
+        assert!(peer.next(&table).is_none());
+        table.resources.insert((CDS, "other".into()), 3);
+        peer.mark(&table);
+        let c = peer.expect(&table, "Cluster other");
+        ask(&mut peer, CDS, &[], &c);
+        assert!(peer.next(&table).is_none() && peer.session.due().is_none());
+    }
 }
 
 #[test]
@@ -181,6 +239,7 @@ fn sotw_names_all_clusters_but_only_changed_endpoints() {
     peer.sotw(CDS, &[], &c, None);
     assert!(peer.next(&table).is_none());
     peer.sotw(EDS, &["a", "b"], &e, None);
+    peer.wait(&table);
     let c = peer.expect(&table, "Cluster a");
     peer.sotw(CDS, &[], &c, None);
     assert!(peer.next(&table).is_none() && peer.session.is_synced());
@@ -223,6 +282,7 @@ fn a_reconnecting_client_gets_only_what_differs() {
     }));
     let n = peer.expect(&table, "Cluster b");
     peer.delta(CDS, &[], &[], &n);
+    peer.wait(&table);
     peer.expect(&table, "Cluster -gone");
 }
 

@@ -1,6 +1,7 @@
 //! What one client has asked for and was sent, of one type.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::{Layers, Resource, ResourceType};
@@ -12,6 +13,11 @@ const ABSENT: u64 = u64::MAX;
 
 /// The version of a named resource that must be sent whatever it is.
 const UNSENT: u64 = 0;
+
+/// How long clusters and endpoints that are gone are left to a client that has everything else. What leads to them may
+/// still be on its way: kinds of resources are watched by streams of their own, so that the end of a subset can be known
+/// before the route that leaves it.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How far a client is with one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +55,20 @@ impl Sent {
     }
 }
 
+/// Gone from the source, but the client was not told yet.
+#[derive(Debug)]
+struct Leftover {
+    resource: Resource,
+    /// When nothing else was left to tell.
+    since: Option<Instant>,
+}
+
+impl From<Resource> for Leftover {
+    fn from(resource: Resource) -> Self {
+        Self { resource, since: None }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Dirty {
     Clean,
@@ -66,8 +86,7 @@ pub(super) struct Watch {
     named: Vec<Sent>,
     /// How many of these the client has: asked for at every acknowledgement, where counting would be too long.
     held: usize,
-    /// Gone from the source, but the client was not told yet.
-    leftovers: Vec<Resource>,
+    leftovers: Vec<Leftover>,
     dirty: Dirty,
     /// A response is owed even if it is empty.
     owed: bool,
@@ -134,8 +153,16 @@ impl Watch {
         self.dirty == Dirty::Clean && !self.owed
     }
 
-    pub(super) fn has_leftovers(&self) -> bool {
-        !self.leftovers.is_empty()
+    /// Whether the client is behind with what is gone. What it is left for a while changes nothing for it.
+    fn owes_removals(&self) -> bool {
+        self.grace().is_zero() && !self.leftovers.is_empty()
+    }
+
+    fn grace(&self) -> Duration {
+        match self.resource_type {
+            ResourceType::Cluster | ResourceType::Endpoint => GRACE,
+            _ => Duration::ZERO,
+        }
     }
 
     pub(super) fn set_wildcard(&mut self, wildcard: bool) {
@@ -191,7 +218,7 @@ impl Watch {
         self.named.retain(|sent| !gone(&sent.name));
         self.held = self.named.iter().filter(|sent| sent.is_held()).count();
         if !self.wildcard {
-            self.leftovers.retain(|left| !gone(&left.name));
+            self.leftovers.retain(|left| !gone(&left.resource.name));
         }
     }
 
@@ -272,38 +299,54 @@ impl Watch {
         work.merge();
         let owed = std::mem::take(&mut self.owed);
         if work.resources.is_empty() && work.whole.is_none() && work.removed.is_empty() && !owed {
-            if !self.in_flight && !self.rejected && !self.has_leftovers() {
+            if !self.in_flight && !self.rejected && !self.owes_removals() {
                 self.acknowledged = self.seen;
             }
             return None;
         }
-        if owed && self.wildcard && mode == Mode::Sotw && work.whole.is_none() {
-            work.whole = Some(self.set.clone());
+        if owed && self.wildcard && mode == Mode::Sotw && work.whole.is_none() && work.resources.is_empty() {
+            self.add_whole_set(&mut work);
         }
         Some(work)
     }
 
-    /// Tells the client what is gone.
-    pub(super) fn removals(&mut self, mode: Mode) -> Option<Work> {
-        if self.leftovers.is_empty() {
+    /// Tells the client what is gone, if it is time.
+    pub(super) fn removals(&mut self, mode: Mode, now: Instant) -> Option<Work> {
+        let grace = self.grace();
+        let is_due = |left: &mut Leftover| *left.since.get_or_insert(now) + grace <= now;
+        let gone: Vec<Leftover> = self.leftovers.extract_if(.., |left| is_due(left)).collect();
+        if gone.is_empty() {
             return None;
         }
-        let gone = std::mem::take(&mut self.leftovers);
+        let mut work = Work::default();
         match mode {
-            Mode::Delta => Some(Work {
-                removed: gone.into_iter().map(|resource| resource.name).collect(),
-                ..Work::default()
-            }),
+            Mode::Delta => work.removed = gone.into_iter().map(|left| left.resource.name).collect(),
             // Absence from the next whole set says it; of other types state of the world cannot say it at all.
-            Mode::Sotw if self.wildcard => Some(Work { whole: Some(self.set.clone()), ..Work::default() }),
-            Mode::Sotw => None,
+            Mode::Sotw if self.wildcard => self.add_whole_set(&mut work),
+            Mode::Sotw => return None,
+        }
+        Some(work)
+    }
+
+    /// When something is to be told that is gone.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.leftovers.iter().filter_map(|left| Some(left.since? + self.grace())).min()
+    }
+
+    /// State of the world: all that the client is to have, with what is left to it for a while.
+    fn add_whole_set(&self, work: &mut Work) {
+        if self.leftovers.is_empty() {
+            work.whole = Some(self.set.clone());
+        } else {
+            let left = self.leftovers.iter().map(|left| &left.resource);
+            work.resources = self.set.resources().chain(left).cloned().collect();
         }
     }
 
     pub(super) fn status(&self) -> TypeStatus {
         let state = if self.rejected {
             State::Rejected
-        } else if self.in_flight || !self.is_clean() || self.has_leftovers() {
+        } else if self.in_flight || !self.is_clean() || self.owes_removals() {
             State::Stale
         } else {
             State::Synced
@@ -322,7 +365,7 @@ impl Watch {
     pub(super) fn untouched(&mut self, generation: u64) {
         if self.is_clean() {
             self.seen = generation;
-            if !self.in_flight && !self.rejected && !self.has_leftovers() {
+            if !self.in_flight && !self.rejected && !self.owes_removals() {
                 self.acknowledged = generation;
             }
         }
@@ -350,16 +393,15 @@ impl Watch {
             }
         }
         gone.extend(before.cloned());
-        self.leftovers.extend(gone);
-        self.leftovers.retain(|left| new.get(&left.name).is_none());
+        self.leftovers.extend(gone.into_iter().map(Leftover::from));
+        self.leftovers.retain(|left| new.get(&left.resource.name).is_none());
         if changed.is_empty() {
             return;
         }
         match mode {
             Mode::Delta if changed.len() == new.len() => work.whole = Some(new),
             Mode::Delta => work.resources = changed,
-            Mode::Sotw if self.leftovers.is_empty() => work.whole = Some(new),
-            Mode::Sotw => work.resources = new.resources().chain(&self.leftovers).cloned().collect(),
+            Mode::Sotw => self.add_whole_set(work),
         }
     }
 
@@ -368,7 +410,7 @@ impl Watch {
         match source.get(self.resource_type, &self.named[at].name) {
             Some(resource) if resource.version == before => {}
             Some(resource) => {
-                self.leftovers.retain(|left| left.name != resource.name);
+                self.leftovers.retain(|left| left.resource.name != resource.name);
                 if before != UNSENT && before != ABSENT {
                     work.updated.push(Arc::clone(&resource.name));
                 }
@@ -384,7 +426,7 @@ impl Watch {
                 match mode {
                     Mode::Delta if before == UNSENT => work.removed.push(name),
                     Mode::Delta => {
-                        self.leftovers.push(Resource { name, version: before, body: Bytes::new() })
+                        self.leftovers.push(Resource { name, version: before, body: Bytes::new() }.into())
                     }
                     Mode::Sotw => {}
                 }
