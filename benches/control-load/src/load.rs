@@ -102,9 +102,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 
 fn print(options: &Options, sync: &Step, changes: &[Vec<Step>], [idle, synced, end]: [Cost; 3]) {
     let setup = options.setup();
-    let server::Mesh { services, endpoints, scoped, tls } = options.server;
+    let server::Mesh { services, endpoints, scoped, tls, embedded } = options.server;
     println!(
-        "{services} services x {endpoints} endpoints, {} sidecars{}, {}, {} {} connections; {} processors, load {}",
+        "{services} services x {endpoints} endpoints{}, {} sidecars{}, {}, {} {} connections; {} processors, load {}",
+        if embedded { " in the embedded API" } else { "" },
         options.sidecars,
         if scoped > 0 { format!(" that see {scoped} services each") } else { String::new() },
         if options.sotw { "state of the world" } else { "delta" },
@@ -124,8 +125,8 @@ fn print(options: &Options, sync: &Step, changes: &[Vec<Step>], [idle, synced, e
     let figures = [(Figure::EndpointTime, Figure::EndpointCpu), (Figure::RouteTime, Figure::RouteCpu)];
     for ((name, steps), (of_time, of_cpu)) in ["endpoint", "route"].iter().zip(changes).zip(figures) {
         let (best, median) = (&steps[0], &steps[steps.len() / 2]);
-        table.row(&format!("one {name}, best of {ROUNDS}"), times(best), setup.beside(of_time));
-        table.note("  median of them", times(median));
+        table.row(&format!("one {name}, median of {ROUNDS}"), times(median), setup.beside(of_time));
+        table.note("  best of them", times(best));
         let mean = |of: usize| steps.iter().map(|step| step.cpu[of]).sum::<f64>() / steps.len() as f64;
         table.row("  CPU, mean", seconds([mean(0), mean(1)]), setup.beside(of_cpu));
         let sent = format!("{:.2} MB in {} responses", median.bytes as f64 / 1e6, median.responses);
@@ -152,7 +153,8 @@ impl Server {
             .args(["--services", &options.services.to_string()])
             .args(["--endpoints", &options.endpoints.to_string()])
             .args(["--scoped", &options.scoped.to_string()])
-            .args(options.tls.then_some("--tls"));
+            .args(options.tls.then_some("--tls"))
+            .args(options.embedded.then_some("--embedded"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("no pipes")
