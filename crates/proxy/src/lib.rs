@@ -33,5 +33,5 @@ mod worker;
 
 pub use control::{Handle, SecretError, Secrets, Settings, StartError, start};
 pub use net::{Connecting, Found, LookUp, Looking, Outside, Question};
-pub use stats::{Snapshot, prometheus, text as stats_text};
+pub use stats::{Snapshot, Wanted as WantedStats, prometheus, text as stats_text};
 pub use worker::Node;

@@ -396,9 +396,41 @@ async fn admin_answers_in_envoys_shapes_and_changes_by_post_only() {
             .await
             .contains("envoy_cluster_upstream_rq_total{envoy_cluster_name=\"up\"} 1")
     );
-    let dump = get(admin, "/config_dump").await;
-    let value: serde_json::Value = serde_json::from_str(dump.split("\r\n\r\n").nth(1).unwrap()).unwrap();
-    assert_eq!(value["configs"][1]["static_clusters"][0]["cluster"]["name"], "up");
-    assert_eq!(status(&get(admin, "/quitquitquit").await), "405");
+    let json = async |path: &str| -> serde_json::Value {
+        let answer = get(admin, path).await;
+        serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+    };
+    let dump = json("/config_dump").await;
+    assert_eq!(dump["configs"][1]["static_clusters"][0]["cluster"]["name"], "up");
+    let of = |dump: &serde_json::Value, kind: &str| {
+        dump["configs"].as_array().unwrap().iter().any(|c| c["@type"].as_str().unwrap().ends_with(kind))
+    };
+    assert!(!of(&dump, "EndpointsConfigDump"));
+    assert!(of(&json("/config_dump?include_eds").await, "EndpointsConfigDump"));
+    let listeners = json("/listeners?format=json").await;
+    assert_eq!(
+        listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"],
+        address.port()
+    );
+    let clusters = json("/clusters?format=json").await;
+    let host = &clusters["cluster_statuses"][0]["host_statuses"][0];
+    assert_eq!(host["address"]["socket_address"]["port_value"], up.port(), "{clusters}");
+    // A regex, as in Envoy; names of clusters are full of its signs.
+    let some = get(admin, "/stats?filter=%5Ecluster%5C.up%5C.upstream_rq_(total|retry)$").await;
+    assert!(some.contains("upstream_rq_total: 1\n") && some.contains("upstream_rq_retry: 0\n"), "{some}");
+    assert!(!some.contains("upstream_rq_completed"), "{some}");
+    let used = get(admin, "/stats?usedonly&filter=up.upstream_rq_").await;
+    assert!(used.contains("upstream_rq_total: 1\n") && !used.contains("upstream_rq_retry:"), "{used}");
+    assert!(used.contains("cluster.up.upstream_rq_time: P0(nan,"), "{used}");
+    let stats = json("/stats?format=json&filter=up.upstream_rq_t").await;
+    assert_eq!(stats["stats"][0], json!({"name": "cluster.up.upstream_rq_timeout", "value": 0}));
+    let histograms = &stats["stats"].as_array().unwrap().last().unwrap()["histograms"];
+    assert_eq!(histograms["computed_quantiles"][0]["name"], "cluster.up.upstream_rq_time");
+    for (path, code) in [("/stats?filter=(", "400"), ("/stats?format=yaml", "400"), ("/nothing", "404")] {
+        assert_eq!(status(&get(admin, path).await), code, "{path}");
+    }
+    for path in ["/quitquitquit", "/drain_listeners", "/logging"] {
+        assert_eq!(status(&get(admin, path).await), "405", "{path}");
+    }
     handle.stop().await;
 }

@@ -117,7 +117,8 @@ fn play_apart(name: &str) -> std::io::Result<Result<(), String>> {
     let mut command = Command::new(std::env::current_exe()?);
     // Servers written in Go live too shortly here to collect garbage as often as they do.
     command.env(CHILD, name).env("RUST_LIB_BACKTRACE", "0").env("GOGC", "400");
-    let mut child = command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?).spawn()?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?).spawn()?;
     let ended = crate::until(name, GIVEN_UP, || child.try_wait().transpose());
     if ended.is_err() {
         for pid in processes::descendants(child.id()).into_iter().chain([child.id()]) {

@@ -1,10 +1,12 @@
 //! What each admin path answers.
 
+use percent_encoding::percent_decode_str;
+use regex::Regex;
 use serde_json::json;
 
 use super::{Answer, Scope, clusters, logging};
 use crate::control::Handle;
-use crate::stats;
+use crate::stats::{self, Wanted};
 
 const HELP: &str = "admin commands are:
   /certs: print certificates on machine
@@ -17,7 +19,7 @@ const HELP: &str = "admin commands are:
   /quitquitquit (POST): exit the server
   /ready: print server state, return 200 if LIVE, otherwise return 503
   /server_info: print server version/status information
-  /stats: print server stats (?filter=TEXT, ?usedonly, ?format=prometheus)
+  /stats: print server stats (?filter=REGEX, ?usedonly, ?format=text|json|prometheus)
   /stats/prometheus: print server stats in prometheus format
 ";
 
@@ -36,12 +38,7 @@ pub(super) async fn handle(handle: &Handle, scope: Scope, method: &str, target: 
     match path {
         "/" | "/help" => Answer::text(200, HELP),
         "/ready" => ready(handle),
-        "/stats" if parameter(query, "format") == Some("prometheus") => metrics(handle).await,
-        "/stats" => {
-            let filter = parameter(query, "filter").unwrap_or_default().to_owned();
-            let snapshot = handle.stats().await;
-            Answer::text(200, stats::text(&snapshot, |name| name.contains(&filter)))
-        }
+        "/stats" => statistics(handle, query).await,
         "/stats/prometheus" => metrics(handle).await,
         "/clusters" => {
             let (views, snapshot) = (handle.clusters().await, handle.stats().await);
@@ -85,6 +82,21 @@ pub(super) async fn handle(handle: &Handle, scope: Scope, method: &str, target: 
 
 fn ready(handle: &Handle) -> Answer {
     if handle.is_ready() { Answer::text(200, "LIVE\n") } else { Answer::text(503, "INITIALIZING\n") }
+}
+
+async fn statistics(handle: &Handle, query: &str) -> Answer {
+    let filter = parameter(query, "filter").map(|text| percent_decode_str(text).decode_utf8_lossy());
+    let filter = match filter.map(|text| Regex::new(&text)).transpose() {
+        Ok(filter) => filter,
+        Err(error) => return Answer::text(400, format!("Invalid re2 regex: {error}\n")),
+    };
+    let wanted = Wanted { filter, used_only: has(query, "usedonly") };
+    match parameter(query, "format") {
+        None | Some("text") => Answer::text(200, stats::text(&handle.stats().await, &wanted)),
+        Some("json") => Answer::json(&stats::json(&handle.stats().await, &wanted)),
+        Some("prometheus") => metrics(handle).await,
+        Some(_) => Answer::text(400, "usage: /stats?format=(text|json|prometheus)\n"),
+    }
 }
 
 async fn metrics(handle: &Handle) -> Answer {

@@ -48,4 +48,54 @@ impl Histogram {
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
+
+    /// The value that so many percent of what was recorded do not exceed, interpolated within its bucket; nothing when
+    /// nothing was recorded.
+    pub fn percentile(&self, percent: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let rank = percent / 100.0 * count as f64;
+        let (mut below, mut low, mut value) = (0.0, 0.0, 0.0);
+        for (bound, n) in BOUNDS.iter().zip(self.buckets) {
+            let (n, high) = (n as f64, if bound.is_finite() { *bound } else { low });
+            if n > 0.0 {
+                value = low + (high - low) * ((rank - below) / n).clamp(0.0, 1.0);
+                if below + n >= rank {
+                    break;
+                }
+            }
+            below += n;
+            low = high;
+        }
+        Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_lie_in_the_bucket_of_their_rank() {
+        let mut histogram = Histogram::default();
+        assert_eq!(histogram.percentile(50.0), None);
+        for value in [7.0, 7.0, 7.0, 80.0] {
+            histogram.record(value);
+        }
+        for (percent, low, high) in [
+            (0.0, 5.0, 5.0),
+            (50.0, 5.0, 10.0),
+            (75.0, 10.0, 10.0),
+            (90.0, 50.0, 100.0),
+            (100.0, 100.0, 100.0),
+        ] {
+            let value = histogram.percentile(percent).unwrap_or_default();
+            assert!((low..=high).contains(&value), "P{percent} is {value}");
+        }
+        // Beyond the last bound nothing is known but that.
+        histogram.record(1e9);
+        assert_eq!(histogram.percentile(100.0), Some(3_600_000.0));
+    }
 }

@@ -13,7 +13,7 @@ pub use cells::{ClusterStats, HttpStats, ListenerStats, TcpStats, WorkerStats};
 pub use istio::{
     IstioStats, Reporter, RequestKey, RequestProtocol, RequestSample, Security, Service, TcpKey, Workload,
 };
-pub use render::{prometheus, text};
+pub use render::{Wanted, json, prometheus, text};
 pub use snapshot::Snapshot;
 
 #[cfg(test)]

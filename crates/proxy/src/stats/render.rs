@@ -2,32 +2,88 @@
 
 use std::fmt::Write;
 
+use regex::Regex;
+use serde_json::{Value, json};
+
 use super::histogram::{BOUNDS, Histogram};
 use super::istio::{Contexts, IstioSnapshot, Labels};
 use super::snapshot::{Kind, Snapshot, StatName};
 
-/// Envoy's plain listing: `cluster.NAME.upstream_rq_total: 3`.
-pub fn text(snapshot: &Snapshot, wanted: impl Fn(&str) -> bool) -> String {
+/// Which statistics are asked for.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Found anywhere in the name.
+    pub filter: Option<Regex>,
+    /// Those that something has happened to.
+    pub used_only: bool,
+}
+
+impl Wanted {
+    fn takes(&self, name: &str, used: bool) -> bool {
+        (used || !self.used_only) && self.filter.as_ref().is_none_or(|filter| filter.is_match(name))
+    }
+}
+
+/// Counters and gauges by their names.
+fn numbers(snapshot: &Snapshot, wanted: &Wanted) -> Vec<(String, i64)> {
+    let by_class = classes(snapshot)
+        .into_iter()
+        .map(|((name, class), n)| (format!("{}_{class}xx", plain(&StatName { code: 0, ..name })), n));
+    let mut numbers: Vec<(String, i64)> =
+        snapshot.samples.iter().map(|(name, (_, value))| (plain(name), *value)).chain(by_class).collect();
+    numbers.retain(|(name, value)| wanted.takes(name, *value != 0));
+    numbers.sort();
+    numbers
+}
+
+fn histograms<'a>(
+    snapshot: &'a Snapshot,
+    wanted: &'a Wanted,
+) -> impl Iterator<Item = (String, &'a Histogram)> {
+    let named = snapshot.histograms.iter().map(|(name, histogram)| (plain(name), histogram));
+    named.filter(|(name, histogram)| wanted.takes(name, histogram.count() > 0))
+}
+
+/// Envoy's plain listing: `cluster.NAME.upstream_rq_total: 3`, then histograms by their quantiles. Each of those is two
+/// numbers in Envoy, of the last interval and of all time; intervals are not kept here.
+pub fn text(snapshot: &Snapshot, wanted: &Wanted) -> String {
     let mut out = String::new();
-    let mut lines: Vec<(String, i64)> =
-        snapshot.samples.iter().map(|(name, (_, value))| (plain(name), *value)).collect();
-    lines.extend(
-        classes(snapshot)
-            .into_iter()
-            .map(|((name, class), n)| (format!("{}_{class}xx", plain(&StatName { code: 0, ..name })), n)),
-    );
-    lines.sort();
-    for (name, value) in lines.iter().filter(|(name, _)| wanted(name)) {
+    for (name, value) in numbers(snapshot, wanted) {
         let _ = writeln!(out, "{name}: {value}");
     }
-    for (name, histogram) in &snapshot.histograms {
-        let name = plain(name);
-        if wanted(&name) {
-            let _ = writeln!(out, "{name}: count={} sum={}", histogram.count(), histogram.sum);
-        }
+    for (name, histogram) in histograms(snapshot, wanted) {
+        let quantiles: Vec<String> = QUANTILES
+            .iter()
+            .filter_map(|percent| Some(format!("P{percent}(nan,{})", histogram.percentile(*percent)?)))
+            .collect();
+        let quantiles =
+            if quantiles.is_empty() { "No recorded values".to_owned() } else { quantiles.join(" ") };
+        let _ = writeln!(out, "{name}: {quantiles}");
     }
     out
 }
+
+/// The same as Envoy's JSON.
+pub fn json(snapshot: &Snapshot, wanted: &Wanted) -> Value {
+    let mut stats: Vec<Value> = numbers(snapshot, wanted)
+        .into_iter()
+        .map(|(name, value)| json!({"name": name, "value": value}))
+        .collect();
+    let computed: Vec<Value> = histograms(snapshot, wanted)
+        .map(|(name, histogram)| {
+            let values: Vec<Value> = QUANTILES
+                .iter()
+                .map(|percent| json!({"interval": null, "cumulative": histogram.percentile(*percent)}))
+                .collect();
+            json!({"name": name, "values": values})
+        })
+        .collect();
+    stats.push(json!({"histograms": {"supported_quantiles": QUANTILES, "computed_quantiles": computed}}));
+    json!({ "stats": stats })
+}
+
+/// Those that Envoy shows.
+const QUANTILES: [f64; 10] = [0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 100.0];
 
 fn plain(name: &StatName) -> String {
     let mut text = String::with_capacity(64);

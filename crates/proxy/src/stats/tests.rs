@@ -37,7 +37,7 @@ fn workers_are_merged_and_families_stay_together() {
         one.istio = istio.snapshot(&PeerMetadata::default());
         all.merge(one);
     }
-    let text = text(&all, |_| true);
+    let text = text(&all, &Wanted::default());
     assert!(text.contains("cluster.outbound|80||a\"b.upstream_rq_total: 4\n"), "{text}");
     assert!(text.contains("upstream_rq_503: 2\n") && text.contains("upstream_rq_5xx: 2\n"), "{text}");
     let page = prometheus(&all);

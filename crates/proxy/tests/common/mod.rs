@@ -179,6 +179,7 @@ pub fn status(answer: &str) -> &str {
 
 /// The value of one of `/stats`' lines.
 pub async fn stat(handle: &Handle, name: &str) -> i64 {
-    let text = proxy::stats_text(&handle.stats().await, |n| n == name);
-    text.trim().rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or_default()
+    let text = proxy::stats_text(&handle.stats().await, &proxy::WantedStats::default());
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    value.and_then(|n| n.parse().ok()).unwrap_or_default()
 }
