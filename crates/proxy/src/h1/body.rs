@@ -20,6 +20,8 @@ enum State {
     Trailers(HeadScanner),
     UntilClose,
     Done,
+    /// What comes is no body any more, however often it is asked for.
+    Bad(ParseError),
 }
 
 /// What came next of a body.
@@ -57,11 +59,16 @@ impl BodyDecoder {
         matches!(self.state, State::UntilClose)
     }
 
-    /// The next piece that the buffer holds.
+    /// The next piece that the buffer holds. After an error there is nothing else.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<BodyEvent, ParseError> {
+        self.next(buffer).inspect_err(|error| self.state = State::Bad(*error))
+    }
+
+    fn next(&mut self, buffer: &mut BytesMut) -> Result<BodyEvent, ParseError> {
         loop {
             match &mut self.state {
                 State::Done => return Ok(BodyEvent::End),
+                State::Bad(error) => return Err(*error),
                 State::UntilClose => return Ok(all_of(buffer)),
                 State::Length(left) => {
                     let event = at_most(buffer, left);
