@@ -55,7 +55,7 @@ pub(crate) enum LogFilter {
     /// Any flag at all when empty.
     Flags(ResponseFlags),
     Grpc {
-        statuses: Vec<u32>,
+        statuses: Vec<i64>,
         exclude: bool,
     },
     Metadata {
@@ -267,7 +267,7 @@ impl LogFilter {
                 Self::Flags(flags(&f.flags).within("responseFlagFilter")?)
             }
             FilterSpecifier::GrpcStatusFilter(f) => Self::Grpc {
-                statuses: f.statuses.iter().map(|s| u32::try_from(*s).unwrap_or(2)).collect(),
+                statuses: f.statuses.iter().map(|s| i64::from(*s)).collect(),
                 exclude: f.exclude,
             },
             FilterSpecifier::MetadataFilter(f) => Self::Metadata {

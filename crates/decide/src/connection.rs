@@ -29,8 +29,10 @@ impl TransportProtocol {
 pub struct Connection {
     /// Counts connections of the process: `%CONNECTION_ID%`.
     pub id: u64,
-    /// The socket's peer.
+    /// The client: the socket's peer, or whom the PROXY protocol names in its place.
     pub remote: SocketAddr,
+    /// The socket's peer.
+    pub direct_remote: SocketAddr,
     /// Where the client wanted to go: the original destination where it was restored, else the socket's own address.
     pub local: SocketAddr,
     /// Whether `local` was restored from the original destination.
@@ -53,6 +55,7 @@ impl Connection {
         Self {
             id: 0,
             remote,
+            direct_remote: remote,
             local,
             local_restored: false,
             transport: TransportProtocol::RawBuffer,

@@ -39,6 +39,8 @@ pub struct Decision {
     pub flags: ResponseFlags,
     /// The RBAC filter's verdict that let the request through or not: policy names by what they did.
     pub policies: Vec<PolicyHit>,
+    /// Whether the request wants another protocol on its connection, and the route or the connection manager lets it.
+    pub upgrade: bool,
     /// How many RBAC filters with rules let the request through.
     pub rbac_allowed: u32,
     /// What the client's sidecar said of itself (`x-envoy-peer-metadata`), and whether it asked for an answer.
@@ -98,6 +100,8 @@ pub struct Forward {
     pub hash: Option<u64>,
     /// Until the response is complete; nothing is for ever.
     pub timeout: Option<Duration>,
+    /// What the client is answered then: 504, unless it asked for another status.
+    pub timeout_status: u16,
     pub idle_timeout: Option<Duration>,
     pub max_stream_duration: Option<Duration>,
     pub per_try_timeout: Option<Duration>,

@@ -9,7 +9,7 @@ use upstream::Address;
 use crate::connection::{Connection, TlsInfo};
 use crate::flags::ResponseFlags;
 use crate::headers::Headers;
-use crate::metadata::PeerMetadata;
+use crate::metadata::{DynamicMetadata, PeerMetadata};
 use crate::request::{Request, Version};
 
 /// One finished (or, for headers, running) request or TCP connection. Everything that is not known yet is empty.
@@ -21,6 +21,10 @@ pub struct LogEntry<'a> {
     pub downstream_remote: SocketAddr,
     /// As it was sent upstream; nothing for plain TCP.
     pub request: Option<&'a Request>,
+    /// What a client spoke whose request could not be read.
+    pub protocol: Option<Version>,
+    /// What network filters found of a connection of plain TCP.
+    pub metadata: Option<&'a DynamicMetadata>,
     pub response_headers: Option<&'a Headers>,
     pub response_trailers: Option<&'a Headers>,
     /// 0 is none: written as `0`, as Envoy does.
@@ -102,6 +106,8 @@ impl<'a> LogEntry<'a> {
             start,
             downstream_remote: connection.remote,
             request: None,
+            protocol: None,
+            metadata: None,
             response_headers: None,
             response_trailers: None,
             response_code: 0,
@@ -132,15 +138,17 @@ impl<'a> LogEntry<'a> {
         }
     }
 
-    /// The gRPC status that the answer carried, or that its HTTP status stands for.
-    pub fn grpc_status(&self) -> Option<u32> {
+    /// The gRPC status that the answer carried, or that its HTTP status stands for; -1 for one that is none.
+    pub fn grpc_status(&self) -> Option<i64> {
         let of = |headers: Option<&Headers>| {
-            headers.and_then(|h| h.known_str(crate::headers::Known::GrpcStatus)).and_then(|s| s.parse().ok())
+            let status = headers?.known(crate::headers::Known::GrpcStatus)?;
+            let number = std::str::from_utf8(status).ok().and_then(|s| s.parse::<u32>().ok());
+            Some(number.map_or(-1, i64::from))
         };
         of(self.response_trailers).or_else(|| of(self.response_headers)).or_else(|| {
             self.request
                 .filter(|r| r.is_grpc())
-                .and((self.response_code != 0).then(|| grpc_of_http(self.response_code)))
+                .and((self.response_code != 0).then(|| i64::from(grpc_of_http(self.response_code))))
         })
     }
 }

@@ -260,6 +260,8 @@ impl Deciding {
 
     fn done(&mut self, cx: &Context<'_>, request: &Request, outcome: Outcome) -> Step {
         let state = &mut self.state;
+        let action = state.matched.as_ref().and_then(|m| m.route().action.forward());
+        let upgrade = router::allows_upgrade(cx, action, request) == Some(true);
         let mut meant = None;
         if let Outcome::Reply(reply) = &outcome {
             state.flags.insert(reply.flags);
@@ -270,6 +272,7 @@ impl Deciding {
             outcome,
             flags: state.flags,
             policies: std::mem::take(&mut state.policies),
+            upgrade,
             rbac_allowed: state.rbac_allowed,
             peer: state.peer.take(),
             peer_wants_answer: state.peer_wants_answer,

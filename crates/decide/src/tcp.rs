@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use base::Random;
 use bytes::Bytes;
-use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::connection::Connection;
@@ -15,9 +14,13 @@ use crate::hcm::Hcm;
 use crate::listener::{FilterChain, Terminal};
 use crate::log::LogEntry;
 use crate::machine::by_weight;
+use crate::metadata::DynamicMetadata;
 use crate::network::{NetworkFilter, TcpProxy};
 use crate::plan::Plan;
 use crate::rbac;
+
+/// Under which name network RBAC leaves what its dry runs found.
+const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
 
 /// What happens to a connection.
 #[derive(Debug, Clone)]
@@ -25,7 +28,7 @@ pub struct ConnectionDecision {
     pub outcome: ConnectionOutcome,
     pub policies: Vec<PolicyHit>,
     /// What dry runs of network RBAC found, for logs.
-    pub metadata: Vec<(String, Value)>,
+    pub metadata: DynamicMetadata,
     /// Facts for the log, by name.
     pub filter_state: Vec<(Arc<str>, String)>,
     pub flags: ResponseFlags,
@@ -64,7 +67,7 @@ pub fn decide_connection<R: Random + ?Sized, E: Recorder>(
     let mut decision = ConnectionDecision {
         outcome: ConnectionOutcome::Close { details: String::new() },
         policies: Vec::new(),
-        metadata: Vec::new(),
+        metadata: DynamicMetadata::default(),
         filter_state: Vec::new(),
         flags: ResponseFlags::NONE,
     };
@@ -73,7 +76,9 @@ pub fn decide_connection<R: Random + ?Sized, E: Recorder>(
         match filter {
             NetworkFilter::Rbac(rbac) => {
                 let subject = rbac::Subject { connection, request: None, remote: connection.remote };
-                let verdict = rbac.judge(&subject, &mut decision.policies, &mut decision.metadata, recorder);
+                let mut learned = Vec::new();
+                let verdict = rbac.judge(&subject, &mut decision.policies, &mut learned, recorder);
+                rbac::store(&mut decision.metadata, NETWORK_RBAC, learned);
                 if !verdict.allowed {
                     let policy = verdict.policy.as_deref().unwrap_or("none").replace(' ', "_");
                     let details = format!("rbac_access_denied_matched_policy[{policy}]");

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::identity::Identity;
 use crate::options::{Time, TlsVersions, provider_with};
 use crate::pem::TlsError;
 use crate::source::IdentitySource;
@@ -83,6 +84,16 @@ impl ClientTls {
         let mut config = (*self.config).clone();
         config.client_auth_cert_resolver = Arc::new(Resolver(identity.clone()));
         Self { config: Arc::new(config), identity: Some(identity), ..self.clone() }
+    }
+
+    /// The certificate that is shown now where a server asks.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.as_ref().and_then(IdentitySource::current)
+    }
+
+    /// Whether protocols are offered by ALPN.
+    pub fn offers_alpn(&self) -> bool {
+        !self.config.alpn_protocols.is_empty()
     }
 
     /// Whether the certificate to show and the roots to trust are there now.

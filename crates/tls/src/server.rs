@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::identity::Identity;
 use crate::options::{ClientCertificates, Time, TlsVersions, provider_with};
 use crate::pem::TlsError;
 use crate::source::IdentitySource;
@@ -77,6 +78,11 @@ impl ServerTls {
         let without_alpn = Arc::new(config.clone());
         config.alpn_protocols = options.alpn;
         Ok(Self { with_alpn: Arc::new(config), without_alpn, identities })
+    }
+
+    /// The certificate that is shown now: the first of them, where there are several.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.identities.iter().find_map(IdentitySource::current)
     }
 
     /// Whether there is a certificate to show now.

@@ -43,6 +43,7 @@ pub(super) enum Operator {
 pub(super) enum Owned {
     Missing,
     Number(u64),
+    Signed(i64),
     Text(String),
     Address(SocketAddr),
     Flags(crate::flags::ResponseFlags),
@@ -117,6 +118,19 @@ fn host(entry: &LogEntry<'_>, part: fn(SocketAddr) -> Owned) -> Owned {
     match entry.upstream.host {
         None => Owned::Missing,
         Some(address) => address.socket().map_or_else(|| Owned::Text(address.to_string()), part),
+    }
+}
+
+/// The host, where a connection to it was made.
+fn connected(entry: &LogEntry<'_>, part: fn(SocketAddr) -> Owned) -> Owned {
+    if entry.upstream.local.is_some() { host(entry, part) } else { Owned::Missing }
+}
+
+/// The host's name, or its address where it has none.
+fn host_name(entry: &LogEntry<'_>, part: fn(SocketAddr) -> Owned) -> Owned {
+    match entry.upstream.host_name {
+        "" => host(entry, part),
+        name => Owned::Text(name.to_owned()),
     }
 }
 
@@ -202,11 +216,13 @@ impl Operator {
             "UPSTREAM_CONNECTION_POOL_READY_DURATION" => |e| millis(e.times.pool_ready),
             "ROUNDTRIP_DURATION" => |_| Owned::Missing,
             "UPSTREAM_REQUEST_ATTEMPT_COUNT" => |e| Owned::Number(u64::from(e.upstream.attempts)),
-            "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => |e| host(e, Owned::Address),
-            "UPSTREAM_HOST_WITHOUT_PORT" | "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => {
-                |e| host(e, without_port)
-            }
-            "UPSTREAM_REMOTE_PORT" => |e| host(e, port),
+            "UPSTREAM_HOST" => |e| host(e, Owned::Address),
+            "UPSTREAM_HOST_WITHOUT_PORT" => |e| host(e, without_port),
+            "UPSTREAM_REMOTE_ADDRESS" => |e| connected(e, Owned::Address),
+            "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => |e| connected(e, without_port),
+            "UPSTREAM_REMOTE_PORT" => |e| connected(e, port),
+            "UPSTREAM_HOST_NAME" => |e| host_name(e, Owned::Address),
+            "UPSTREAM_HOST_NAME_WITHOUT_PORT" => |e| host_name(e, without_port),
             "UPSTREAM_LOCAL_ADDRESS" => |e| optional(e.upstream.local, Owned::Address),
             "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => |e| optional(e.upstream.local, without_port),
             "UPSTREAM_LOCAL_PORT" => |e| optional(e.upstream.local, port),
@@ -214,9 +230,9 @@ impl Operator {
             "DOWNSTREAM_REMOTE_ADDRESS" => |e| Owned::Address(e.downstream_remote),
             "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => |e| without_port(e.downstream_remote),
             "DOWNSTREAM_REMOTE_PORT" => |e| port(e.downstream_remote),
-            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => |e| Owned::Address(e.connection.remote),
-            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => |e| without_port(e.connection.remote),
-            "DOWNSTREAM_DIRECT_REMOTE_PORT" => |e| port(e.connection.remote),
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => |e| Owned::Address(e.connection.direct_remote),
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => |e| without_port(e.connection.direct_remote),
+            "DOWNSTREAM_DIRECT_REMOTE_PORT" => |e| port(e.connection.direct_remote),
             "DOWNSTREAM_LOCAL_ADDRESS" | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS" => {
                 |e| Owned::Address(e.connection.local)
             }
@@ -225,9 +241,7 @@ impl Operator {
             "CONNECTION_ID" => |e| Owned::Number(e.connection.id),
             // Empty is a body too.
             "LOCAL_REPLY_BODY" => |e| Owned::Text(e.local_reply_body.to_owned()),
-            "GRPC_STATUS_NUMBER" => {
-                |e| e.grpc_status().map_or(Owned::Missing, |s| Owned::Number(u64::from(s)))
-            }
+            "GRPC_STATUS_NUMBER" => |e| e.grpc_status().map_or(Owned::Missing, Owned::Signed),
             "TRACE_SAMPLED" => |e| Owned::Text(e.sampled.to_string()),
             "ACCESS_LOG_TYPE" => |e| {
                 Owned::Text(if e.request.is_some() { "DownstreamEnd" } else { "TcpConnectionEnd" }.to_owned())
@@ -239,7 +253,7 @@ impl Operator {
 
     fn borrowed(name: &str) -> Option<Self> {
         let f: for<'a> fn(&'a LogEntry<'a>) -> &'a str = match name {
-            "PROTOCOL" => |e| e.request.map_or("", |r| r.version.as_str()),
+            "PROTOCOL" => |e| e.request.map(|r| r.version).or(e.protocol).map_or("", |v| v.as_str()),
             "UPSTREAM_PROTOCOL" => |e| e.upstream.protocol.map_or("", |v| v.as_str()),
             "RESPONSE_CODE_DETAILS" => |e| e.response_code_details,
             "CONNECTION_TERMINATION_DETAILS" => |e| e.connection_termination_details,
@@ -247,7 +261,6 @@ impl Operator {
             "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => |e| e.downstream_transport_failure,
             "UPSTREAM_CLUSTER" => |e| e.upstream.cluster,
             "UPSTREAM_CLUSTER_RAW" => |e| e.upstream.cluster_raw,
-            "UPSTREAM_HOST_NAME" | "UPSTREAM_HOST_NAME_WITHOUT_PORT" => |e| e.upstream.host_name,
             "REQUESTED_SERVER_NAME" => |e| &e.connection.server_name,
             "ROUTE_NAME" => |e| e.route_name,
             "VIRTUAL_CLUSTER_NAME" => |e| e.virtual_cluster,
@@ -288,7 +301,7 @@ impl Operator {
     pub(super) fn value<'a>(&'a self, entry: &'a LogEntry<'a>) -> Rendered<'a> {
         match self {
             Self::Request(name, alternative) => request_header(entry, name, alternative.as_ref()),
-            Self::Response(name, alternative) => header(entry.response_headers, name, alternative.as_ref()),
+            Self::Response(name, alternative) => response_header(entry, name, alternative.as_ref()),
             Self::Trailer(name, alternative) => header(entry.response_trailers, name, alternative.as_ref()),
             Self::RequestWithoutQuery(name, alternative) => {
                 match request_header(entry, name, alternative.as_ref()) {
@@ -297,9 +310,10 @@ impl Operator {
                 }
             }
             Self::Query(None) => entry.request.map_or(Rendered::Missing, |r| Rendered::text(r.query())),
-            Self::Query(Some(name)) => {
-                entry.request.and_then(|r| r.query_parameter(name)).map_or(Rendered::Missing, Rendered::text)
-            }
+            Self::Query(Some(name)) => match entry.request.and_then(|r| r.query_parameter(name)) {
+                Some(value) => Rendered::Text(percent_decoded(value)),
+                None => Rendered::Missing,
+            },
             Self::StartTime(format) => Rendered::Text(Cow::Owned(format.format(entry.start))),
             Self::PeerTime(format, field) => match entry.connection.tls.as_deref().and_then(field) {
                 Some(seconds) => Rendered::Text(Cow::Owned(format.format_epoch(seconds, 0))),
@@ -312,6 +326,7 @@ impl Operator {
             Self::Simple(f) => match f(entry) {
                 Owned::Missing => Rendered::Missing,
                 Owned::Number(n) => Rendered::number(Some(n)),
+                Owned::Signed(n) => Rendered::Number(n),
                 Owned::Text(text) => Rendered::Text(Cow::Owned(text)),
                 Owned::Address(address) => Rendered::Address(address),
                 Owned::Flags(flags) => Rendered::Flags(flags),
@@ -339,7 +354,7 @@ fn headers(argument: &str, make: fn(HeaderName, Option<HeaderName>) -> Operator)
 
 fn path(argument: &str) -> Taken<Operator> {
     use crate::headers::Known;
-    let (query, which) = argument.split_once(':').unwrap_or((argument, "PATH"));
+    let (query, which) = argument.split_once(':').unwrap_or((argument, "ORIG_OR_PATH"));
     let (name, alternative) = match which {
         "PATH" => (Known::PseudoPath, None),
         "ORIG" => (Known::XEnvoyOriginalPath, None),
@@ -434,7 +449,29 @@ fn request_header<'a>(
     alternative: Option<&'a HeaderName>,
 ) -> Rendered<'a> {
     let Some(request) = entry.request else { return Rendered::Missing };
-    Rendered::bytes(request.value(name).or_else(|| alternative.and_then(|a| request.value(a))))
+    // Of repeated lines the first is told, as Envoy does.
+    let first = |name: &'a HeaderName| match request.headers.get(name) {
+        Some(value) => Some(Cow::Borrowed(&value[..])),
+        None => request.value(name),
+    };
+    Rendered::bytes(first(name).or_else(|| alternative.and_then(first)))
+}
+
+fn response_header<'a>(
+    entry: &'a LogEntry<'a>,
+    name: &'a HeaderName,
+    alternative: Option<&'a HeaderName>,
+) -> Rendered<'a> {
+    use crate::headers::Known;
+    let is_status = |name: &HeaderName| name.known() == Some(Known::PseudoStatus);
+    match header(entry.response_headers, name, alternative) {
+        Rendered::Missing
+            if entry.response_code != 0 && (is_status(name) || alternative.is_some_and(is_status)) =>
+        {
+            Rendered::Text(Cow::Owned(entry.response_code.to_string()))
+        }
+        rendered => rendered,
+    }
 }
 
 fn header<'a>(
@@ -443,7 +480,31 @@ fn header<'a>(
     alternative: Option<&'a HeaderName>,
 ) -> Rendered<'a> {
     let Some(headers) = headers else { return Rendered::Missing };
-    Rendered::bytes(headers.joined(name).or_else(|| alternative.and_then(|a| headers.joined(a))))
+    let first = headers.get(name).or_else(|| alternative.and_then(|a| headers.get(a)));
+    Rendered::bytes(first.map(|value| Cow::Borrowed(&value[..])))
+}
+
+/// `%20` and the like as the bytes that they stand for; what is none stays.
+fn percent_decoded(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let digit = |b: &u8| char::from(*b).to_digit(16);
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        match (byte, after) {
+            (b'%', [high, low, after @ ..]) if digit(high).is_some() && digit(low).is_some() => {
+                out.push((digit(high).unwrap_or_default() * 16 + digit(low).unwrap_or_default()) as u8);
+                rest = after;
+            }
+            _ => {
+                out.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
 
 fn cut_query(text: Cow<'_, str>) -> Cow<'_, str> {
@@ -460,11 +521,13 @@ fn cut_query(text: Cow<'_, str>) -> Cow<'_, str> {
 }
 
 fn dynamic_metadata<'a>(entry: &'a LogEntry<'a>, filter: &str, path: &[Box<str>]) -> Rendered<'a> {
-    let Some(request) = entry.request else { return Rendered::Missing };
+    let Some(metadata) = entry.request.map(|r| &r.metadata).or(entry.metadata) else {
+        return Rendered::Missing;
+    };
     let value = if path.is_empty() {
-        request.metadata.filter(filter).map(|map| Value::Object(map.clone()))
+        metadata.filter(filter).map(|map| Value::Object(map.clone()))
     } else {
-        request.metadata.get(filter, path).cloned()
+        metadata.get(filter, path).cloned()
     };
     match value {
         None => Rendered::Missing,
@@ -527,11 +590,11 @@ const GRPC: [(&str, &str); 17] = [
 
 fn grpc<'a>(entry: &LogEntry<'_>, form: GrpcForm) -> Rendered<'a> {
     let Some(status) = entry.grpc_status() else { return Rendered::Missing };
-    let names = GRPC.get(status as usize);
+    let names = usize::try_from(status).ok().and_then(|status| GRPC.get(status));
     match (form, names) {
         (GrpcForm::CamelCase, Some((camel, _))) => Rendered::text(camel),
         (GrpcForm::SnakeCase, Some((_, snake))) => Rendered::text(snake),
-        _ => Rendered::number(Some(u64::from(status))),
+        _ => Rendered::Number(status),
     }
 }
 

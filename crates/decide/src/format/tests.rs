@@ -15,7 +15,10 @@ fn operators_write_what_envoy_writes() {
         peer_uris: ["spiffe://a".into()].into_iter().collect(),
         ..TlsInfo::default()
     }));
-    let mut request = Request::new(Method::Get, "reviews:9080", "/a?b=c").with_header("X-User", "jo");
+    let mut request = Request::new(Method::Get, "reviews:9080", "/a?b=c&d=%20%zz&e")
+        .with_header("X-User", "jo")
+        .with_header("x-twice", "first")
+        .with_header("x-twice", "second");
     request.metadata.set("f", "k", serde_json::json!({"deep": [1]}));
     let headers: Headers = [("grpc-status", "14")].into_iter().collect();
     let host = upstream::Address::parse("10.0.0.2", 9080);
@@ -43,13 +46,15 @@ fn operators_write_what_envoy_writes() {
         ("%RESPONSE_FLAGS_LONG%", "UpstreamRetryLimitExceeded,UpstreamConnectionFailure"),
         ("%DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %REQUEST_DURATION%", "12 5 6 -"),
         ("%COMMON_DURATION(US_RX_BEG:DS_TX_END:us)%", "6000"),
-        ("%UPSTREAM_HOST% %UPSTREAM_REMOTE_PORT% %UPSTREAM_LOCAL_ADDRESS%", "10.0.0.2:9080 9080 -"),
+        ("%UPSTREAM_HOST% %UPSTREAM_REMOTE_PORT% %UPSTREAM_LOCAL_ADDRESS%", "10.0.0.2:9080 - -"),
+        ("%UPSTREAM_HOST_NAME% %RESP(:STATUS)% %RESP(X-NONE?:STATUS)%", "10.0.0.2:9080 503 503"),
         ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "10.0.0.9"),
         ("%DOWNSTREAM_PEER_URI_SAN% %UPSTREAM_PEER_URI_SAN%", "spiffe://a -"),
         ("%GRPC_STATUS% %GRPC_STATUS(NUMBER)% %GRPC_STATUS(SNAKE_STRING)%", "Unavailable 14 UNAVAILABLE"),
         ("%DYNAMIC_METADATA(f:k)% %DYNAMIC_METADATA(f:x)%", "{\"deep\":[1]} -"),
         ("%FILTER_STATE(key:PLAIN)% %FILTER_STATE(none)%", "value -"),
-        ("%QUERY_PARAM(b)%", "c"),
+        ("%QUERY_PARAM(b)%|%QUERY_PARAM(d)%|%QUERY_PARAM(e)%|%QUERY_PARAM(f)%", "c| %zz||-"),
+        ("%REQ(X-TWICE)%", "first"),
         ("100%% %TRAILER(GRPC-STATUS)%", "100% 14"),
         ("%BYTES_RECEIVED% %ROUTE_NAME% %REQUESTED_SERVER_NAME%", "0 - -"),
     ] {
@@ -92,4 +97,17 @@ fn json_keeps_the_kinds_of_values() {
     assert_eq!(full, serde_json::json!({"both": "200 -", "code": 200, "none": null}));
     let short = JsonFormat::compile(&fields, true).unwrap().render(&entry);
     assert_eq!(short, serde_json::json!({"both": "200 -", "code": 200}));
+}
+
+#[test]
+fn a_grpc_status_that_is_none_is_told_as_minus_one() {
+    let connection = Connection::new("10.0.0.9:1000".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+    for (status, expected) in [("0", "OK 0"), ("17", "17 17"), ("-1", "-1 -1"), ("x", "-1 -1")] {
+        let headers: Headers = [("grpc-status", status)].into_iter().collect();
+        let mut entry = LogEntry::new(&connection, SystemTime::UNIX_EPOCH);
+        entry.response_headers = Some(&headers);
+        let mut out = String::new();
+        Format::new("%GRPC_STATUS% %GRPC_STATUS_NUMBER%").unwrap().render(&entry, &mut out);
+        assert_eq!(out, expected, "{status}");
+    }
 }

@@ -55,7 +55,8 @@ impl XfccPolicy {
             parts.push(format!("Chain=\"{}\"", tls.peer_chain_pem));
         }
         if self.subject {
-            parts.push(format!("Subject=\"{}\"", tls.peer_subject.replace('"', "\\\"")));
+            // RFC 2253 has escaped what ends a quoted value.
+            parts.push(format!("Subject=\"{}\"", tls.peer_subject));
         }
         if self.uri {
             match tls.peer_uris.as_slice() {

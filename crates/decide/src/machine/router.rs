@@ -68,10 +68,14 @@ impl State {
             return reply(answer.with_flags(ResponseFlags::NO_CLUSTER_FOUND));
         };
         recorder.note(|| Note::new("cluster", &*cluster.name, self.why_cluster(action)));
-        if let Some(refused) = refuse_upgrade(cx, action, request) {
-            return reply(refused);
+        if allows_upgrade(cx, Some(action), request) == Some(false) {
+            return reply(LocalReply::new(403, "", "upgrade_failed"));
         }
         let timeouts = Timeouts::of(cx, action, request);
+        let timeout_status = status(request, Known::XEnvoyUpstreamRqTimeoutAltResponse).unwrap_or(504);
+        for name in [Known::XEnvoyUpstreamRqTimeoutAltResponse, Known::XEnvoyUpstreamAltStatName] {
+            request.headers.remove_known(name);
+        }
         let retry = self.retry(action, request);
         let auto_host = self.mutate(cx, matched, action, &cluster, request);
         timeouts.announce(cx, action, request);
@@ -99,6 +103,7 @@ impl State {
             hash,
             // An upgraded connection or tunnel has no end to wait for.
             timeout: timeouts.total.filter(|_| request.upgrade.is_none() && !request.is_connect()),
+            timeout_status,
             idle_timeout: action.idle_timeout.unwrap_or(cx.hcm.timeouts.stream_idle),
             max_stream_duration: timeouts.stream,
             per_try_timeout: timeouts.per_try,
@@ -234,7 +239,12 @@ fn reply(reply: LocalReply) -> Outcome {
     Outcome::Reply(Box::new(reply))
 }
 
-fn refuse_upgrade(cx: &Context<'_>, action: &ForwardAction, request: &Request) -> Option<LocalReply> {
+/// Whether the upgrade or tunnel that the request wants is let through; nothing where it wants none.
+pub(super) fn allows_upgrade(
+    cx: &Context<'_>,
+    action: Option<&ForwardAction>,
+    request: &Request,
+) -> Option<bool> {
     let wanted = match &request.upgrade {
         Some(upgrade) => &**upgrade,
         None if request.is_connect() => "connect",
@@ -242,7 +252,7 @@ fn refuse_upgrade(cx: &Context<'_>, action: &ForwardAction, request: &Request) -
     };
     let by_default =
         cx.hcm.upgrades.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).is_some_and(|(_, e)| *e);
-    (!action.allows_upgrade(wanted, by_default)).then(|| LocalReply::new(403, "", "upgrade_failed"))
+    Some(action.map_or(by_default, |action| action.allows_upgrade(wanted, by_default)))
 }
 
 struct Timeouts {
@@ -297,6 +307,11 @@ impl Timeouts {
             request.headers.set(Known::GrpcTimeout, format!("{}m", expected.as_millis().min(99_999_999)));
         }
     }
+}
+
+/// A header that is the status of an answer.
+fn status(request: &Request, name: Known) -> Option<u16> {
+    request.headers.known_str(name)?.parse().ok().filter(|status| (200..=599).contains(status))
 }
 
 /// A header in milliseconds; zero is none.

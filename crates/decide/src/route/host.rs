@@ -77,7 +77,8 @@ impl HostIndex {
 pub(crate) fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port))
-            if !port.contains(']') && port.bytes().all(|b| b.is_ascii_digit()) && !port.is_empty() =>
+            // An empty one is the default's (RFC 3986, 3.2.3).
+            if port.bytes().all(|b| b.is_ascii_digit()) =>
         {
             // A bare IPv6 address has more colons and no brackets.
             if name.contains(':') && !name.ends_with(']') { host } else { name }
@@ -127,7 +128,7 @@ mod tests {
         assert_eq!(index.find("reviews:9080", true), Some(0));
         assert_eq!(index.find("reviews:9080", false), None);
         for (host, expected) in
-            [("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1"), ("a:b", "a:b"), ("a:", "a:")]
+            [("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1"), ("a:b", "a:b"), ("a:", "a")]
         {
             assert_eq!(without_port(host), expected);
         }

@@ -96,10 +96,11 @@ impl RouteMatch {
         if let PathMatch::Connect = self.path {
             return connect;
         }
-        let mut path = request.path_only();
-        if ignore_parameters {
-            path = path.split(';').next().unwrap_or_default();
+        let mut path = Cow::Borrowed(request.path_only());
+        if ignore_parameters && path.contains(';') {
+            path = Cow::Owned(without_parameters(&path));
         }
+        let path = &*path;
         match &self.path {
             PathMatch::Prefix(prefix) => self.starts(path, prefix),
             PathMatch::Exact(exact) => path.len() == exact.len() && self.starts(path, exact),
@@ -218,4 +219,10 @@ impl base::Random for DrawFrom {
     fn next_u64(&mut self) -> u64 {
         self.0
     }
+}
+/// Each segment up to its first semicolon.
+fn without_parameters(path: &str) -> String {
+    let segments: Vec<&str> =
+        path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    segments.join("/")
 }
