@@ -197,6 +197,6 @@ async fn a_cluster_bounds_the_time_of_a_stream() {
     }});
     let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster, 1).await;
     let answer = get(address, "/").await;
-    assert!(status(&answer) == "504" && answer.ends_with("upstream request timeout"), "{answer}");
+    assert!(status(&answer) == "504" && answer.ends_with("upstream max stream duration reached"), "{answer}");
     handle.stop().await;
 }

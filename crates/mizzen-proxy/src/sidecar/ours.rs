@@ -32,7 +32,6 @@ pub(super) async fn run(
     let certificates = agent.certificates();
     settings.secrets.provide_identity("default", certificates.identity.clone());
     settings.secrets.provide_bundle("ROOTCA", certificates.bundle.clone());
-    settings.node.identity = Some(certificates.identity.clone());
     let mut all = settings.ads.take().map(|ads| ads.all).unwrap_or_default();
     all.extend(agent.wanted());
     settings.ads = Some(agent.ads(all)?);

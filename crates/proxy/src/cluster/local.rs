@@ -19,7 +19,6 @@ pub struct Cluster {
     balancer: RefCell<Balancer>,
     pools: Pools,
     stats: ClusterStats,
-    identity: Option<tls::IdentitySource>,
 }
 
 impl Cluster {
@@ -27,7 +26,6 @@ impl Cluster {
         target: Arc<Target>,
         state: Arc<ClusterState>,
         set: Arc<EndpointSet>,
-        identity: Option<tls::IdentitySource>,
         rng: &mut R,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -36,7 +34,6 @@ impl Cluster {
             balancer: RefCell::new(Balancer::new(set, rng)),
             pools: Pools::default(),
             stats: ClusterStats::default(),
-            identity,
         })
     }
 
@@ -57,8 +54,12 @@ impl Cluster {
     }
 
     /// What is worth knowing of a connection that was just made.
-    pub(super) fn info_of(&self, io: &crate::net::Io) -> Rc<super::UpstreamInfo> {
-        let ours = self.identity.as_ref().and_then(tls::IdentitySource::current);
+    pub(super) fn info_of(
+        &self,
+        io: &crate::net::Io,
+        tls: Option<&tls::ClientTls>,
+    ) -> Rc<super::UpstreamInfo> {
+        let ours = tls.and_then(tls::ClientTls::identity);
         let (id, local) = (self.stats.cx_total.get(), io.tcp().and_then(|s| s.local_addr().ok()));
         Rc::new(super::UpstreamInfo { id, opened: Instant::now(), local, tls: io.tls_info(ours.as_deref()) })
     }

@@ -32,6 +32,8 @@ pub struct PoolKey {
     pub transport: u16,
     pub http2: bool,
     pub tls: TlsOverride,
+    /// What is of high priority waits for nothing that is not.
+    pub priority: Priority,
 }
 
 /// What a request asks of the pool.
@@ -119,6 +121,9 @@ pub struct Pools {
     pub(super) generation: Cell<u64>,
 }
 
+/// How large an answer's head may be: as much as Envoy takes.
+const RESPONSE_LIMITS: HeadLimits = HeadLimits { bytes: 80 * 1024, headers: 100 };
+
 /// Without configuration an idle connection is kept this long, as in Envoy.
 pub(super) const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 
@@ -134,6 +139,7 @@ impl Cluster {
             transport: index as u16,
             http2: want.http2,
             tls: want.tls.clone(),
+            priority: want.priority,
         };
         if (want.http2 || want.by_alpn)
             && let Some(lease) = self.shared_h2(&key, &target)
@@ -181,7 +187,10 @@ impl Cluster {
             let permit = match breakers.acquire(Resource::Connection, priority) {
                 Some(permit) => permit,
                 // Envoy lets each worker have one connection to each host whatever the breaker says.
-                None if pool.connections() == 0 => breakers.force(Resource::Connection, priority),
+                None if pool.connections() == 0 => {
+                    self.stats().cx_overflow.inc();
+                    breakers.force(Resource::Connection, priority)
+                }
                 None => {
                     self.stats().cx_overflow.inc();
                     return;
@@ -219,24 +228,23 @@ impl Cluster {
             }
             AcquireError::Dial(error)
         })?;
+        let info = self.info_of(&io, tls.as_deref());
         if key.http2 || (by_alpn && io.alpn() == Some(b"h2")) {
-            return self.open_h2(io, (key, &target), permit, generation).await.map(Opened::H2);
+            return self.open_h2((io, info), (key, &target), permit, generation).await.map(Opened::H2);
         }
         stats.cx_http1_total.inc();
         stats.cx_active.inc();
-        let info = self.info_of(&io);
-        let client = Box::new(H1Client::new(Conn::new(io), HeadLimits::default()));
+        let client = Box::new(H1Client::new(Conn::new(io), RESPONSE_LIMITS));
         Ok(Opened::H1 { client, info, permit, generation })
     }
 
     async fn open_h2(
         self: &Rc<Self>,
-        io: Io,
+        (io, info): (Io, Rc<UpstreamInfo>),
         (key, target): (&PoolKey, &Target),
         permit: Permit,
         generation: u64,
     ) -> Result<H2Conn, AcquireError> {
-        let info = self.info_of(&io);
         let handshake = http2::builder(&target.config.http).handshake::<_, Bytes>(io);
         let failed = |text: String| AcquireError::Dial(DialError::Connect(text));
         let (send, connection) = match tokio::time::timeout(target.connect_timeout, handshake).await {

@@ -1,7 +1,6 @@
 //! One try: a connection, the request sent on it, the response's head.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use decide::{Forward, Known, Method, UpstreamTransport, Version};
@@ -12,6 +11,7 @@ use super::pump::{Interrupt, RequestBody, Timers, await_head, while_wanted};
 use crate::cluster::{
     AcquireError, Cluster, H1Lease, H2Lease, HttpProtocol, Lease, TlsOverride, UpstreamInfo, Want,
 };
+use crate::stats::HttpStats;
 use crate::wire::{
     BodyLength, Downstream, H2ClientStream, RequestHead, Reset, ResponseHead, Upstream, h2_request_of,
     reset_of,
@@ -40,11 +40,13 @@ pub struct Failed {
     pub stale: bool,
     pub sent: bool,
     pub info: Option<Rc<UpstreamInfo>>,
+    /// What the connection spoke, where there was one.
+    pub version: Option<Version>,
 }
 
 impl Failed {
     fn before(error: impl Into<TryError>) -> Self {
-        Self { error: error.into(), stale: false, sent: false, info: None }
+        Self { error: error.into(), stale: false, sent: false, info: None, version: None }
     }
 }
 
@@ -58,9 +60,19 @@ impl From<AcquireError> for TryError {
 pub struct Plan<'a> {
     pub cluster: &'a Rc<Cluster>,
     pub forward: &'a Forward,
+    /// Of who answers the client.
+    pub stats: &'a HttpStats,
 }
 
 impl Plan<'_> {
+    /// An interim answer that goes on to the client.
+    pub fn count_interim(&self, head: &ResponseHead) {
+        self.cluster.stats().code(head.response.status);
+        self.cluster.stats().rq_completed.inc();
+        self.stats.code(head.response.status);
+        self.stats.rq_completed.inc();
+    }
+
     fn http2(&self, version: Version) -> (bool, bool) {
         match self.cluster.target().protocol {
             HttpProtocol::Http1 => (false, false),
@@ -88,7 +100,7 @@ pub async fn attempt(
         host,
         http2,
         by_alpn,
-        tls: tls_override(plan, request, host),
+        tls: tls_override(plan, request, host, http2, by_alpn),
         priority: plan.forward.priority,
         fresh,
         careful: !is_idempotent(&request.request.method),
@@ -100,13 +112,29 @@ pub async fn attempt(
     plan.cluster.stats().rq_total.inc();
     let sent_at = Instant::now();
     match acquired {
-        Lease::H1(lease) => on_h1(lease, request, down, body, timers, sent_at).await,
-        Lease::H2(lease) => on_h2(lease, request, down, body, timers, sent_at).await,
+        Lease::H1(lease) => on_h1(plan, lease, request, down, body, timers, sent_at).await,
+        Lease::H2(lease) => on_h2(plan, lease, request, down, body, timers, sent_at).await,
     }
 }
 
-fn tls_override(plan: &Plan<'_>, request: &RequestHead, host: &Host) -> TlsOverride {
-    let alpn: Option<Arc<[Arc<str>]>> = plan.forward.alpn.clone();
+fn tls_override(
+    plan: &Plan<'_>,
+    request: &RequestHead,
+    host: &Host,
+    http2: bool,
+    by_alpn: bool,
+) -> TlsOverride {
+    let target = plan.cluster.target();
+    let tells = target
+        .transport(&host.endpoint)
+        .and_then(|(_, transport)| transport.tls.as_deref())
+        .is_none_or(tls::ClientTls::offers_alpn);
+    let alpn: Option<Vec<Vec<u8>>> = match &plan.forward.alpn {
+        Some(alpn) => Some(alpn.iter().map(|p| p.as_bytes().to_vec()).collect()),
+        // Nothing is configured: what will be spoken is offered, as Envoy does.
+        None if !tells && !by_alpn => Some(vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }]),
+        None => None,
+    };
     let config = &plan.cluster.target().config;
     let sni = if config.http.auto_sni {
         Some(host_only(&request.request.authority).into())
@@ -115,7 +143,7 @@ fn tls_override(plan: &Plan<'_>, request: &RequestHead, host: &Host) -> TlsOverr
     } else {
         None
     };
-    TlsOverride { sni, alpn: alpn.map(|a| a.iter().map(|p| p.as_bytes().to_vec()).collect()) }
+    TlsOverride { sni, alpn }
 }
 
 fn host_only(authority: &str) -> &str {
@@ -134,6 +162,7 @@ pub fn is_idempotent(method: &Method) -> bool {
 }
 
 async fn on_h1(
+    plan: &Plan<'_>,
     mut lease: H1Lease,
     request: &RequestHead,
     down: &mut Downstream<'_>,
@@ -150,18 +179,20 @@ async fn on_h1(
         body.hold();
     }
     let mut upstream = Upstream::H1(client);
-    match await_head(down, &mut upstream, body, timers).await {
+    match await_head(plan, down, &mut upstream, body, timers).await {
         Ok(head) => Ok(Begun { upstream, held: Held::H1(lease), head, info, sent_at }),
         Err(interrupt) => {
             let stale = reused
                 && interrupt == Interrupt::Upstream(Reset::ConnectionTermination)
                 && !upstream.response_began();
-            Err(Failed { error: interrupt.into(), stale, sent: upstream.sent_anything(), info: Some(info) })
+            let (sent, version) = (upstream.sent_anything(), Some(Version::Http11));
+            Err(Failed { error: interrupt.into(), stale, sent, info: Some(info), version })
         }
     }
 }
 
 async fn on_h2(
+    plan: &Plan<'_>,
     lease: H2Lease,
     request: &RequestHead,
     down: &mut Downstream<'_>,
@@ -175,6 +206,7 @@ async fn on_h2(
         stale,
         sent: false,
         info: Some(info.clone()),
+        version: Some(Version::Http2),
     };
     let mut message = h2_request_of(request).map_err(|r| failed(Interrupt::Upstream(r), false))?;
     message.headers_mut().remove("host");
@@ -197,16 +229,23 @@ async fn on_h2(
             return Err(failed(Interrupt::Upstream(reset_of(&error)), true));
         }
     };
+    if !end && request.body == BodyLength::None {
+        // A tunnel that is to be: its stream stays open.
+        body.hold();
+    }
     let mut upstream = Upstream::H2(H2ClientStream::new(response, stream, end));
-    match await_head(down, &mut upstream, body, timers).await {
+    match await_head(plan, down, &mut upstream, body, timers).await {
         Ok(head) => Ok(Begun { upstream, held: Held::H2(lease), head, info, sent_at }),
         Err(interrupt) => {
+            if interrupt.resets_upstream() {
+                plan.cluster.stats().rq_tx_reset.inc();
+            }
             if matches!(interrupt, Interrupt::Upstream(Reset::ConnectionTermination | Reset::Refused)) {
                 lease.retire();
             }
             // Refused streams were never looked at: RFC 9113, section 8.7.
             let stale = interrupt == Interrupt::Upstream(Reset::Refused);
-            Err(Failed { error: interrupt.into(), stale, sent: true, info: Some(info.clone()) })
+            Err(Failed { sent: true, ..failed(interrupt, stale) })
         }
     }
 }

@@ -54,7 +54,8 @@ impl TryError {
     pub fn transport_failure(&self) -> String {
         match self {
             Self::Acquire(AcquireError::Dial(error @ (DialError::Connect(_) | DialError::Tls(_)))) => {
-                error.to_string()
+                // As Envoy writes it: one word of a log's line.
+                error.to_string().replace(' ', "_")
             }
             _ => String::new(),
         }
@@ -120,13 +121,18 @@ impl TryError {
                 Some(LocalReply { grpc_status: Some(4), ..reply })
             }
             Self::Interrupt(Interrupt::UpstreamMaxDuration) => Some(
-                LocalReply::new(504, "upstream request timeout", "upstream_max_stream_duration_reached")
-                    .with_flags(F::UPSTREAM_MAX_STREAM_DURATION),
+                LocalReply::new(
+                    504,
+                    "upstream max stream duration reached",
+                    "upstream_max_stream_duration_reached",
+                )
+                .with_flags(F::UPSTREAM_MAX_STREAM_DURATION),
             ),
-            Self::Interrupt(Interrupt::DownstreamBad(_)) => {
-                Some(LocalReply::new(400, "", "http1.codec_error").with_flags(F::DOWNSTREAM_PROTOCOL_ERROR))
-            }
-            Self::Interrupt(Interrupt::DownstreamGone) => None,
+            Self::Interrupt(Interrupt::DownstreamBad(_)) => Some(
+                LocalReply::new(400, "Bad Request", "http1.codec_error")
+                    .with_flags(F::DOWNSTREAM_PROTOCOL_ERROR),
+            ),
+            Self::Interrupt(Interrupt::DownstreamGone | Interrupt::DownstreamReset) => None,
         }
     }
 }

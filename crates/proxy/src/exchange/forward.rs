@@ -45,8 +45,7 @@ pub async fn handle(
     let decision = match decide(&mut exchange, &mut head.request).await {
         Ok(decision) => decision,
         Err(interrupt) => {
-            record.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
-            record.details = "downstream_remote_disconnect".into();
+            record.client_left(&interrupt);
             tracing::trace!(?interrupt, "client left while its request was decided");
             record.finish(connection, hcm, Some(&head.request), None);
             return;
@@ -55,6 +54,10 @@ pub async fn handle(
     record.flags.insert(decision.flags);
     connection.stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
     record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
+    if decision.upgrade {
+        connection.stats.cx_upgrades_total.inc();
+        connection.stats.cx_upgrades_active.inc();
+    }
     let mut exchange = Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record };
     match &decision.outcome {
         Verdict::Reply(reply) => exchange.reply((**reply).clone(), Some(&decision), &head).await,
@@ -63,6 +66,13 @@ pub async fn handle(
             down.abort();
         }
         Verdict::Forward(forward) => exchange.forward(&decision, forward, &mut head).await,
+    }
+    if decision.upgrade {
+        connection.stats.cx_upgrades_active.dec();
+    }
+    for _ in 0..down.take_continues() {
+        connection.stats.code(100);
+        connection.stats.rq_completed.inc();
     }
     record.finish(connection, hcm, Some(&head.request), Some(&decision));
 }
@@ -117,7 +127,7 @@ impl Exchange<'_, '_> {
             (Some(n), _) => BodyLength::Known(n),
             (None, _) => BodyLength::Known(0),
         };
-        let mut message = ResponseHead { response, body: length };
+        let mut message = ResponseHead { response, body: length, upgrade: None };
         if length == BodyLength::None {
             message.response.headers.remove_known(Known::ContentLength);
         }
@@ -181,6 +191,9 @@ impl Exchange<'_, '_> {
         }
         let Some(_in_flight) = cluster.state().breakers.acquire(Resource::Request, forward.priority) else {
             self.record.attempts = 1;
+            if cluster.state().breakers.acquire(Resource::Pending, forward.priority).is_none() {
+                cluster.stats().pending_overflow.inc();
+            }
             let overflow = TryError::Acquire(crate::cluster::AcquireError::Overflow);
             if let Some(reply) = overflow.reply(false, true) {
                 charge(&cluster, reply.status);
@@ -222,19 +235,19 @@ impl Exchange<'_, '_> {
                     .pass(decision, forward, head, cluster, begun, &host, &mut body, &mut timers, grpc)
                     .await;
                 if let Err(interrupt) = passed {
-                    self.broken(cluster, &interrupt);
+                    self.broken(cluster, &interrupt).await;
                 }
                 self.record.bytes_received = body.received;
             }
             Err(None) => {
-                self.record.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
-                self.record.details = "downstream_remote_disconnect".into();
                 cluster.stats().rq_cancelled.inc();
                 self.connection.stats.rq_rx_reset.inc();
                 self.down.abort();
             }
             Err(Some(reply)) => {
-                charge(cluster, reply.status);
+                if is_of_the_router(&reply) {
+                    charge(cluster, reply.status);
+                }
                 let at_once = reply.flags.has(ResponseFlags::NO_HEALTHY_UPSTREAM)
                     || reply.flags.has(ResponseFlags::UPSTREAM_OVERFLOW);
                 if !at_once {
@@ -288,7 +301,7 @@ impl Exchange<'_, '_> {
                 trace.begin_try(&self.connection.worker, self.hcm, &mut head.request.headers);
             }
             let active = host.start_request();
-            let plan = attempt::Plan { cluster, forward };
+            let plan = attempt::Plan { cluster, forward, stats: &self.connection.stats };
             let result = attempt(&plan, &host, head, tries.fresh, self.down, body, timers).await;
             drop(active);
             match result {
@@ -302,6 +315,9 @@ impl Exchange<'_, '_> {
                         && self.again_after(forward, retry, cluster, &begun, &mut tries, timers).await?
                     {
                         self.end_try(cluster, &host, Some(status));
+                        if !begun.upstream.is_over() {
+                            cluster.stats().rq_tx_reset.inc();
+                        }
                         body.rewind();
                         tries.tried.push(host);
                         continue;
@@ -318,6 +334,7 @@ impl Exchange<'_, '_> {
                     if let Some(info) = &failed.info {
                         self.record.info = Some(info.clone());
                     }
+                    self.record.upstream_protocol = failed.version;
                     self.end_try(cluster, &host, None);
                     if self.replay(&failed, head, body, &mut tries, cluster) {
                         same = Some(host);
@@ -377,8 +394,15 @@ impl Exchange<'_, '_> {
             body.rewind();
             return Ok(());
         }
+        if let TryError::Interrupt(interrupt) = &error {
+            self.record.client_left(interrupt);
+        }
         let reply = error.reply(tries.retry.retries() > 0, body.complete);
         Err(reply.map(|mut reply| {
+            if reply.flags.has(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT) && forward.timeout_status != 504 {
+                reply.status = forward.timeout_status;
+                reply.body = bytes::Bytes::new();
+            }
             reply.flags.insert(self.record.flags);
             Box::new(reply)
         }))
@@ -434,7 +458,12 @@ impl Exchange<'_, '_> {
         tries.fresh = false;
         match while_wanted(self.down, timers, tokio::time::sleep(wait)).await {
             Ok(()) => Ok(true),
-            Err(interrupt) => Err(TryError::from(interrupt).reply(true, true).map(Box::new)),
+            Err(interrupt) => {
+                self.record.client_left(&interrupt);
+                let error = TryError::from(interrupt);
+                self.count_failure(cluster, &error);
+                Err(error.reply(true, true).map(Box::new))
+            }
         }
     }
 
@@ -494,9 +523,10 @@ impl Exchange<'_, '_> {
         let stats = cluster.stats();
         match error {
             TryError::Interrupt(Interrupt::RequestTimeout) => stats.rq_timeout.inc(),
-            TryError::Interrupt(Interrupt::PerTryTimeout | Interrupt::PerTryIdle) => {
-                stats.rq_per_try_timeout.inc()
-            }
+            TryError::Interrupt(Interrupt::PerTryTimeout) => stats.rq_per_try_timeout.inc(),
+            TryError::Interrupt(Interrupt::PerTryIdle) => stats.rq_per_try_idle_timeout.inc(),
+            TryError::Interrupt(Interrupt::StreamIdle) => self.connection.stats.rq_idle_timeout.inc(),
+            TryError::Interrupt(Interrupt::MaxDuration) => self.connection.stats.rq_max_duration.inc(),
             TryError::Interrupt(Interrupt::Upstream(Reset::Remote | Reset::Refused)) => {
                 stats.rq_rx_reset.inc()
             }
@@ -532,16 +562,21 @@ impl Exchange<'_, '_> {
             || head.request.upgrade.is_some() && by_success && answer.response.status / 100 == 2
             || head.request.is_connect() && answer.response.status / 100 == 2;
         let tunnel = forward.upgrade && accepted;
+        if tunnel && head.request.upgrade.is_some() {
+            // What HTTP/2 says by 200.
+            answer.response.status = 101;
+        }
         let keep = answer.response.headers.clone();
         charge(cluster, answer.response.status);
         // How long an upstream took is known where it had the whole request.
         let told = (body.complete && !forward.upgrade).then_some(took);
         self.record.upstream_peer =
             finish_response(self, decision, &head.request, &mut answer.response, told);
-        self.record.code = answer.response.status;
         self.record.details = "via_upstream".into();
-        let upgrade = tunnel.then(|| head.request.upgrade.as_deref().unwrap_or_default().as_bytes().to_vec());
+        let wanted = head.request.upgrade.as_deref().unwrap_or_default().as_bytes();
+        let upgrade = tunnel.then(|| answer.upgrade.take().map_or_else(|| wanted.to_vec(), |u| u.to_vec()));
         self.settle_tunnel(head, &mut answer, tunnel);
+        self.record.code = answer.response.status;
         let upgrade_header = upgrade.as_deref().filter(|u| !u.is_empty() && answer.response.status == 101);
         let close = self.close
             || self.connection.worker.is_draining(self.connection.direction)
@@ -554,19 +589,21 @@ impl Exchange<'_, '_> {
             self.down.become_tunnel();
             upstream.become_tunnel();
             body.reopen();
-            self.connection.stats.cx_upgrades_total.inc();
-            self.connection.stats.cx_upgrades_active.inc();
         }
         let mut passed = Passed { messages: GrpcCounter::enabled(grpc), ..Passed::default() };
         let result = pass_body(self.down, &mut upstream, body, timers, tunnel, &mut passed).await;
-        if tunnel {
-            self.connection.stats.cx_upgrades_active.dec();
-        }
         self.record.bytes_sent = passed.bytes;
+        self.record.upstream_wire = upstream.wire_bytes();
         self.record.response_messages = passed.messages.count;
         self.record.response_trailers = passed.trailers;
         self.record.last_byte = Some(started.elapsed());
         result?;
+        if passed.left && matches!(self.down, Downstream::H1(_)) {
+            self.record.client_left(&Interrupt::DownstreamGone);
+        }
+        if forward.upgrade && !tunnel && matches!(upstream, Upstream::H2(_)) {
+            cluster.stats().rq_tx_reset.inc();
+        }
         held.release(upstream, &keep);
         Ok(())
     }
@@ -590,12 +627,13 @@ impl Exchange<'_, '_> {
     }
 
     /// The answer broke off after its head was sent: the client must be able to tell.
-    fn broken(&mut self, cluster: &Cluster, interrupt: &Interrupt) {
+    async fn broken(&mut self, cluster: &Cluster, interrupt: &Interrupt) {
         use ResponseFlags as F;
         let (flag, details) = match interrupt {
             Interrupt::DownstreamGone => {
                 (F::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
             }
+            Interrupt::DownstreamReset => (F::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset"),
             Interrupt::DownstreamBad(_) => (F::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error"),
             Interrupt::Upstream(crate::wire::Reset::Protocol(_)) => {
                 (F::UPSTREAM_PROTOCOL_ERROR, "upstream_reset_after_response_started{protocol_error}")
@@ -619,14 +657,38 @@ impl Exchange<'_, '_> {
         };
         self.record.flags.insert(flag);
         self.record.details = details.into();
-        if *interrupt == Interrupt::DownstreamGone {
-            cluster.stats().rq_cancelled.inc();
-            self.connection.stats.rq_rx_reset.inc();
-        } else if matches!(interrupt, Interrupt::Upstream(Reset::Remote | Reset::Refused)) {
-            cluster.stats().rq_rx_reset.inc();
+        match interrupt {
+            Interrupt::DownstreamGone | Interrupt::DownstreamReset => {
+                cluster.stats().rq_cancelled.inc();
+                self.connection.stats.rq_rx_reset.inc();
+            }
+            Interrupt::Upstream(Reset::Remote | Reset::Refused) => cluster.stats().rq_rx_reset.inc(),
+            Interrupt::RequestTimeout => cluster.stats().rq_timeout.inc(),
+            Interrupt::StreamIdle => self.connection.stats.rq_idle_timeout.inc(),
+            Interrupt::MaxDuration => self.connection.stats.rq_max_duration.inc(),
+            _ => {}
+        }
+        if self.record.upstream_protocol == Some(decide::Version::Http2) && interrupt.resets_upstream() {
+            cluster.stats().rq_tx_reset.inc();
+        }
+        if matches!(self.down, Downstream::H2(_)) {
+            // A reset would overtake what the client is to get of the answer.
+            let _ = poll_fn(|cx| Poll::Ready(self.down.poll_flush(cx).is_ready())).await;
+            tokio::task::yield_now().await;
         }
         self.down.abort();
     }
+}
+
+/// Whether an answer of ours is the router's, who counts it for the cluster; the connection manager's are its own.
+fn is_of_the_router(reply: &LocalReply) -> bool {
+    !matches!(
+        &*reply.details,
+        "stream_idle_timeout"
+            | "max_duration_timeout"
+            | "upstream_max_stream_duration_reached"
+            | "http1.codec_error"
+    )
 }
 
 /// Counts the status that a request to a cluster ended with, whoever said it.

@@ -9,13 +9,16 @@ use bytes::Bytes;
 use decide::Headers;
 use tokio::time::Sleep;
 
-use crate::wire::{BodyLength, Downstream, Frame, Reset, ResponseHead, Upstream};
+use super::attempt::Plan;
+use crate::wire::{BodyLength, Downstream, Frame, Gone, Reset, ResponseHead, Upstream};
 
 /// Why waiting for the upstream's head ended without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interrupt {
-    /// The client reset the request or went away.
+    /// The client went away.
     DownstreamGone,
+    /// The client reset the request.
+    DownstreamReset,
     /// The client broke the protocol in its body.
     DownstreamBad(&'static str),
     Upstream(Reset),
@@ -27,6 +30,22 @@ pub enum Interrupt {
     MaxDuration,
     /// The longest that the cluster allows.
     UpstreamMaxDuration,
+}
+
+impl Interrupt {
+    /// Whether it is us who end the upstream's stream before its time.
+    pub fn resets_upstream(&self) -> bool {
+        !matches!(self, Self::Upstream(Reset::ConnectionTermination | Reset::Remote | Reset::Refused))
+    }
+}
+
+impl From<Gone> for Interrupt {
+    fn from(gone: Gone) -> Self {
+        match gone {
+            Gone::Connection => Self::DownstreamGone,
+            Gone::Reset => Self::DownstreamReset,
+        }
+    }
 }
 
 /// The request's body as far as it was received, so that it can be sent again.
@@ -127,11 +146,12 @@ impl RequestBody {
     pub fn rewind(&mut self) {
         self.given = 0;
         self.end_given = false;
+        self.held = false;
     }
 
     /// Bytes for a tunnel that an HTTP/1 upstream has not accepted would be a request to it.
     pub fn hold(&mut self) {
-        self.held = !self.complete;
+        self.held = true;
     }
 
     /// The connection became a tunnel: its bytes follow, whatever the request's body was.
@@ -216,6 +236,9 @@ impl RequestBody {
                 Poll::Ready(Ok(Frame::End)) => self.finish(None),
                 Poll::Ready(Err(Reset::Protocol(what))) => {
                     return Poll::Ready(Interrupt::DownstreamBad(what));
+                }
+                Poll::Ready(Err(Reset::Remote | Reset::Refused)) => {
+                    return Poll::Ready(Interrupt::DownstreamReset);
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Interrupt::DownstreamGone),
             }
@@ -327,8 +350,8 @@ pub async fn while_wanted<T>(
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        if down.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(Interrupt::DownstreamGone));
+        if let Poll::Ready(gone) = down.poll_gone(cx) {
+            return Poll::Ready(Err(gone.into()));
         }
         timers.poll(cx).map(Err)
     })
@@ -337,6 +360,7 @@ pub async fn while_wanted<T>(
 
 /// Sends the request and waits for the response's head; interim responses pass through.
 pub async fn await_head(
+    plan: &Plan<'_>,
     down: &mut Downstream<'_>,
     up: &mut Upstream,
     body: &mut RequestBody,
@@ -357,6 +381,7 @@ pub async fn await_head(
         loop {
             match up.poll_head(cx) {
                 Poll::Ready(Ok(head)) if head.response.status < 200 && head.response.status != 101 => {
+                    plan.count_interim(&head);
                     down.send_informational(&head);
                     let _ = down.poll_flush(cx);
                 }
@@ -371,8 +396,8 @@ pub async fn await_head(
         if let Poll::Ready(Err(reset)) = flushed {
             return Poll::Ready(Err(Interrupt::Upstream(reset)));
         }
-        if down.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(Interrupt::DownstreamGone));
+        if let Poll::Ready(gone) = down.poll_gone(cx) {
+            return Poll::Ready(Err(gone.into()));
         }
         timers.poll(cx).map(Err)
     })
@@ -385,6 +410,8 @@ pub struct Passed {
     pub bytes: u64,
     pub trailers: Option<Headers>,
     pub messages: GrpcCounter,
+    /// Of a tunnel: the client ended it while the upstream had not.
+    pub left: bool,
 }
 
 /// Passes the response's body on while the rest of the request still flows. The response's head is written already.
@@ -413,6 +440,7 @@ pub async fn pass_body(
         }
         let mut moved = body.received != seen;
         seen = body.received;
+        passed.left |= tunnel && body.complete && !ended;
         while !ended {
             match down.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -450,8 +478,8 @@ pub async fn pass_body(
             Poll::Ready(Err(_)) => return Poll::Ready(Err(Interrupt::DownstreamGone)),
             Poll::Pending => {}
         }
-        if !tunnel && down.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(Interrupt::DownstreamGone));
+        if !tunnel && let Poll::Ready(gone) = down.poll_gone(cx) {
+            return Poll::Ready(Err(gone.into()));
         }
         timers.poll(cx).map(Err)
     })

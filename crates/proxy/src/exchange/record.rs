@@ -11,6 +11,7 @@ use decide::{
 };
 use upstream::Host;
 
+use super::pump::Interrupt;
 use super::serve::HttpConnection;
 use super::spans::{Traced, Tried};
 use crate::cluster::{Cluster, UpstreamInfo};
@@ -35,6 +36,10 @@ pub struct Record {
     pub host: Option<Host>,
     pub info: Option<Rc<UpstreamInfo>>,
     pub upstream_protocol: Option<decide::Version>,
+    /// Sent to and received from the upstream, framing included.
+    pub upstream_wire: (u64, u64),
+    /// What the client spoke, where its request could not be read.
+    pub protocol: Option<decide::Version>,
     pub transport_failure: String,
     pub upstream_peer: Option<Arc<PeerMetadata>>,
     pub response_headers: Option<Headers>,
@@ -67,6 +72,8 @@ impl Record {
             host: None,
             info: None,
             upstream_protocol: None,
+            upstream_wire: (0, 0),
+            protocol: None,
             transport_failure: String::new(),
             upstream_peer: None,
             response_headers: None,
@@ -78,6 +85,19 @@ impl Record {
         }
     }
 
+    /// The client did not wait for its answer; other interrupts say nothing of that.
+    pub fn client_left(&mut self, interrupt: &Interrupt) {
+        let (flag, details) = match interrupt {
+            Interrupt::DownstreamGone => {
+                (ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
+            }
+            Interrupt::DownstreamReset => (ResponseFlags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset"),
+            _ => return,
+        };
+        self.flags.insert(flag);
+        self.details = details.into();
+    }
+
     /// Counts, logs and reports the request.
     pub fn finish(
         mut self,
@@ -87,10 +107,13 @@ impl Record {
         decision: Option<&Decision>,
     ) {
         let total = self.started.elapsed();
+        if let Some(request) = request {
+            self.request_header_bytes = header_bytes(request);
+        }
         let stats = &connection.stats;
         stats.rq_active.dec();
-        stats.rq_completed.inc();
         if self.code != 0 {
+            stats.rq_completed.inc();
             stats.code(self.code);
         }
         stats.observe(total.as_secs_f64() * 1000.0);
@@ -105,8 +128,13 @@ impl Record {
             return;
         }
         let target = self.cluster.as_ref().map(|c| c.target());
+        let filter_chain = connection.filter_chain();
         let mut entry = LogEntry::new(&connection.connection, self.wall);
         entry.request = request;
+        entry.protocol = self.protocol;
+        entry.filter_chain = &filter_chain;
+        (entry.upstream_wire_bytes_sent, entry.upstream_wire_bytes_received) = self.upstream_wire;
+        entry.response_trailer_bytes = self.response_trailers.as_ref().map_or(0, |h| h.byte_size() as u64);
         entry.response_headers = self.response_headers.as_ref();
         entry.response_trailers = self.response_trailers.as_ref();
         entry.response_code = self.code;
@@ -204,4 +232,16 @@ impl Record {
         };
         worker.telemetry.request(&mut worker.istio.borrow_mut(), &call, self.code, grpc, &sample);
     }
+}
+
+/// Names and values as they are in the end, pseudo headers included, as Envoy counts them.
+fn header_bytes(request: &Request) -> u64 {
+    let pseudo = [
+        (":method", request.method.as_str()),
+        (":path", &request.path),
+        (":authority", &request.authority),
+        (":scheme", &request.scheme),
+    ];
+    let pseudo = pseudo.iter().filter(|(_, value)| !value.is_empty());
+    (pseudo.map(|(name, value)| name.len() + value.len()).sum::<usize>() + request.headers.byte_size()) as u64
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use decide::{
-    Codec, Connection, Direction, DownstreamTransport, FilterChain, Hcm, Known, Plan, ResponseFlags, Terminal,
+    Codec, Connection, Direction, DownstreamTransport, FilterChain, Hcm, Known, Plan, ResponseFlags,
+    Terminal, Version,
 };
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
@@ -86,6 +87,11 @@ impl HttpConnection {
         Some(current.terms.clone())
     }
 
+    /// The name of the chain that has it.
+    pub fn filter_chain(&self) -> Arc<str> {
+        self.current.borrow().chain.name.clone()
+    }
+
     /// Where a plan puts such a connection: one of TLS is never taken for a plain one, nor the other way round.
     fn place<'a>(&self, plan: &'a Plan) -> Option<(&'a Arc<FilterChain>, &'a Arc<Hcm>)> {
         let chain = plan.listener(&self.listener)?.choose(&self.connection, &mut ())?;
@@ -128,9 +134,13 @@ pub async fn serve_http(
         (Codec::Http1, _) => false,
         (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => true,
         (Codec::Auto, Some(_)) => false,
-        (Codec::Auto, None) => match is_preface(&mut io, &mut first, hcm.timeouts.idle).await {
-            Some(http2) => http2,
-            None => {
+        (Codec::Auto, None) => match first_bytes(&mut io, &mut first, hcm.timeouts.idle).await {
+            First::Http2 => true,
+            First::Http1 => false,
+            nothing => {
+                if nothing == First::Silence {
+                    stats.cx_idle_timeout.inc();
+                }
                 stats.cx_active.dec();
                 stats.cx_destroy.inc();
                 return;
@@ -149,19 +159,33 @@ pub async fn serve_http(
     stats.cx_destroy.inc();
 }
 
-/// Reads until the first bytes are, or are not, HTTP/2's preface; nothing when the client has gone.
-async fn is_preface(io: &mut Io, first: &mut BytesMut, idle: Option<Duration>) -> Option<bool> {
+/// What a connection begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Http1,
+    Http2,
+    /// The client left without a word.
+    Nothing,
+    /// It said nothing for too long.
+    Silence,
+}
+
+/// Reads until the first bytes are, or are not, HTTP/2's preface.
+async fn first_bytes(io: &mut Io, first: &mut BytesMut, idle: Option<Duration>) -> First {
     loop {
         if !PREFACE.starts_with(&first[..first.len().min(PREFACE.len())]) {
-            return Some(false);
+            return First::Http1;
         }
         if first.len() >= PREFACE.len() {
-            return Some(true);
+            return First::Http2;
         }
         let limit = idle.unwrap_or(Duration::from_secs(3600));
         match tokio::time::timeout(limit, io.read_buf(first)).await {
             Ok(Ok(n)) if n > 0 => {}
-            _ => return None,
+            Ok(_) if first.is_empty() => return First::Nothing,
+            // What there is of it is HTTP/1's to judge.
+            Ok(_) => return First::Http1,
+            Err(_) => return First::Silence,
         }
     }
 }
@@ -190,12 +214,16 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
         let next = match within(hcm.timeouts.request_headers, server.next()).await {
             Some(next) => next,
             None => {
-                connection.stats.rq_timeout.inc();
+                connection.stats.rq_header_timeout.inc();
+                connection.stats.rq_http1_total.inc();
+                let mut record = unread(connection);
+                record.details = "request_header_timeout".into();
+                answer(connection, hcm, &mut server, record, 408, "request header timeout").await;
                 return;
             }
         };
         requests += 1;
-        if matches!(next, NextRequest::Request(_) | NextRequest::Bad(_)) {
+        if matches!(next, NextRequest::Request(_) | NextRequest::Bad(_) | NextRequest::Broken) {
             connection.stats.rq_http1_total.inc();
         }
         match next {
@@ -213,7 +241,14 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
                 let close = draining || spent || expired || terms.last;
                 handle(connection, &terms.plan, &terms.hcm, head, Downstream::H1(&mut server), close).await;
             }
-            NextRequest::Closed | NextRequest::Broken => return,
+            NextRequest::Closed => return,
+            NextRequest::Broken => {
+                let mut record = unread(connection);
+                record.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                record.details = "downstream_remote_disconnect".into();
+                record.finish(connection, hcm, None, None);
+                return;
+            }
             NextRequest::Bad(error) => {
                 refuse(connection, hcm, &mut server, error).await;
                 return;
@@ -247,15 +282,33 @@ async fn idle_wait(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server
     .await
 }
 
+/// Of a request that has begun, of which no more is known.
+fn unread(connection: &HttpConnection) -> Record {
+    let mut record = Record::new(connection);
+    record.protocol = Some(Version::Http11);
+    record
+}
+
 /// Answers what is no request, and ends the connection.
 async fn refuse(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server, error: ParseError) {
     connection.stats.cx_protocol_error.inc();
-    let mut record = Record::new(connection);
+    let mut record = unread(connection);
     record.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
-    record.code = error.status();
     record.details = error.to_string().into();
-    let body = error.body();
-    let mut head = ResponseHead::new(error.status());
+    answer(connection, hcm, server, record, error.status(), error.body()).await;
+}
+
+/// The last answer of a connection.
+async fn answer(
+    connection: &HttpConnection,
+    hcm: &Hcm,
+    server: &mut H1Server,
+    mut record: Record,
+    status: u16,
+    body: &'static str,
+) {
+    record.code = status;
+    let mut head = ResponseHead::new(status);
     head.body = BodyLength::Known(body.len() as u64);
     head.response.headers.set(Known::ContentType, "text/plain");
     head.response.headers.set(Known::Date, crate::clock::http_date());

@@ -42,6 +42,8 @@ pub enum ParseError {
     Version,
     #[error("http1.invalid_url")]
     Target,
+    #[error("http1.invalid_scheme")]
+    Scheme,
     #[error("http1.content_length_and_chunked_not_allowed")]
     LengthAndEncoding,
     #[error("http1.codec_error")]
@@ -202,13 +204,15 @@ impl RawHead<RequestLine> {
     /// How the request's body is framed; everything ambiguous is an error (RFC 9112, section 6.3).
     pub fn framing(&self) -> Result<Framing, ParseError> {
         let length = self.content_length()?;
+        if length.is_some() && self.values(b"transfer-encoding").next().is_some() {
+            return Err(ParseError::LengthAndEncoding);
+        }
         let chunked = self.transfer_encoding()?;
         if chunked && self.line.version == Version::Http10 {
             return Err(ParseError::EncodingNotAllowed);
         }
         match (chunked, length) {
-            (true, Some(_)) => Err(ParseError::LengthAndEncoding),
-            (true, None) => Ok(Framing::Chunked),
+            (true, _) => Ok(Framing::Chunked),
             (false, Some(0) | None) => Ok(Framing::None),
             (false, Some(n)) => Ok(Framing::Length(n)),
         }
@@ -259,6 +263,9 @@ impl RawHead<ResponseLine> {
         let chunked = self.transfer_encoding()?;
         if chunked && length.is_some() {
             return Err(ParseError::LengthAndEncoding);
+        }
+        if chunked && (status < 200 || status == 204) {
+            return Err(ParseError::EncodingNotAllowed);
         }
         if to_head || status < 200 || status == 204 || status == 304 || (to_connect && status / 100 == 2) {
             return Ok(Framing::None);
@@ -328,12 +335,20 @@ fn version_of(minor: u8) -> Version {
 
 /// What is wrong with a request that cannot be parsed.
 fn fault(error: httparse::Error, head: &[u8]) -> ParseError {
-    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let end = head.windows(2).position(|w| w == b"\r\n").unwrap_or(head.len());
+    let line = &head[..end];
     let has_version = matches!(line.rsplit(|b| *b == b' ').next(), Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
         if major.is_ascii_digit() && minor.is_ascii_digit());
+    let words = line.split(|b| *b == b' ').count();
     match error_of(error) {
-        ParseError::Version if !has_version => ParseError::Malformed,
-        ParseError::Malformed if head.iter().any(|b| matches!(b, 0..=8 | 11 | 12 | 14..=31 | 127)) => {
+        // HTTP/0.9 said no version.
+        ParseError::Version | ParseError::Malformed if words == 2 && line.starts_with(b"GET /") => {
+            ParseError::Version
+        }
+        ParseError::Version if !has_version || words > 3 => ParseError::Malformed,
+        ParseError::Malformed
+            if has_version && head.iter().any(|b| matches!(b, 0..=8 | 11 | 12 | 14..=31 | 127)) =>
+        {
             ParseError::Characters
         }
         other => other,

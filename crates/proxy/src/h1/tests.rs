@@ -46,6 +46,10 @@ fn heads_that_two_readers_could_understand_differently_are_refused() {
         (b"GET  / HTTP/1.1\r\n\r\n", Malformed),
         (b"G(T / HTTP/1.1\r\n\r\n", Malformed),
         (b"GET /\x80 HTTP/1.1\r\n\r\n", Malformed),
+        (b"GET /a b HTTP/1.1\r\n\r\n", Malformed),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: identity\r\n\r\n", LengthAndEncoding),
+        (b"GET /a\rb HTTP/1.1\r\n\r\n", Malformed),
+        (b"GET /\r\n\r\n", Version),
         (b"GET / HTTP/2.0\r\n\r\n", Version),
         (b"GET / HTTP/1.2\r\n\r\n", Version),
     ] {
@@ -132,6 +136,13 @@ fn bad_chunks_are_refused() {
     ] {
         let got = read_body(Framing::Chunked, &[text]).map(|_| ());
         assert_eq!(got, Err(expected), "{:?}", String::from_utf8_lossy(text));
+    }
+    // Who reads on what was no body is told so again.
+    let mut decoder = BodyDecoder::new(Framing::Chunked, HeadLimits::default());
+    let mut buffer = BytesMut::from(&b"0\r\nbad trailer\r\n\r\n"[..]);
+    for _ in 0..3 {
+        assert_eq!(decoder.decode(&mut buffer).map(|_| ()), Err(Trailers));
+        assert!(!decoder.is_done());
     }
     let long = [b"1;".as_slice(), &[b'a'; 300]].concat();
     assert_eq!(read_body(Framing::Chunked, &[&long]).map(|_| ()), Err(ChunkSize));

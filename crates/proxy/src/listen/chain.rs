@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use decide::{
     Connection, ConnectionDecision, ConnectionOutcome, DownstreamTransport, FilterChain, LogEntry,
-    NetworkFilter, Plan, ResponseFlags, decide_connection,
+    NetworkFilter, Plan, ResponseFlags, Terminal, decide_connection,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -26,7 +26,15 @@ pub async fn serve(
     chain: Arc<FilterChain>,
     opened: Option<Opened>,
 ) {
-    let Some(io) = secure(worker, &mut arrived, &chain).await else { return };
+    let Some(io) = secure(worker, &mut arrived, &chain).await else {
+        // The connection manager has seen the connection, though never a request on it.
+        if let Terminal::Http(hcm) = &chain.terminal {
+            let stats = worker.http_stats(&Arc::from(hcm.stat_prefix.trim_end_matches(';')));
+            stats.cx_total.inc();
+            stats.cx_destroy.inc();
+        }
+        return;
+    };
     if let Some(delay) = over_limit(worker, &chain) {
         tokio::time::sleep(delay).await;
         return;
@@ -38,7 +46,8 @@ pub async fn serve(
         ConnectionOutcome::Tcp(forward) => {
             let exchanges = chain.filters.iter().any(|f| matches!(f, NetworkFilter::MetadataExchange))
                 && arrived.connection.tls.as_ref().is_some_and(|t| t.alpn.as_bytes() == ALPN);
-            tcp_proxy::serve(worker, arrived, io, &forward, exchanges, opened).await;
+            let facts = tcp_proxy::Facts { chain: &chain.name, metadata: &decision.metadata };
+            tcp_proxy::serve(worker, arrived, io, &forward, facts, exchanges, opened).await;
         }
         ConnectionOutcome::Write(bytes) => {
             let mut io = io;
@@ -48,7 +57,7 @@ pub async fn serve(
         ConnectionOutcome::Echo => echo(io, arrived.first).await,
         ConnectionOutcome::Close { details } => {
             tracing::debug!(listener = %arrived.listener.name, details, "connection closed by its filter chain");
-            tcp_proxy::log_closed(worker, &arrived, &chain, decision.flags, &details);
+            tcp_proxy::log_closed(worker, &arrived, &chain, &decision.metadata, decision.flags, &details);
         }
     }
 }
@@ -110,7 +119,7 @@ async fn secure(worker: &Rc<Worker>, arrived: &mut Arrived, chain: &FilterChain)
         Ok(Ok(stream)) => {
             stats.ssl_handshake.inc();
             let io = Io::new(Kind::Server(Box::new(stream)));
-            arrived.connection.tls = io.tls_info(worker.identity().as_deref());
+            arrived.connection.tls = io.tls_info(server.identity().as_deref());
             Some(io)
         }
         Ok(Err(error)) => {

@@ -6,8 +6,8 @@ use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 use decide::{
-    Connection, Direction, FilterChain, LogEntry, ResponseFlags, TcpForward, TcpProxy, Terminal, Times,
-    TlsInfo, UpstreamEntry,
+    Connection, Direction, DynamicMetadata, FilterChain, LogEntry, ResponseFlags, TcpForward, TcpProxy,
+    Terminal, Times, TlsInfo, UpstreamEntry,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use upstream::{ActiveRequest, Address, Endpoint, Host, LbKind, Outcome, Permit, Pick, Priority, Resource};
@@ -31,12 +31,14 @@ pub struct Opened {
     /// What the server says of itself before all else, where it does.
     exchange: PeerExchange,
     pub tls: Option<Arc<TlsInfo>>,
+    attempts: u32,
     _permit: Permit,
     _active: ActiveRequest,
 }
 
 /// Why there is none.
 pub struct NotOpened {
+    pub attempts: u32,
     pub flags: ResponseFlags,
     pub cluster: Option<Rc<Cluster>>,
     pub host: Option<Host>,
@@ -45,7 +47,7 @@ pub struct NotOpened {
 
 impl NotOpened {
     fn new(flags: ResponseFlags, cluster: Option<Rc<Cluster>>) -> Self {
-        Self { flags, cluster, host: None, reason: String::new() }
+        Self { attempts: 0, flags, cluster, host: None, reason: String::new() }
     }
 }
 
@@ -59,7 +61,7 @@ pub async fn open(
     };
     let mut tried: Vec<Host> = Vec::new();
     let mut last = None;
-    for _ in 0..forward.proxy.max_connect_attempts.max(1) {
+    for attempts in 1..=forward.proxy.max_connect_attempts.max(1) {
         let Some(host) = choose(worker, &cluster, forward, connection, &tried) else {
             cluster.stats().cx_none_healthy.inc();
             return Err(
@@ -67,12 +69,19 @@ pub async fn open(
             );
         };
         match open_to(worker, &cluster, host.clone()).await {
-            Ok(opened) => return Ok(opened),
-            Err(error) => last = Some(error),
+            Ok(mut opened) => {
+                cluster.stats().rq_total.inc();
+                opened.attempts = attempts;
+                return Ok(opened);
+            }
+            Err(error) => last = Some(NotOpened { attempts, ..error }),
         }
         tried.push(host);
     }
-    Err(last.unwrap_or_else(|| NotOpened::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, Some(cluster))))
+    let mut last =
+        last.unwrap_or_else(|| NotOpened::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, Some(cluster)));
+    last.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+    Err(last)
 }
 
 fn choose(
@@ -95,6 +104,7 @@ fn choose(
 
 async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Result<Opened, NotOpened> {
     let fail = |flags, reason: String| NotOpened {
+        attempts: 0,
         flags,
         cluster: Some(cluster.clone()),
         host: Some(host.clone()),
@@ -134,7 +144,7 @@ async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Resu
         return Err(fail(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "connection termination".into()));
     }
     cluster.stats().cx_active.inc();
-    let tls = io.tls_info(worker.identity().as_deref());
+    let tls = io.tls_info(transport.tls.as_deref().and_then(tls::ClientTls::identity).as_deref());
     Ok(Opened {
         io,
         ahead: BytesMut::new(),
@@ -142,6 +152,7 @@ async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Resu
         exchanges,
         exchange: PeerExchange::default(),
         tls,
+        attempts: 1,
         _permit: permit,
         _active: active,
         host,
@@ -171,11 +182,21 @@ impl Drop for Opened {
     }
 }
 
+/// What the log tells besides of a connection.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    /// The name of the filter chain.
+    pub chain: &'a str,
+    /// What network filters found.
+    pub metadata: &'a DynamicMetadata,
+}
+
 pub async fn serve(
     worker: &Rc<Worker>,
     arrived: Arrived,
     mut client: Io,
     forward: &TcpForward,
+    facts: Facts<'_>,
     exchanges_with_client: bool,
     opened: Option<Opened>,
 ) {
@@ -224,17 +245,20 @@ pub async fn serve(
             opened.cluster.stats().cx_rx_bytes.add(carried.back);
             let flags = match &end {
                 End::IdleTimeout => {
+                    // Envoy has no flag for it.
                     stats.idle_timeout.inc();
-                    ResponseFlags::STREAM_IDLE_TIMEOUT
+                    ResponseFlags::NONE
                 }
                 End::MaxDuration => {
                     stats.max_duration.inc();
                     ResponseFlags::DURATION_TIMEOUT
                 }
-                End::Closed | End::FirstBroke | End::SecondBroke => ResponseFlags::NONE,
+                End::FirstBroke => ResponseFlags::DOWNSTREAM_REMOTE_RESET,
+                End::SecondBroke => ResponseFlags::UPSTREAM_REMOTE_RESET,
+                End::Closed => ResponseFlags::NONE,
             };
-            let failed = NotOpened { flags, cluster: None, host: None, reason: String::new() };
-            log(worker, &arrived, proxy, started, Some(&opened), &failed, carried);
+            let failed = NotOpened::new(flags, None);
+            log(worker, &arrived, (proxy, facts), started, Some(&opened), &failed, carried);
         }
         Err(failed) => {
             if failed.flags.has(ResponseFlags::NO_CLUSTER_FOUND) {
@@ -259,7 +283,7 @@ pub async fn serve(
                 series.opened += 1;
                 series.closed += 1;
             }
-            log(worker, &arrived, proxy, started, None, &failed, Carried::default());
+            log(worker, &arrived, (proxy, facts), started, None, &failed, Carried::default());
         }
     }
     stats.cx_active.dec();
@@ -362,7 +386,7 @@ impl<'a> Counted<'a> {
 fn log(
     worker: &Worker,
     arrived: &Arrived,
-    proxy: &TcpProxy,
+    (proxy, facts): (&TcpProxy, Facts<'_>),
     (started, wall): (Instant, SystemTime),
     opened: Option<&Opened>,
     failed: &NotOpened,
@@ -375,6 +399,8 @@ fn log(
     let host = opened.map(|o| &o.host).or(failed.host.as_ref());
     let mut entry = LogEntry::new(&arrived.connection, wall);
     entry.flags = failed.flags;
+    entry.filter_chain = facts.chain;
+    entry.metadata = Some(facts.metadata);
     entry.bytes_received = carried.forth;
     entry.bytes_sent = carried.back;
     entry.times = Times { total: Some(started.elapsed()), ..Times::default() };
@@ -385,7 +411,7 @@ fn log(
         cluster_raw: cluster.as_ref().map_or("", |t| &t.name),
         host: host.map(Host::address),
         local: opened.and_then(|o| o.io.tcp()).and_then(|s| s.local_addr().ok()),
-        attempts: u32::from(host.is_some()),
+        attempts: opened.map_or(failed.attempts, |o| o.attempts),
         transport_failure: &failed.reason,
         tls: opened.and_then(|o| o.tls.as_deref()),
         ..UpstreamEntry::default()
@@ -398,12 +424,15 @@ pub fn log_closed(
     worker: &Worker,
     arrived: &Arrived,
     chain: &FilterChain,
+    metadata: &DynamicMetadata,
     flags: ResponseFlags,
     details: &str,
 ) {
     let Terminal::Tcp(proxy) = &chain.terminal else { return };
     let mut entry = LogEntry::new(&arrived.connection, SystemTime::now());
     entry.flags = flags;
+    entry.filter_chain = &chain.name;
+    entry.metadata = Some(metadata);
     entry.connection_termination_details = details;
     entry.times = Times { total: Some(std::time::Duration::ZERO), ..Times::default() };
     entry.listener = &arrived.listener.name;

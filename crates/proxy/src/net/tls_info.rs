@@ -44,6 +44,7 @@ fn info(state: &CommonState, ours: Option<&Identity>) -> TlsInfo {
     info.peer_serial = peer.serial.as_str().into();
     info.peer_fingerprint = peer.fingerprint.as_str().into();
     info.peer_pem = peer.leaf_url_encoded_pem().into();
+    info.peer_chain_pem = peer.chain_url_encoded_pem().into();
     info.peer_not_before = seconds(peer.not_before);
     info.peer_not_after = seconds(peer.not_after);
     info

@@ -64,6 +64,10 @@ impl Conn {
         self.ended
     }
 
+    pub fn bytes_received(&self) -> u64 {
+        self.received
+    }
+
     pub fn bytes_sent(&self) -> u64 {
         self.sent
     }

@@ -27,6 +27,7 @@ pub struct H1Client {
     response_began: bool,
     requests: u64,
     sent_before: u64,
+    received_before: u64,
     tunnel: bool,
     shutdown: bool,
 }
@@ -47,6 +48,7 @@ impl H1Client {
             response_began: false,
             requests: 0,
             sent_before: 0,
+            received_before: 0,
             tunnel: false,
             shutdown: false,
         }
@@ -83,6 +85,11 @@ impl H1Client {
         self.conn.bytes_sent() > self.sent_before
     }
 
+    /// Bytes of the current request and of its answer, all that framing adds included.
+    pub fn wire_bytes(&self) -> (u64, u64) {
+        (self.conn.bytes_sent() - self.sent_before, self.conn.bytes_received() - self.received_before)
+    }
+
     pub fn send_head(&mut self, head: &RequestHead) {
         let request = &head.request;
         let connect = request.is_connect();
@@ -96,6 +103,7 @@ impl H1Client {
         };
         let framing = if connect || request.upgrade.is_some() { Framing::None } else { framing };
         self.sent_before = self.conn.bytes_sent();
+        self.received_before = self.conn.bytes_received();
         self.scanner = HeadScanner::default();
         self.decoder = BodyDecoder::new(Framing::None, self.limits);
         self.encoder = Encoder::new(framing);
@@ -163,6 +171,8 @@ impl H1Client {
             }
             match ready!(self.conn.poll_fill(cx)) {
                 Ok(n) if n > 0 => {}
+                // What ends within a message is none, as Envoy says too.
+                _ if self.response_began => return Poll::Ready(Err(Reset::Protocol("response head"))),
                 _ => return Poll::Ready(Err(Reset::ConnectionTermination)),
             }
         }
@@ -184,21 +194,26 @@ impl H1Client {
         }
         let declared = raw.content_length().map_err(bad)?;
         let body = match framing {
-            Framing::None if self.to_head || status == 304 => {
-                declared.map_or(BodyLength::None, BodyLength::Known)
+            Framing::None if status == 304 => declared.map_or(BodyLength::None, BodyLength::Known),
+            // What GET would be answered: a length, or chunks.
+            Framing::None if self.to_head && status >= 200 && status != 204 => {
+                declared.map_or(BodyLength::Unknown, BodyLength::Known)
             }
             Framing::None => declared.map_or(BodyLength::None, |_| BodyLength::Known(0)),
             Framing::Length(n) => BodyLength::Known(n),
             Framing::Chunked | Framing::UntilClose => BodyLength::Unknown,
         };
         let mut headers = hop::end_to_end(&raw, false);
+        // RFC 9110, 8.6: neither an interim answer nor 204 has one.
         if framing != Framing::None || status < 200 || status == 204 {
             headers.remove_known(Known::ContentLength);
         }
+        let body = if status == 204 { BodyLength::None } else { body };
         if let BodyLength::Known(n) = body {
             headers.set(Known::ContentLength, crate::h1::decimal(n));
         }
-        Ok(ResponseHead { response: Response { status, headers }, body })
+        let upgrade = raw.iter().find(|(n, _)| status == 101 && n == "upgrade").map(|(_, v)| v);
+        Ok(ResponseHead { response: Response { status, headers }, body, upgrade })
     }
 
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Reset>> {
@@ -213,6 +228,7 @@ impl H1Client {
                 Ok(BodyEvent::Pending) => match ready!(self.conn.poll_fill(cx)) {
                     Ok(n) if n > 0 => {}
                     Ok(_) if self.decoder.ends_with_connection() => return Poll::Ready(Ok(Frame::End)),
+                    _ if !self.tunnel => return Poll::Ready(Err(Reset::Protocol("response body"))),
                     _ => return Poll::Ready(Err(Reset::ConnectionTermination)),
                 },
             }

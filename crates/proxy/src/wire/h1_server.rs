@@ -35,11 +35,14 @@ pub struct H1Server {
     version: Version,
     keep_alive: bool,
     to_head: bool,
+    to_connect: bool,
     /// The client waits for `100 Continue` before it sends its body.
     expects_continue: bool,
     /// Whether we answer the expectation ourselves at the first read of the body.
     continue_here: bool,
     response_ended: bool,
+    /// Interim answers of our own.
+    continues: u32,
     /// Raw bytes both ways after an upgrade or CONNECT.
     tunnel: bool,
     shutdown: bool,
@@ -57,9 +60,11 @@ impl H1Server {
             version: Version::Http11,
             keep_alive: true,
             to_head: false,
+            to_connect: false,
             expects_continue: false,
             continue_here: true,
             response_ended: false,
+            continues: 0,
             tunnel: false,
             shutdown: false,
         }
@@ -130,6 +135,7 @@ impl H1Server {
         }
         self.decoder = BodyDecoder::new(framing, self.limits);
         self.to_head = head.request.method == Method::Head;
+        self.to_connect = head.request.is_connect();
         self.expects_continue = self.version == Version::Http11
             && head
                 .request
@@ -150,6 +156,7 @@ impl H1Server {
         if self.expects_continue && self.continue_here && !self.decoder.is_done() {
             self.expects_continue = false;
             if self.conn.buffer().is_empty() {
+                self.continues += 1;
                 self.conn.out().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 let _ = self.conn.poll_flush(cx);
             }
@@ -169,6 +176,10 @@ impl H1Server {
                 },
             }
         }
+    }
+
+    pub fn take_continues(&mut self) -> u32 {
+        std::mem::take(&mut self.continues)
     }
 
     pub fn body_is_done(&self) -> bool {
@@ -208,12 +219,17 @@ impl H1Server {
     /// Writes the head of the final response. `close` ends the connection after it.
     pub fn send_head(&mut self, head: &ResponseHead, upgrade: Option<&[u8]>, close: bool) {
         let unread = !self.decoder.is_done();
+        let accepts_tunnel = self.to_connect && head.response.status / 100 == 2;
         let bodiless = self.to_head
+            || accepts_tunnel
             || head.response.status < 200
             || head.response.status == 204
             || head.response.status == 304;
         let framing = match head.body {
+            // RFC 9110, 8.6: what follows is the tunnel's.
+            _ if accepts_tunnel => Framing::None,
             BodyLength::Known(n) => Framing::Length(n),
+            BodyLength::Unknown if self.to_head && self.version == Version::Http11 => Framing::Chunked,
             BodyLength::Unknown if bodiless => Framing::None,
             BodyLength::None
                 if head.response.status < 200
@@ -230,7 +246,6 @@ impl H1Server {
         self.keep_alive &= !close && !(unread && self.expects_continue) && framing != Framing::UntilClose;
         self.encoder = Encoder::new(if bodiless { Framing::None } else { framing });
         let (version, keep_alive) = (self.version, self.keep_alive);
-        let to_head = self.to_head;
         let out = self.conn.out();
         put_status_line(out, Version::Http11, head.response.status);
         hop::put_headers(out, &head.response.headers);
@@ -241,10 +256,7 @@ impl H1Server {
             None => {}
         }
         // A HEAD's or 304's length is that of the body it does not carry.
-        match (framing, to_head || head.response.status == 304) {
-            (Framing::Chunked, true) | (Framing::None, _) => {}
-            (framing, _) => crate::h1::put_framing(out, framing),
-        }
+        crate::h1::put_framing(out, framing);
         out.extend_from_slice(b"\r\n");
     }
 
@@ -303,6 +315,10 @@ fn request_head(
     let target = raw.block.slice(line.target.clone());
     let host = raw.host()?;
     let connect = method == "CONNECT";
+    // RFC 9112, 3.2.4: the asterisk is for OPTIONS alone.
+    if target == "*" && method != "OPTIONS" {
+        return Err(ParseError::Target);
+    }
     let (authority, path) = match split_target(&target, connect)? {
         (Some(authority), path) => (authority, path),
         (None, path) => (host.unwrap_or_default(), path),
@@ -342,18 +358,17 @@ fn request_head(
 /// Authority and path of a request target, in each of its four forms.
 fn split_target(target: &Bytes, connect: bool) -> Result<(Option<Bytes>, Bytes), ParseError> {
     if connect {
-        return if target.starts_with(b"/") {
-            Err(ParseError::Target)
-        } else {
-            Ok((Some(target.clone()), Bytes::new()))
-        };
+        // RFC 9110, 9.3.6: a host and a port, and nothing else.
+        let port = target.iter().rposition(|b| *b == b':').map(|at| &target[at + 1..]).unwrap_or_default();
+        let has_port = !port.is_empty() && port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
+        return if has_port { Ok((Some(target.clone()), Bytes::new())) } else { Err(ParseError::Target) };
     }
     if target.starts_with(b"/") || target == "*" {
         return Ok((None, target.clone()));
     }
-    let Some(at) = target.windows(3).position(|w| w == b"://") else { return Err(ParseError::Target) };
+    let Some(at) = target.windows(3).position(|w| w == b"://") else { return Err(ParseError::Malformed) };
     if !target[..at].eq_ignore_ascii_case(b"http") && !target[..at].eq_ignore_ascii_case(b"https") {
-        return Err(ParseError::Target);
+        return Err(ParseError::Scheme);
     }
     let rest = target.slice(at + 3..);
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());

@@ -47,7 +47,8 @@ pub fn response_head(response: &Response<h2::RecvStream>) -> Result<ResponseHead
     let headers = headers_of(response.headers())?;
     let ended = response.body().is_end_stream();
     let body = body_length(&headers, ended)?;
-    Ok(ResponseHead { response: Head { status: response.status().as_u16(), headers }, body })
+    let response = Head { status: response.status().as_u16(), headers };
+    Ok(ResponseHead { response, body, upgrade: None })
 }
 
 /// Our headers; connection-specific fields make a message malformed (RFC 9113, section 8.2.2).

@@ -8,7 +8,7 @@ use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 
 use super::conn::HIGH_WATER;
 use super::h2_convert::{header_map, headers_of, response_head, response_of};
-use super::message::{BodyLength, Frame, Headers, Reset, Response, ResponseHead};
+use super::message::{BodyLength, Frame, Gone, Headers, Reset, Response, ResponseHead};
 
 /// The sending half: what was accepted and waits for the peer's window.
 struct Outgoing {
@@ -124,11 +124,12 @@ impl H2ServerStream {
     }
 
     /// Ready when the client has reset the stream or gone.
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.outgoing {
-            Some(out) => out.stream.poll_reset(cx).map(drop),
-            None => self.respond.poll_reset(cx).map(drop),
-        }
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
+        let reset = match &mut self.outgoing {
+            Some(out) => ready!(out.stream.poll_reset(cx)),
+            None => ready!(self.respond.poll_reset(cx)),
+        };
+        Poll::Ready(if reset.is_ok() { Gone::Reset } else { Gone::Connection })
     }
 
     pub fn send_informational(&mut self, head: &ResponseHead) {
@@ -189,6 +190,11 @@ impl H2ClientStream {
         Self { response: Some(response), incoming: None, outgoing: Outgoing::new(stream, ended) }
     }
 
+    /// Whether the answer has come whole.
+    pub fn is_over(&self) -> bool {
+        self.incoming.as_ref().is_some_and(|incoming| incoming.ended)
+    }
+
     pub fn send_data(&mut self, data: Bytes) {
         self.outgoing.push(data);
     }
@@ -212,7 +218,7 @@ impl H2ClientStream {
         if let Poll::Ready(Some(Ok(interim))) = future.poll_informational(cx) {
             let headers = headers_of(interim.headers())?;
             let response = Response { status: interim.status().as_u16(), headers };
-            return Poll::Ready(Ok(ResponseHead { response, body: BodyLength::None }));
+            return Poll::Ready(Ok(ResponseHead { response, body: BodyLength::None, upgrade: None }));
         }
         let response = ready!(std::pin::Pin::new(future).poll(cx)).map_err(|e| reset_of(&e))?;
         self.response = None;
@@ -246,6 +252,7 @@ pub fn reset_of(error: &h2::Error) -> Reset {
         Some(Reason::REFUSED_STREAM) => Reset::Refused,
         // A GOAWAY without an error that excludes the stream says that it was never looked at.
         Some(Reason::NO_ERROR) if error.is_go_away() => Reset::Refused,
+        Some(Reason::PROTOCOL_ERROR) if error.is_reset() => Reset::Protocol("stream"),
         Some(_) if error.is_reset() => Reset::Remote,
         _ => Reset::ConnectionTermination,
     }

@@ -25,6 +25,8 @@ pub struct RequestHead {
 pub struct ResponseHead {
     pub response: Response,
     pub body: BodyLength,
+    /// The protocol that 101 switches to, as the peer wrote it.
+    pub upgrade: Option<Bytes>,
 }
 
 /// A piece of a body.
@@ -48,8 +50,16 @@ pub enum Reset {
     Protocol(&'static str),
 }
 
+/// How a client left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    Connection,
+    /// It reset its stream alone.
+    Reset,
+}
+
 impl ResponseHead {
     pub fn new(status: u16) -> Self {
-        Self { response: Response::new(status), body: BodyLength::None }
+        Self { response: Response::new(status), body: BodyLength::None, upgrade: None }
     }
 }

@@ -16,5 +16,5 @@ pub use h1_client::H1Client;
 pub use h1_server::{H1Server, NextRequest};
 pub use h2_convert::{request_head as h2_request_head, request_of as h2_request_of};
 pub use h2_stream::{H2ClientStream, H2ServerStream, reset_of};
-pub use message::{BodyLength, Frame, RequestHead, Reset, ResponseHead};
+pub use message::{BodyLength, Frame, Gone, RequestHead, Reset, ResponseHead};
 pub use side::{Downstream, Upstream};

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::message::{BodyLength, Frame, Headers, Reset, ResponseHead};
+use super::message::{BodyLength, Frame, Gone, Headers, Reset, ResponseHead};
 use super::{H1Client, H1Server, H2ClientStream, H2ServerStream};
 
 /// Where a request came from.
@@ -38,9 +38,9 @@ impl Downstream<'_> {
         }
     }
 
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
         match self {
-            Self::H1(s) => s.poll_gone(cx),
+            Self::H1(s) => s.poll_gone(cx).map(|()| Gone::Connection),
             Self::H2(s) => s.poll_gone(cx),
         }
     }
@@ -64,7 +64,10 @@ impl Downstream<'_> {
                 s.send_head(head, upgrade, close);
                 Ok(())
             }
-            Self::H2(s) => s.send_head(head, head.body == BodyLength::None && upgrade.is_none()),
+            Self::H2(s) => {
+                let bodiless = head.body == BodyLength::None || matches!(head.response.status, 204 | 304);
+                s.send_head(head, bodiless && upgrade.is_none())
+            }
         }
     }
 
@@ -100,6 +103,14 @@ impl Downstream<'_> {
     pub fn become_tunnel(&mut self) {
         if let Self::H1(s) = self {
             s.become_tunnel();
+        }
+    }
+
+    /// How often we told the client by 100 to go on, since this was asked last.
+    pub fn take_continues(&mut self) -> u32 {
+        match self {
+            Self::H1(s) => s.take_continues(),
+            Self::H2(_) => 0,
         }
     }
 
@@ -173,6 +184,22 @@ impl Upstream {
         match self {
             Self::H1(s) => s.sent_anything(),
             Self::H2(_) => true,
+        }
+    }
+
+    /// Whether the answer has come whole, as far as that matters to others on its connection.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::H1(_) => true,
+            Self::H2(s) => s.is_over(),
+        }
+    }
+
+    /// Bytes sent and received for this exchange, where a connection carries one at a time.
+    pub fn wire_bytes(&self) -> (u64, u64) {
+        match self {
+            Self::H1(s) => s.wire_bytes(),
+            Self::H2(_) => (0, 0),
         }
     }
 

@@ -26,8 +26,6 @@ pub struct Node {
     /// The service name of spans: `reviews.default`.
     pub service: String,
     pub hostname: String,
-    /// Our own certificate, for logs and metrics.
-    pub identity: Option<tls::IdentitySource>,
 }
 
 /// Spans waiting to be sent, at most.
@@ -182,10 +180,7 @@ impl Worker {
                 None => {
                     let (target, state, set) =
                         (update.target.clone(), update.state.clone(), update.endpoints.clone());
-                    clusters.insert(
-                        target.name.clone(),
-                        Cluster::new(target, state, set, self.node.identity.clone(), &mut *rng),
-                    );
+                    clusters.insert(target.name.clone(), Cluster::new(target, state, set, &mut *rng));
                 }
             }
         }
@@ -201,10 +196,6 @@ impl Worker {
         if let Some(cluster) = self.cluster(name) {
             self.with_rng(|rng| cluster.replace_endpoints(set, rng));
         }
-    }
-
-    pub fn identity(&self) -> Option<Arc<tls::Identity>> {
-        self.node.identity.as_ref().and_then(tls::IdentitySource::current)
     }
 
     pub fn reap(&self, cx: &mut std::task::Context<'_>) {
