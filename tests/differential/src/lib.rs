@@ -93,9 +93,10 @@ async fn run(envoy: &Path, names: &[String], since: Instant) -> anyhow::Result<b
     let outcome = play::all(envoy, groups).await?;
     let unexpected = report(&outcome, &mut table);
     if everything {
-        faults.extend(
-            table.stale().map(|row| format!("expected.yaml: {} {:?}: nothing differs", row.case, row.what)),
-        );
+        faults.extend(table.stale().map(|row| {
+            let cases: Vec<&str> = row.case.iter().collect();
+            format!("expected.yaml: {cases:?} {:?}: nothing differs", row.what)
+        }));
     }
     for fault in &faults {
         println!("{fault}");
@@ -127,7 +128,7 @@ async fn run(envoy: &Path, names: &[String], since: Instant) -> anyhow::Result<b
 }
 
 /// Differences of one case that are printed.
-const SHOWN: usize = 12;
+const SHOWN: usize = 60;
 
 /// Prints what is not listed; how many cases that are.
 fn report(outcome: &Outcome, table: &mut Table) -> usize {

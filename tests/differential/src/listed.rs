@@ -5,14 +5,15 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Deserialize;
 
+use crate::case::Many;
 use crate::observe::Difference;
 
 /// A difference that is known, and why it stays.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listed {
-    /// `group/case`, with `*` for anything.
-    pub case: String,
+    /// `group/case`, with `*` for anything; one or several.
+    pub case: Many,
     /// Names of the facts that differ, with `*`; `refused` where the configuration is not taken.
     pub what: Vec<String>,
     pub why: String,
@@ -31,7 +32,7 @@ pub fn load(file: &Path) -> anyhow::Result<Vec<Listed>> {
 
 impl Listed {
     fn covers(&self, case: &str, what: &str) -> bool {
-        matches(&self.case, case) && self.what.iter().any(|w| matches(w, what))
+        self.case.iter().any(|c| matches(c, case)) && self.what.iter().any(|w| matches(w, what))
     }
 }
 
@@ -80,9 +81,11 @@ pub fn document(rows: &[Listed]) -> String {
     for (title, refused) in [("Answered differently", false), ("Refused by name", true)] {
         text.push_str(&format!("\n## {title}\n\n| cases | what differs | why |\n|---|---|---|\n"));
         for row in rows.iter().filter(|row| (row.what == [REFUSED]) == refused) {
+            let case: Vec<String> = row.case.iter().map(|c| format!("`{c}`")).collect();
             let what: Vec<String> = row.what.iter().map(|w| format!("`{w}`")).collect();
+            let sometimes = if row.sometimes { "In some runs: " } else { "" };
             let why = row.why.trim().replace('|', "\\|").replace('\n', " ");
-            text.push_str(&format!("| `{}` | {} | {why} |\n", row.case, what.join(" ")));
+            text.push_str(&format!("| {} | {} | {sometimes}{why} |\n", case.join("<br>"), what.join(" ")));
         }
     }
     text

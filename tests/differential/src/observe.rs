@@ -86,6 +86,18 @@ impl Observation {
         }
     }
 
+    /// The client's connections to the two have ports of their own.
+    pub fn hide_port(&mut self, client: &str) {
+        let address = format!("{client}:");
+        for value in self.0.values_mut() {
+            if let Some(at) = value.find(&address) {
+                let port = at + address.len();
+                let digits = value[port..].bytes().take_while(u8::is_ascii_digit).count();
+                value.replace_range(port..port + digits, "PORT");
+            }
+        }
+    }
+
     /// Names of facts that differ, with both values.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let mut names: Vec<&String> = self.0.keys().chain(other.0.keys()).collect();

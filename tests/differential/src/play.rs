@@ -175,6 +175,7 @@ struct Round {
 impl Round {
     fn compare(mut self, place: Place) -> Compared {
         for (seen, kind) in self.seen.iter_mut().zip(KINDS) {
+            seen.hide_port(&self.client);
             seen.rename(&[
                 (place.proxy(kind).to_string(), "PROXY"),
                 (place.upstream(kind).to_string(), "UPSTREAM"),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::both_h2::{headers, map, read, write};
 use crate::case::{FullAnswer, Then};
@@ -25,14 +25,30 @@ where
         return;
     };
     let ending = Arc::new(Notify::new());
+    let (_alive, over) = watch::channel(());
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
             () = ending.notified() => return,
         };
         let Some(Ok((request, respond))) = accepted else { return };
-        let (upstream, ending, agreed) = (upstream.clone(), ending.clone(), agreed.clone());
-        tokio::spawn(async move { exchange(&upstream, request, respond, &ending, agreed).await });
+        let (upstream, agreed) = (upstream.clone(), agreed.clone());
+        let ending = Ending { wanted: ending.clone(), over: over.clone() };
+        tokio::spawn(async move { exchange(&upstream, request, respond, ending, agreed).await });
+    }
+}
+
+/// The end of a connection in the midst of its streams.
+struct Ending {
+    wanted: Arc<Notify>,
+    over: watch::Receiver<()>,
+}
+
+impl Ending {
+    /// Returns when the connection is gone: streams that are let go of before would be reset first, or not.
+    async fn of_connection(mut self) {
+        self.wanted.notify_one();
+        while self.over.changed().await.is_ok() {}
     }
 }
 
@@ -40,7 +56,7 @@ async fn exchange(
     upstream: &Upstream,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    ending: &Notify,
+    ending: Ending,
     agreed: Option<String>,
 ) {
     let (parts, body) = request.into_parts();
@@ -61,15 +77,16 @@ async fn exchange(
         upstream.note(Message { complete: true, ..message });
         return echo(&answer, body, &mut respond).await;
     }
+    let mut sending = None;
     if answer.early {
-        send(&answer, head, &mut respond).await;
+        sending = send(&answer, head, &mut respond).await;
     }
     read(body, &mut message).await;
     if !probe {
         upstream.note(message);
     }
     if !answer.early {
-        send(&answer, head, &mut respond).await;
+        sending = send(&answer, head, &mut respond).await;
     }
     match answer.then {
         Then::Keep | Then::Echo => {}
@@ -79,9 +96,10 @@ async fn exchange(
                 // What was sent goes out first.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            ending.notify_one();
+            ending.of_connection().await;
         }
     }
+    drop(sending);
 }
 
 async fn parsed(answer: &FullAnswer, head: bool) -> Option<(Message, bool)> {
@@ -95,18 +113,26 @@ async fn parsed(answer: &FullAnswer, head: bool) -> Option<(Message, bool)> {
     Some((message, whole))
 }
 
-async fn send(answer: &FullAnswer, head: bool, respond: &mut SendResponse<Bytes>) {
-    let Some((message, whole)) = parsed(answer, head).await else { return };
-    let Some(response) = built(&message) else { return };
+/// The stream comes back where more could follow on it.
+async fn send(
+    answer: &FullAnswer,
+    head: bool,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<SendStream<Bytes>> {
+    let (message, whole) = parsed(answer, head).await?;
+    let response = built(&message)?;
     let bare = message.body.is_empty() && message.trailers.is_empty();
-    let Ok(mut stream) = respond.send_response(response, bare && whole) else { return };
+    let mut stream = respond.send_response(response, bare && whole).ok()?;
     if !whole {
         let _ = stream.send_data(Bytes::from(message.body), false);
         // The rest never comes, but this much does.
         tokio::time::sleep(Duration::from_millis(20)).await;
-    } else if !bare {
+        return Some(stream);
+    }
+    if !bare {
         write(&mut stream, message);
     }
+    None
 }
 
 fn built(message: &Message) -> Option<Response<()>> {
