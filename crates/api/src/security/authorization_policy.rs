@@ -3,6 +3,20 @@
 use crate::common::{LabelSelector, PolicyTargetReference};
 use crate::message::{keyword, message};
 
+/// What conditions may ask about; `[` stands for a name in brackets.
+pub const CONDITION_KEYS: [&str; 10] = [
+    "request.headers[",
+    "source.ip",
+    "remote.ip",
+    "source.namespace",
+    "source.serviceAccount",
+    "source.trustDomain",
+    "source.principal",
+    "destination.ip",
+    "destination.port",
+    "connection.sni",
+];
+
 message! {
     /// Who may do what at some workloads.
     #[schemars(extend("x-oneof" = [["selector", "targetRef", "targetRefs"]]))]

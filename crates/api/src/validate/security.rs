@@ -4,23 +4,9 @@ use super::note;
 use super::rules;
 use crate::error::{FieldError, Path, Validation};
 use crate::security::{
-    Action, AuthorizationPolicy, Condition, JwtRule, Operation, PeerAuthentication, RequestAuthentication,
-    Rule, Source,
+    Action, AuthorizationPolicy, CONDITION_KEYS, Condition, JwtRule, Operation, PeerAuthentication,
+    RequestAuthentication, Rule, Source,
 };
-
-/// What conditions may ask about; `[` stands for a name in brackets.
-const CONDITION_KEYS: [&str; 10] = [
-    "request.headers[",
-    "source.ip",
-    "remote.ip",
-    "source.namespace",
-    "source.serviceAccount",
-    "source.trustDomain",
-    "source.principal",
-    "destination.ip",
-    "destination.port",
-    "connection.sni",
-];
 
 pub(super) fn authorization(it: &AuthorizationPolicy, spec: &Path, out: &mut Validation) {
     rules::label_selector(it.selector.as_ref(), spec, out);
@@ -265,6 +251,9 @@ fn condition_value(path: &Path, key: &str, text: &str) -> Option<FieldError> {
         "destination.port" => port_text(path, text),
         "source.principal" => principal(path, text),
         "source.serviceAccount" => account(path, text),
+        "source.trustDomain" if text.contains('/') => {
+            Some(FieldError::invalid(path, text, "must be a trust domain, without '/'"))
+        }
         _ => pattern(path, text),
     }
 }

@@ -179,7 +179,7 @@ fn source_checks(source: &Source, place: &Place<'_>) -> Vec<Check<pb::Principal>
     let named = |value: &str| principal_names(value, place.domains);
     let namespace = |value: &str| vec![authenticated(regex_matcher(&namespace_regex(value)))];
     let account = |value: &str| vec![authenticated(regex_matcher(&account_regex(value, place.namespace)))];
-    let domain = |value: &str| vec![authenticated(regex_matcher(&format!("spiffe://{}/.*", glob(value))))];
+    let domain = |value: &str| vec![trust_domain(value)];
     [
         Check::new(&source.principals, &source.not_principals, false, named),
         Check::new(&source.request_principals, &source.not_request_principals, true, |value| {
@@ -226,6 +226,7 @@ fn condition_check(condition: &Condition, place: &Place<'_>) -> Option<When> {
         "source.namespace" => {
             of_caller(false, &|value| vec![authenticated(regex_matcher(&namespace_regex(value)))])
         }
+        "source.trustDomain" => of_caller(false, &|value| vec![trust_domain(value)]),
         "source.principal" => of_caller(false, &|value| principal_names(value, place.domains)),
         "source.serviceAccount" => of_caller(false, &|value| {
             vec![authenticated(regex_matcher(&account_regex(value, place.namespace)))]
@@ -361,6 +362,10 @@ fn glob(value: &str) -> String {
 
 fn namespace_regex(value: &str) -> String {
     format!(".*/ns/{}/.*", glob(value))
+}
+
+fn trust_domain(value: &str) -> pb::Principal {
+    authenticated(regex_matcher(&format!("spiffe://{}/.*", glob(value))))
 }
 
 /// `account` of the policy's own namespace, or `namespace/account`.
