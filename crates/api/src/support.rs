@@ -117,11 +117,16 @@ const SERVICE_ENTRY: &[Rule] = &[(
 )];
 
 const SIDECAR: &[Rule] = &[
+    (
+        "ingress[].bind",
+        Refused("calls are captured on every address of the workload; take it out, or write defaultEndpoint"),
+    ),
     ("ingress[].tls", Refused("TLS for callers outside of the mesh is not built yet; use a Gateway")),
     ("ingress[].captureMode=NONE", Refused("all traffic is captured; take it out")),
     ("egress[].captureMode=NONE", Refused("all traffic is captured; take it out")),
     ("ingress[].port.targetPort", Refused("deprecated; write defaultEndpoint")),
     ("egress[].port.targetPort", Refused("deprecated and without effect")),
+    ("egress[].port.protocol=HTTP_PROXY", Refused("an HTTP forward proxy is not built yet; write HTTP")),
     (
         "outboundTrafficPolicy.egressProxy",
         Refused("not built yet; route by a VirtualService and a ServiceEntry"),
@@ -415,9 +420,9 @@ fn applies(rule: &str, general: &str, value: &Value) -> bool {
     };
     here && wanted.is_none_or(|wanted| match value {
         Value::Bool(flag) => wanted == flag.to_string(),
-        Value::String(text) => {
-            wanted.strip_suffix('*').map_or(text == wanted, |prefix| text.starts_with(prefix))
-        }
+        Value::String(text) => wanted
+            .strip_suffix('*')
+            .map_or(text.eq_ignore_ascii_case(wanted), |prefix| text.starts_with(prefix)),
         _ => false,
     })
 }

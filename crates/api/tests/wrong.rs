@@ -402,6 +402,25 @@ fn sidecars() {
                 "spec: Required value: one of ingress, egress, outboundTrafficPolicy and inboundConnectionPool",
             ),
             (
+                "{ingress: [{port: {number: 9080}, bind: 10.0.0.1}]}",
+                "spec.ingress[0].bind: Forbidden: bind is not supported: calls are captured on every address of the \
+                 workload; take it out, or write defaultEndpoint",
+            ),
+            (
+                "{egress: [{port: {number: 9080}, bind: 127.0.0.1, hosts: ['./*']}]}",
+                "spec.egress[0].bind: Invalid value: \"127.0.0.1\": must be no loopback address: calls to it are not \
+                 captured",
+            ),
+            (
+                "{egress: [{bind: x, hosts: ['./*']}]}",
+                "spec.egress[0].bind: Invalid value: \"x\": must be an IP address",
+            ),
+            (
+                "{egress: [{port: {number: 9080, protocol: http_proxy}, hosts: ['./*']}]}",
+                "spec.egress[0].port.protocol: Forbidden: protocol HTTP_PROXY is not supported: an HTTP forward proxy is \
+                 not built yet; write HTTP",
+            ),
+            (
                 "{egress: [{hosts: [reviews]}]}",
                 "spec.egress[0].hosts[0]: Invalid value: \"reviews\": must be namespace/host; write \"./reviews\" for \
              this namespace, \"*/reviews\" for any",

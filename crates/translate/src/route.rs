@@ -80,9 +80,8 @@ pub(crate) fn assemble(name: &str, virtual_hosts: &[Resource]) -> Resource {
 fn hosts(context: &Context<'_>, port: u32, sole: Option<&str>) -> Vec<Host> {
     let services = context.services();
     let on_port: BTreeMap<&Arc<str>, &Arc<Service>> = services
-        .iter()
+        .with_http_on(port)
         .filter(|visible| sole.is_none_or(|host| *visible.service.key.host == *host))
-        .filter(|visible| visible.ports().any(|p| p.number == port && p.protocol.handling() != Handling::Tcp))
         .map(|visible| (&visible.service.key.host, &visible.service))
         .collect();
     let mut taken: AHashSet<String> = AHashSet::new();
@@ -130,7 +129,7 @@ fn hosts(context: &Context<'_>, port: u32, sole: Option<&str>) -> Vec<Host> {
 /// Whether no host of the rules has a service on port 80; they are then served there by name alone.
 fn on_no_port(services: &crate::view::Services, rules: &VirtualService) -> bool {
     !rules.hosts.iter().flat_map(|host| services.matching(host)).any(|visible| {
-        visible.ports().any(|port| port.number == 80 && port.protocol.handling() != Handling::Tcp)
+        visible.doors().any(|door| door.port.number == 80 && door.protocol.handling() != Handling::Tcp)
     })
 }
 

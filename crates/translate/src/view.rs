@@ -1,12 +1,13 @@
 //! What a scope may see: its Sidecar resource, the services it imports, the VirtualServices that act on it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ahash::AHashMap;
 use api::mesh::OutboundMode;
 use api::networking as net;
 use base::NamespacedName;
-use model::{Config, Key, Kind, Service, ServicePort, Visibility, resolve_host};
+use model::{Config, Handling, Key, Kind, Protocol, Service, ServicePort, Visibility, resolve_host};
 
 use crate::delegate;
 use crate::memo::Reader;
@@ -20,21 +21,59 @@ pub(crate) struct Services {
     by_host: AHashMap<Arc<str>, usize>,
     pub(crate) sidecar: Option<Arc<Config<net::Sidecar>>>,
     pub(crate) registry_only: bool,
+    /// The ports that have a listener of their own in the Sidecar's egress.
+    declared: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Visible {
     pub(crate) service: Arc<Service>,
-    /// The ports imported; all when absent.
-    ports: Option<Vec<u32>>,
+    /// The listeners that import it; none where everything is imported.
+    listeners: Vec<Arc<Egress>>,
+}
+
+/// A listener of a Sidecar's egress.
+#[derive(Debug)]
+struct Egress {
+    /// The port that it takes; all that have no listener of their own when absent.
+    port: Option<u32>,
+    /// Instead of what services say.
+    protocol: Option<Protocol>,
+    bind: Option<Arc<str>>,
+}
+
+/// How a port of a service is called.
+#[derive(Debug)]
+pub(crate) struct Door<'a> {
+    pub(crate) port: &'a ServicePort,
+    pub(crate) protocol: Protocol,
+    /// The address, where it is not the service's own.
+    pub(crate) bind: Option<&'a Arc<str>>,
+    /// Whether a listener is for this port alone.
+    pub(crate) declared: bool,
 }
 
 impl Visible {
     pub(crate) fn ports(&self) -> impl Iterator<Item = &ServicePort> {
-        self.service
-            .ports
-            .iter()
-            .filter(|port| self.ports.as_ref().is_none_or(|ports| ports.contains(&port.number)))
+        self.service.ports.iter().filter(|port| {
+            self.listeners.is_empty()
+                || self.listeners.iter().any(|listener| listener.port.is_none_or(|only| only == port.number))
+        })
+    }
+
+    pub(crate) fn doors(&self) -> impl Iterator<Item = Door<'_>> {
+        self.service.ports.iter().flat_map(|port| {
+            let number = port.number;
+            let taking = self.listeners.iter().filter(move |one| one.port.is_none_or(|only| only == number));
+            let written = taking.map(move |listener| Door {
+                port,
+                protocol: listener.protocol.unwrap_or(port.protocol),
+                bind: listener.bind.as_ref(),
+                declared: listener.port.is_some(),
+            });
+            let plain = Door { port, protocol: port.protocol, bind: None, declared: false };
+            written.chain(self.listeners.is_empty().then_some(plain))
+        })
     }
 }
 
@@ -54,7 +93,7 @@ impl Services {
             if *service.key.namespace != **namespace && !service.visibility.admits(namespace) {
                 continue;
             }
-            let Some(ports) = imports.ports(&service.key.namespace, &service.key.host) else { continue };
+            let Some(listeners) = imports.listeners(service) else { continue };
             let rank = |service: &Service| {
                 (
                     service.key.namespace != *namespace,
@@ -64,18 +103,34 @@ impl Services {
             };
             let better = best.get(&service.key.host).is_none_or(|known| rank(service) < rank(&known.service));
             if better {
-                best.insert(&service.key.host, Visible { service: Arc::clone(service), ports });
+                best.insert(&service.key.host, Visible { service: Arc::clone(service), listeners });
             }
         }
         let mut all: Vec<_> = best.into_values().collect();
         all.sort_by(|a, b| a.service.key.cmp(&b.service.key));
         let by_host =
             all.iter().enumerate().map(|(at, visible)| (Arc::clone(&visible.service.key.host), at)).collect();
-        Self { all, by_host, sidecar, registry_only }
+        let egress = sidecar.iter().flat_map(|sidecar| &sidecar.spec.egress);
+        let declared = egress.filter_map(|listener| listener.port.as_ref()).map(|port| port.number).collect();
+        Self { all, by_host, sidecar, registry_only, declared }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Visible> {
         self.all.iter()
+    }
+
+    pub(crate) fn declares_ports(&self) -> bool {
+        !self.declared.is_empty()
+    }
+
+    /// The services that HTTP on a port may be for: those of the port's own listener, where it has one.
+    pub(crate) fn with_http_on(&self, port: u32) -> impl Iterator<Item = &Visible> {
+        let own = self.declared.contains(&port);
+        self.all.iter().filter(move |visible| {
+            visible.doors().any(|door| {
+                door.port.number == port && door.declared == own && door.protocol.handling() != Handling::Tcp
+            })
+        })
     }
 
     pub(crate) fn get(&self, host: &str) -> Option<&Arc<Service>> {
@@ -123,8 +178,19 @@ fn sidecar(reader: &Reader<'_>) -> Option<Arc<Config<net::Sidecar>>> {
 /// What a Sidecar's egress imports.
 struct Imports<'a> {
     own: &'a str,
-    /// Port (all when absent), namespace, host.
-    entries: Option<Vec<(Option<u32>, &'a str, &'a str)>>,
+    /// Each listener with the namespaces and hosts that it imports; without a Sidecar everything is imported.
+    entries: Option<Vec<(Arc<Egress>, Vec<(&'a str, &'a str)>)>>,
+}
+
+impl Egress {
+    fn new(listener: &net::IstioEgressListener) -> Self {
+        let port = listener.port.as_ref();
+        Self {
+            port: port.map(|port| port.number),
+            protocol: port.and_then(|port| Protocol::named(&port.protocol)),
+            bind: Some(listener.bind.as_str()).filter(|bind| !bind.is_empty()).map(Into::into),
+        }
+    }
 }
 
 impl<'a> Imports<'a> {
@@ -133,10 +199,7 @@ impl<'a> Imports<'a> {
         let entries = egress.map(|egress| {
             egress
                 .iter()
-                .flat_map(|listener| {
-                    let port = listener.port.as_ref().map(|port| port.number);
-                    listener.hosts().map(move |(namespace, host)| (port, namespace, host))
-                })
+                .map(|listener| (Arc::new(Egress::new(listener)), listener.hosts().collect()))
                 .collect()
         });
         Self { own, entries }
@@ -156,24 +219,22 @@ impl<'a> Imports<'a> {
             }
     }
 
-    /// The ports imported of a service: `None` if it is not, `Some(None)` if all are.
-    #[allow(clippy::option_option)]
-    fn ports(&self, namespace: &str, host: &str) -> Option<Option<Vec<u32>>> {
-        let Some(entries) = &self.entries else { return Some(None) };
-        let matching = entries.iter().filter(|(_, ns, name)| self.covers(namespace, host, (ns, name)));
-        let ports: Vec<_> = matching.map(|(port, _, _)| *port).collect();
-        if ports.is_empty() {
-            None
-        } else if ports.contains(&None) {
-            Some(None)
-        } else {
-            Some(Some(ports.into_iter().flatten().collect()))
-        }
+    /// The listeners that import a service: `None` if it is not imported, none of them if all of it is.
+    fn listeners(&self, service: &Service) -> Option<Vec<Arc<Egress>>> {
+        let Some(entries) = &self.entries else { return Some(Vec::new()) };
+        let (namespace, host) = (&service.key.namespace, &service.key.host);
+        let importing = entries.iter().filter(|(listener, hosts)| {
+            // A port that the service does not have imports nothing of it.
+            listener.port.is_none_or(|port| service.port(port).is_some())
+                && hosts.iter().any(|entry| self.covers(namespace, host, *entry))
+        });
+        let listeners: Vec<_> = importing.map(|(listener, _)| Arc::clone(listener)).collect();
+        (!listeners.is_empty()).then_some(listeners)
     }
 
     fn imports(&self, namespace: &str, host: &str) -> bool {
         self.entries.as_ref().is_none_or(|entries| {
-            entries.iter().any(|(_, ns, name)| {
+            entries.iter().flat_map(|(_, hosts)| hosts).any(|(ns, name)| {
                 // A wildcard host of a resource is imported where it could stand for something imported.
                 self.covers(namespace, host, (ns, name))
                     || (host.starts_with('*') && self.covers(namespace, name, (ns, host)))

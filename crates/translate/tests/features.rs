@@ -306,6 +306,89 @@ spec: {rules: [{from: [{source: {namespaces: [a.b]}}, {source: {principals: ['*/
     );
 }
 
+/// Names of listeners, and the hosts of the route configuration of a port.
+fn egress(spec: &str) -> (Vec<String>, Vec<String>) {
+    let mesh = Mesh::bookinfo(&format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {{name: default, namespace: default}}
+spec: {{egress: {spec}}}
+"
+    ));
+    let scope = sidecar("productpage");
+    let listeners = mesh.json(&scope, ResourceType::Listener).into_keys();
+    let listeners = listeners.filter(|name| !name.starts_with("virtual")).collect();
+    let routes = mesh.json(&scope, ResourceType::Route).remove("9080").unwrap_or_default();
+    let hosts = routes["virtualHosts"].as_array().cloned().unwrap_or_default();
+    let names = hosts
+        .iter()
+        .filter_map(|host| host["name"].as_str()?.strip_suffix(".default.svc.cluster.local:9080"));
+    (listeners, names.map(str::to_owned).collect())
+}
+
+#[test]
+fn a_sidecar_s_listeners_have_their_own_address_protocol_and_hosts() {
+    let reviews = "./reviews.default.svc.cluster.local";
+    let mysql = "./mysqldb.default.svc.cluster.local";
+    let own = |text: &[&str]| text.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let all = ["details", "productpage", "ratings", "reviews"];
+    for (spec, listeners, hosts) in [
+        // As the service says.
+        (
+            format!("[{{hosts: [{mysql}, {reviews}]}}]"),
+            &["0.0.0.0_9080", "10.96.100.40_3306"][..],
+            &["reviews"][..],
+        ),
+        (format!("[{{port: {{number: 9080}}, hosts: [{reviews}]}}]"), &["0.0.0.0_9080"], &["reviews"]),
+        // At an address of the listener's own, with a port or for every port.
+        (
+            format!(
+                "[{{port: {{number: 3306, protocol: MYSQL, name: db}}, bind: 10.96.100.41, hosts: [{mysql}]}}]"
+            ),
+            &["10.96.100.41_3306"],
+            &[],
+        ),
+        (
+            format!("[{{port: {{number: 9080}}, bind: 10.96.100.41, hosts: [{reviews}]}}]"),
+            &["10.96.100.41_9080"],
+            &["reviews"],
+        ),
+        (
+            format!("[{{bind: 10.96.100.41, hosts: [{mysql}, {reviews}]}}]"),
+            &["10.96.100.41_3306", "10.96.100.41_9080"],
+            &["reviews"],
+        ),
+        (format!("[{{port: {{number: 3306}}, bind: 0.0.0.0, hosts: [{mysql}]}}]"), &["0.0.0.0_3306"], &[]),
+        // Of an IP version that the workload does not have.
+        (format!("[{{port: {{number: 9080}}, bind: 'fd00::1', hosts: [{reviews}]}}]"), &[], &[]),
+        // Another protocol than the service says.
+        (
+            format!("[{{port: {{number: 9080, protocol: TCP}}, hosts: [{reviews}]}}]"),
+            &["10.96.177.211_9080"],
+            &[],
+        ),
+        (format!("[{{port: {{number: 3306, protocol: HTTP}}, hosts: [{mysql}]}}]"), &["0.0.0.0_3306"], &[]),
+        // A port with a listener of its own takes nothing else.
+        (
+            format!("[{{port: {{number: 9080}}, hosts: [{reviews}]}}, {{hosts: ['default/*']}}]"),
+            &[],
+            &["reviews"],
+        ),
+        // A port that the service does not have.
+        (format!("[{{port: {{number: 1}}, hosts: [{reviews}]}}]"), &[], &[]),
+    ] {
+        let (found, routed) = egress(&spec);
+        if spec.contains("default/*") {
+            assert!(found.contains(&"10.96.100.40_3306".to_owned()), "{spec}: {found:?}");
+        } else {
+            assert_eq!(found, own(listeners), "{spec}");
+        }
+        assert_eq!(routed, own(hosts), "{spec}");
+    }
+    assert_eq!(egress("[{hosts: ['default/*']}]").1, own(&all));
+}
+
 #[test]
 fn a_gateway_s_secret_stays_in_its_namespace() {
     let gateway = "

@@ -39,9 +39,9 @@ message! {
     /// Services that may be reached.
     #[schemars(extend("required" = ["hosts"]))]
     pub struct IstioEgressListener {
-        /// The port on which they are reached; any when absent.
+        /// The port on which they are reached, which takes nothing else then; any port when absent.
         pub port: Option<SidecarPort>,
-        /// Address on which to listen.
+        /// The address that is called; that of each service when absent.
         pub bind: String,
         /// How traffic gets to the proxy.
         pub capture_mode: CaptureMode,
@@ -53,9 +53,9 @@ message! {
     pub struct SidecarPort {
         /// From 1 to 65535.
         pub number: u32,
-        /// Protocol, as for Gateway.
+        /// Protocol, as for Gateway, instead of what the service says of the port.
         pub protocol: String,
-        /// Name.
+        /// Name, for people; nothing depends on it.
         pub name: String,
         /// Deprecated.
         pub target_port: u32,

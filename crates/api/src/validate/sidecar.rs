@@ -64,6 +64,10 @@ fn listener_port(
     if !port.name.is_empty() {
         note(out, rules::dns_label(&at.field("name"), &port.name, "port's name"));
     }
+    self::bind(bind, path, out);
+}
+
+fn bind(bind: &str, path: &Path, out: &mut Validation) {
     if !bind.is_empty() {
         note(out, rules::ip(&path.field("bind"), bind));
     }
@@ -90,8 +94,14 @@ fn egress(
     path: &Path,
     out: &mut Validation,
 ) {
-    if let Some(port) = &it.port {
-        listener_port(port, &it.bind, numbers, path, out);
+    match &it.port {
+        Some(port) => listener_port(port, &it.bind, numbers, path, out),
+        None => bind(&it.bind, path, out),
+    }
+    // What a workload sends to itself is not captured.
+    if it.bind.parse::<std::net::IpAddr>().is_ok_and(|bind| bind.is_loopback()) {
+        let detail = "must be no loopback address: calls to it are not captured";
+        out.error(FieldError::invalid(&path.field("bind"), it.bind.as_str(), detail));
     }
     if it.hosts.is_empty() {
         let error = FieldError::required(&path.field("hosts"), "at least one host");

@@ -2,7 +2,7 @@
 
 pub(crate) mod address;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::{Handling, Key, Protocol, Service, ServicePort};
@@ -17,6 +17,7 @@ use crate::encode::{boolv, duration, seconds};
 use crate::node::Interception;
 use crate::scope::Facet;
 use crate::telemetry::{Side, Telemetry};
+use crate::view::Door;
 
 /// What is to listen at one address and port.
 #[derive(Debug, Default)]
@@ -49,81 +50,125 @@ pub(crate) fn route_names(context: &Context<'_>) -> Vec<String> {
 /// Without telemetry only what routes need is planned.
 fn plans(context: &Context<'_>, telemetry: Option<&Telemetry>) -> BTreeMap<(String, u32), Plan> {
     let services = context.services();
-    let any = wildcard(context);
     // The oldest first: where two want the same, it wins.
     let mut order: Vec<_> = services.iter().collect();
     order.sort_by_key(|visible| (visible.service.created, &visible.service.key));
-    let mut plans: BTreeMap<(String, u32), Plan> = BTreeMap::new();
-    for visible in order {
-        let service = &visible.service;
-        for port in visible.ports().filter(|port| port.protocol != Protocol::Udp) {
-            let vips = address::of(context, service);
-            match port.protocol.handling() {
-                Handling::Http => {
-                    plans.entry((any.into(), port.number)).or_default().routes =
-                        Some(port.number.to_string());
-                }
-                Handling::Detect if vips.is_empty() => {
-                    plans.entry((any.into(), port.number)).or_default().routes =
-                        Some(port.number.to_string());
-                }
-                handling => {
-                    let Some(telemetry) = telemetry else {
-                        if handling == Handling::Detect {
-                            for vip in vips.iter().filter(|vip| !vip.contains('/')) {
-                                plans.entry((vip.to_string(), port.number)).or_default().routes =
-                                    Some(format!("{}:{}", service.key.host, port.number));
-                            }
-                        }
-                        continue;
-                    };
-                    tcp_plans(context, telemetry, (service, port), &vips, &mut plans);
-                }
-            }
+    let mut planner = Planner { context, telemetry, plans: BTreeMap::new(), taken: BTreeSet::new() };
+    let passes: &[bool] = if services.declares_ports() { &[true, false] } else { &[false] };
+    for declared in passes {
+        for visible in &order {
+            let doors = visible.doors().filter(|door| door.declared == *declared);
+            doors.for_each(|door| planner.add(&visible.service, &door));
         }
+        // What a listener of a port's own takes, the one for all other ports leaves to it.
+        planner.taken.extend(planner.plans.keys().cloned());
     }
+    let mut plans = planner.plans;
     plans.retain(|(_, port), _| *port != super::OUTBOUND_PORT && *port != super::INBOUND_PORT);
     plans
 }
 
-fn tcp_plans(
-    context: &Context<'_>,
-    telemetry: &Telemetry,
-    (service, port): (&Arc<Service>, &ServicePort),
-    vips: &[Arc<str>],
-    plans: &mut BTreeMap<(String, u32), Plan>,
-) {
-    let any = wildcard(context);
-    let chains = |by_name| tcp::chains(context, telemetry, service, port, by_name);
-    if vips.is_empty() {
-        if service.headless {
-            // Each endpoint is an address of its own.
-            for address in endpoint_addresses(context, service, port) {
-                plans.entry((address, port.number)).or_default().take(chains(false));
-            }
+struct Planner<'a> {
+    context: &'a Context<'a>,
+    telemetry: Option<&'a Telemetry>,
+    plans: BTreeMap<(String, u32), Plan>,
+    /// The places at which nothing is added any more.
+    taken: BTreeSet<(String, u32)>,
+}
+
+impl Planner<'_> {
+    fn at(&mut self, address: &str, port: u32, change: impl FnOnce(&mut Plan)) {
+        let place = (address.to_owned(), port);
+        if !self.taken.contains(&place) {
+            change(self.plans.entry(place).or_default());
+        }
+    }
+
+    fn add(&mut self, service: &Arc<Service>, door: &Door<'_>) {
+        let any = wildcard(self.context);
+        let bind = door.bind.map(|bind| &**bind);
+        let everywhere = bind.is_some_and(address::is_unspecified);
+        if door.protocol == Protocol::Udp
+            || bind.is_some_and(|bind| !everywhere && !address::usable(self.context, bind))
+        {
             return;
         }
-        plans.entry((any.into(), port.number)).or_default().take(chains(true));
-        return;
-    }
-    for vip in vips {
-        if vip.contains('/') {
-            // A block of addresses: any address's listener, by the block.
-            let blocks: Vec<_> = tcp::cidr(vip).into_iter().collect();
-            let within = chains(false).into_iter().map(|mut chain| {
-                if chain.subnets.is_empty() {
-                    chain.subnets.clone_from(&blocks);
+        let number = door.port.number;
+        let addresses = match door.bind {
+            _ if everywhere => Vec::new(),
+            Some(bind) => vec![Arc::clone(bind)],
+            None => address::of(self.context, service),
+        };
+        match door.protocol.handling() {
+            Handling::Http => {
+                let address = bind.filter(|_| !everywhere).unwrap_or(any);
+                self.at(address, number, |plan| plan.routes = Some(number.to_string()));
+            }
+            Handling::Detect if addresses.is_empty() => {
+                self.at(any, number, |plan| plan.routes = Some(number.to_string()));
+            }
+            handling => {
+                if handling == Handling::Detect {
+                    for address in addresses.iter().filter(|address| !address.contains('/')) {
+                        self.at(address, number, |plan| {
+                            let name = || format!("{}:{number}", service.key.host);
+                            plan.routes.get_or_insert_with(name);
+                        });
+                    }
                 }
-                chain
-            });
-            plans.entry((any.into(), port.number)).or_default().take(within.collect());
-            continue;
+                match self.telemetry {
+                    Some(telemetry) => self.add_tcp(telemetry, service, door, &addresses),
+                    // The place is taken all the same.
+                    None if door.declared => {
+                        let places = addresses.iter().map(|address| &**address);
+                        let places: Vec<_> =
+                            places.chain(Some(any).filter(|_| addresses.is_empty())).collect();
+                        places.into_iter().for_each(|address| self.at(address, number, |_| {}));
+                    }
+                    None => {}
+                }
+            }
         }
-        let plan = plans.entry((vip.to_string(), port.number)).or_default();
-        if port.protocol == Protocol::Detect {
-            plan.routes = Some(format!("{}:{}", service.key.host, port.number));
+    }
+
+    fn add_tcp(
+        &mut self,
+        telemetry: &Telemetry,
+        service: &Arc<Service>,
+        door: &Door<'_>,
+        addresses: &[Arc<str>],
+    ) {
+        let context = self.context;
+        let any = wildcard(context);
+        let port = ServicePort { protocol: door.protocol, ..door.port.clone() };
+        let chains = |by_name| tcp::chains(context, telemetry, service, &port, by_name);
+        if addresses.is_empty() {
+            if service.headless && door.bind.is_none() {
+                // Each endpoint is an address of its own.
+                for address in endpoint_addresses(context, service, &port) {
+                    self.at(&address, port.number, |plan| plan.take(chains(false)));
+                }
+                return;
+            }
+            self.at(any, port.number, |plan| plan.take(chains(true)));
+            return;
         }
-        plan.take(chains(false));
+        for address in addresses {
+            if address.contains('/') {
+                // A block of addresses: any address's listener, by the block.
+                let blocks: Vec<_> = tcp::cidr(address).into_iter().collect();
+                let within = chains(false).into_iter().map(|mut chain| {
+                    if chain.subnets.is_empty() {
+                        chain.subnets.clone_from(&blocks);
+                    }
+                    chain
+                });
+                self.at(any, port.number, |plan| plan.take(within.collect()));
+                continue;
+            }
+            // Several services may be behind an address that is not their own.
+            self.at(address, port.number, |plan| plan.take(chains(door.bind.is_some())));
+        }
     }
 }
 

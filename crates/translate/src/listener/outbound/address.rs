@@ -26,6 +26,11 @@ pub(crate) fn of(context: &Context<'_>, service: &Service) -> Vec<Arc<str>> {
     usable
 }
 
+/// Whether it stands for every address.
+pub(crate) fn is_unspecified(address: &str) -> bool {
+    address.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+}
+
 /// Whether it is an address, or a block of them, of an IP version that the workload has.
 pub(crate) fn usable(context: &Context<'_>, address: &str) -> bool {
     let bare = address.split_once('/').map_or(address, |(bare, _)| bare);
