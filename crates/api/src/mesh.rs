@@ -42,7 +42,7 @@ message! {
         pub default_config: Option<ProxyConfig>,
         /// What happens to calls that go to no known service.
         pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
-        /// Where captured inbound connections that no service explains go.
+        /// Where connections to the workload's declared ports go.
         pub inbound_traffic_policy: Option<InboundTrafficPolicy>,
         /// Mutual TLS towards whoever understands it; so when absent.
         pub enable_auto_mtls: Option<bool>,
@@ -76,10 +76,10 @@ message! {
         pub path_normalization: Option<PathNormalization>,
         /// Retries where no rule says otherwise.
         pub default_http_retry_policy: Option<HttpRetry>,
-        /// TLS between proxies.
+        /// What proxies insist on when they are called by mutual TLS of the mesh.
         #[serde(rename = "meshMTLS")]
         pub mesh_mtls: Option<TlsConfig>,
-        /// TLS elsewhere.
+        /// The same for all other TLS: of gateways, where the server says nothing else, and towards the outside.
         pub tls_defaults: Option<TlsConfig>,
         /// Limits and ejection where no rule says otherwise.
         pub default_traffic_policy: Option<DefaultTrafficPolicy>,
@@ -91,7 +91,7 @@ message! {
         pub mode: Option<OutboundMode>,
     }
 
-    /// Where captured inbound connections that no service explains go.
+    /// Where connections to the workload's declared ports go.
     pub struct InboundTrafficPolicy {
         /// To the address that was called, or to the loopback address.
         pub mode: InboundMode,
@@ -254,11 +254,11 @@ message! {
 
     /// Settings of TLS.
     pub struct TlsConfig {
-        /// Oldest version allowed.
+        /// Oldest version allowed to callers.
         pub min_protocol_version: MeshTlsProtocol,
         /// Curves, by name.
         pub ecdh_curves: Vec<String>,
-        /// Cipher suites, by OpenSSL's names.
+        /// Cipher suites of TLS 1.2, by OpenSSL's names.
         pub cipher_suites: Vec<String>,
     }
 
@@ -270,35 +270,23 @@ message! {
         pub outlier_detection: Option<OutlierDetection>,
     }
 
-    /// Settings of proxies, also in the annotation `proxy.istio.io/config`.
+    /// Settings of proxies.
     pub struct ProxyConfig {
-        /// Worker threads; as many as there are processors at 0.
+        /// Worker threads; as many as there are processors at 0. Read when a proxy starts, by `mizzen run` and `mizzen gateway`.
         #[schemars(range(min = 0))]
         pub concurrency: Option<i32>,
-        /// The control plane's address.
-        pub discovery_address: String,
-        /// Time that connections get while a listener drains.
-        pub drain_duration: Option<Duration>,
-        /// Time that connections get when the proxy stops.
+        /// Time that connections get when a proxy ends. Read when it starts.
         pub termination_drain_duration: Option<Duration>,
-        /// Port of the proxy's admin endpoint.
-        pub proxy_admin_port: i32,
-        /// Port of the agent's status endpoint.
-        pub status_port: i32,
-        /// Environment of the proxy.
-        pub proxy_metadata: StringMap,
         /// Name of the service in traces.
         pub tracing_service_name: TracingServiceName,
         /// Settings of tracing.
         pub tracing: Option<ProxyTracing>,
-        /// Start the application after the proxy is ready.
+        /// Start the application after the proxy is ready; always so.
         pub hold_application_until_proxy_starts: Option<bool>,
         /// How many proxies in front of the gateway are trusted, and what becomes of client certificates.
         pub gateway_topology: Option<Topology>,
-        /// Name of the mesh, in metrics.
+        /// Name of the mesh, in traces; the trust domain when absent.
         pub mesh_id: String,
-        /// Names of statistics that are kept besides the usual ones.
-        pub proxy_stats_matcher: Option<ProxyStatsMatcher>,
         /// How captured connections reach the proxy.
         pub interception_mode: InterceptionMode,
     }
@@ -331,16 +319,6 @@ message! {
         /// What becomes of X-Forwarded-Client-Cert.
         pub forward_client_cert_details: ForwardClientCertDetails,
     }
-
-    /// Names of statistics.
-    pub struct ProxyStatsMatcher {
-        /// By their beginning.
-        pub inclusion_prefixes: Vec<String>,
-        /// By their end.
-        pub inclusion_suffixes: Vec<String>,
-        /// By a regular expression.
-        pub inclusion_regexps: Vec<String>,
-    }
 }
 
 keyword! {
@@ -358,7 +336,7 @@ keyword! {
         AllowAny,
     }
 
-    /// Where captured inbound connections that no service explains go.
+    /// Where connections to the workload's declared ports go.
     pub enum InboundMode {
         #[default]
         Passthrough,
@@ -440,6 +418,30 @@ impl MeshConfig {
 
     pub fn connect_timeout(&self) -> Duration {
         self.connect_timeout.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// The name of the mesh in traces, with the default filled in.
+    pub fn mesh_id(&self) -> &str {
+        let named = self.default_config.as_ref().map_or("", |config| &config.mesh_id);
+        if named.is_empty() { self.trust_domain() } else { named }
+    }
+
+    /// Whether connections to the workload's ports go to its loopback address.
+    pub fn inbound_to_localhost(&self) -> bool {
+        self.inbound_traffic_policy.as_ref().is_some_and(|policy| policy.mode == InboundMode::Localhost)
+    }
+
+    /// Whether a service is reached in the caller's own cluster only. The most specific host decides.
+    pub fn is_cluster_local(&self, host: &str) -> bool {
+        let hosts = self.service_settings.iter().flat_map(|setting| {
+            let local = setting.settings.as_ref().is_some_and(|settings| settings.cluster_local);
+            setting.hosts.iter().map(move |host| (host, local))
+        });
+        let meant = hosts.filter(|(pattern, _)| match pattern.strip_prefix('*') {
+            Some(suffix) => host.ends_with(suffix),
+            None => pattern.eq_ignore_ascii_case(host),
+        });
+        meant.max_by_key(|(pattern, _)| pattern.len()).is_some_and(|(_, local)| local)
     }
 
     pub fn auto_mtls(&self) -> bool {

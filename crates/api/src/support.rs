@@ -206,6 +206,16 @@ const MESH_CONFIG: &[Rule] = &[
         "enablePrometheusMerge=false",
         Warned("metrics of application, agent and proxy are always served merged on 15020"),
     ),
+    ("meshMTLS.ecdhCurves", Refused("the mesh's own TLS takes no curves, as in Istio; take it out")),
+    ("tlsDefaults.ecdhCurves", Refused("curves cannot be chosen yet; take it out")),
+    (
+        "defaultTrafficPolicy.outlierDetection.consecutiveErrors",
+        Refused("without effect, as in Istio; write consecutive5xxErrors or consecutiveGatewayErrors"),
+    ),
+    (
+        "defaultTrafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
+        Refused("not built yet; 5xx are what counts as errors"),
+    ),
     ("ca", Refused("a remote certificate authority is not built yet")),
     ("serviceEntryVisibility", Refused("not built yet; write exportTo in each ServiceEntry")),
     ("outboundTrafficPolicy.tls", Refused("not built yet")),
@@ -247,6 +257,27 @@ const MESH_CONFIG: &[Rule] = &[
     ("extensionProviders[].opentelemetry.serviceAttributeEnrichment", Refused("not built yet")),
     ("defaultConfig.configPath", Warned("the agent keeps no configuration files")),
     ("defaultConfig.binaryPath", Warned("proxy and agent are one program")),
+    (
+        "defaultConfig.discoveryAddress",
+        Warned("a proxy is told the control plane's address where it starts: `mizzen run --control-plane`"),
+    ),
+    (
+        "defaultConfig.drainDuration",
+        Refused(
+            "connections of a listener that changes are never cut; write terminationDrainDuration for the end of a proxy",
+        ),
+    ),
+    ("defaultConfig.proxyAdminPort", Refused("the proxy's admin endpoint is always on 15000; take it out")),
+    ("defaultConfig.statusPort", Refused("the agent's status is always on 15020; take it out")),
+    (
+        "defaultConfig.proxyMetadata",
+        Refused("not built yet; set the variable where the proxy is started (DNS is always captured)"),
+    ),
+    (
+        "defaultConfig.holdApplicationUntilProxyStarts=false",
+        Refused("an application always starts after its proxy is ready; take it out"),
+    ),
+    ("defaultConfig.proxyStatsMatcher", Warned("every statistic of a proxy is always kept")),
     ("defaultConfig.serviceCluster", Refused("write tracingServiceName")),
     ("defaultConfig.discoveryRefreshDelay", Warned("deprecated and without effect")),
     (

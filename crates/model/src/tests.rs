@@ -220,6 +220,41 @@ fn rules_are_found_where_istio_looks() {
 }
 
 #[test]
+fn namespaces_that_are_not_looked_at_are_as_if_empty() {
+    let namespace = |team: &str| {
+        let labels = Arc::new(labels(&[("team", team)]));
+        upsert("a", Object::Namespace(crate::Namespace { name: "default".into(), labels }))
+    };
+    let mesh = |text: &str| upsert("a", Object::Mesh(Box::new(api::parse_mesh_config(text).unwrap().0)));
+    let entry = api::networking::ServiceEntry { hosts: vec!["a.example.com".into()], ..Default::default() };
+    let there = |snapshot: &Snapshot| {
+        let counts = (snapshot.services().len(), snapshot.service_entries().iter().count());
+        assert_eq!(addresses(snapshot, "reviews").len(), usize::from(counts.0 > 0));
+        counts
+    };
+    let mut world = World::new(Settings::default());
+    let reviews = slice("reviews", &[("10.0.0.1", true)]);
+    let all = world.apply(vec![
+        namespace("a"),
+        upsert("a", Object::Service(service("reviews", "10.96.0.1"))),
+        upsert("a", Object::Slice(reviews.clone())),
+        upsert("a", Object::ServiceEntry(Config::new(name("outside"), 1, entry))),
+    ]);
+    assert_eq!(there(&all), (2, 1));
+    let chosen = world.apply(vec![mesh("discoverySelectors: [{matchLabels: {team: a}}]")]);
+    assert_eq!(there(&chosen), (2, 1));
+    let relabelled = world.apply(vec![namespace("b")]);
+    assert_eq!(there(&relabelled), (0, 0));
+    // What changes out of sight is there when the namespace comes into sight.
+    assert_eq!(there(&world.apply(vec![upsert("a", Object::Slice(reviews))])), (0, 0));
+    let either = "discoverySelectors: [{matchLabels: {team: a}}, {matchExpressions: [{key: team, operator: In, values: [b]}]}]";
+    assert_eq!(there(&world.apply(vec![mesh(either)])), (2, 1));
+    let gone = Change::delete("a", Kind::Namespace, NamespacedName::new("", "default"));
+    assert_eq!(there(&world.apply(vec![gone])), (0, 0), "a namespace that is not known has no labels");
+    assert_eq!(there(&world.apply(vec![mesh("")])), (2, 1));
+}
+
+#[test]
 fn what_dangles_is_found_and_named() {
     let mut world = World::new(Settings::default());
     let routes = serde_json::json!({

@@ -50,8 +50,38 @@ pub struct World {
     facts: Facts,
     configs: Tables,
     mesh: BTreeMap<ClusterId, MeshConfig>,
+    discovery: Discovery,
     inner: Inner,
     snapshot: Snapshot,
+}
+
+/// Which namespaces the mesh looks at, as `discoverySelectors` say; all where nothing is said.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Discovery {
+    /// Those that are known and not looked at.
+    hidden: BTreeSet<Arc<str>>,
+    /// Namespaces of which nothing is known have no labels.
+    unknown_hidden: bool,
+    known: BTreeSet<Arc<str>>,
+}
+
+impl Discovery {
+    fn new(mesh: &MeshConfig, facts: &Facts) -> Self {
+        if mesh.discovery_selectors.is_empty() {
+            return Self::default();
+        }
+        let mut discovery = Self { unknown_hidden: !mesh.discovers(&Labels::default()), ..Self::default() };
+        for (name, clusters) in &facts.namespaces {
+            let looked_at = clusters.values().any(|namespace| mesh.discovers(&namespace.labels));
+            let names = if looked_at { &mut discovery.known } else { &mut discovery.hidden };
+            names.insert(Arc::clone(name));
+        }
+        discovery
+    }
+
+    fn admits(&self, namespace: &str) -> bool {
+        if self.unknown_hidden { self.known.contains(namespace) } else { !self.hidden.contains(namespace) }
+    }
 }
 
 /// What a batch of changes may have touched.
@@ -109,8 +139,9 @@ impl<T: PartialEq> Table<T> {
         gone
     }
 
-    fn index(&self, revision: u64) -> Arc<Configs<T>> {
-        let in_force = self.by_name.values().filter_map(|clusters| clusters.values().next());
+    fn index(&self, revision: u64, discovery: &Discovery) -> Arc<Configs<T>> {
+        let looked_at = self.by_name.iter().filter(|(name, _)| discovery.admits(&name.namespace));
+        let in_force = looked_at.filter_map(|(_, clusters)| clusters.values().next());
         Arc::new(Configs::new(revision, in_force, &self.gone))
     }
 }
@@ -121,6 +152,8 @@ macro_rules! tables {
         struct Tables { $($field: Table<$type>,)* }
 
         impl Tables {
+            const KINDS: &[Kind] = &[$(Kind::$kind,)*];
+
             /// Takes a resource of a user's kind; whether that changed anything.
             fn put(&mut self, revision: u64, cluster: &ClusterId, object: Object) -> bool {
                 match object {
@@ -136,9 +169,15 @@ macro_rules! tables {
                 }
             }
 
-            fn index_into(&self, kinds: &BTreeSet<Kind>, revision: u64, inner: &mut Inner) {
+            fn index_into(
+                &self,
+                kinds: &BTreeSet<Kind>,
+                discovery: &Discovery,
+                revision: u64,
+                inner: &mut Inner,
+            ) {
                 $(if kinds.contains(&Kind::$kind) {
-                    inner.$field = self.$field.index(revision);
+                    inner.$field = self.$field.index(revision, discovery);
                 })*
             }
         }
@@ -190,6 +229,7 @@ impl World {
             facts: Facts::default(),
             configs: Tables::default(),
             mesh: BTreeMap::new(),
+            discovery: Discovery::default(),
             inner,
         }
     }
@@ -408,9 +448,12 @@ impl World {
                 self.facts.namespaces.iter().map(|(name, all)| (Arc::clone(name), labels(all))).collect();
             self.inner.namespaces = Arc::new(Revised { revision, value });
         }
+        if dirty.mesh || dirty.namespaces {
+            self.derive_discovery(&mut dirty);
+        }
         if !dirty.kinds.is_empty() {
             let revision = self.next();
-            self.configs.index_into(&dirty.kinds, revision, &mut self.inner);
+            self.configs.index_into(&dirty.kinds, &self.discovery, revision, &mut self.inner);
             if dirty.kinds.contains(&Kind::DestinationRule) {
                 self.index_rules();
             }
@@ -439,6 +482,22 @@ impl World {
         self.index_rules();
     }
 
+    /// Namespaces that come into sight or go out of it do so with everything in them.
+    fn derive_discovery(&mut self, dirty: &mut Dirty) {
+        let discovery = Discovery::new(&self.inner.mesh.value, &self.facts);
+        if discovery == self.discovery {
+            return;
+        }
+        let before = std::mem::replace(&mut self.discovery, discovery);
+        let turned = |namespace: &str| before.admits(namespace) != self.discovery.admits(namespace);
+        let services = self.facts.services.keys().filter(|name| turned(&name.namespace));
+        dirty.services.extend(services.map(|name| kube_key(name, &self.settings.domain)));
+        for name in self.configs.service_entries.by_name.keys().filter(|name| turned(&name.namespace)) {
+            self.entry_hosts(name, dirty);
+        }
+        dirty.kinds.extend(Tables::KINDS);
+    }
+
     fn index_rules(&mut self) {
         let export = &self.inner.mesh.value.default_destination_rule_export_to;
         let index = RuleIndex::new(&self.inner.destination_rules, &self.inner.domain, export);
@@ -448,7 +507,8 @@ impl World {
     fn derive_services(&mut self, dirty: &mut Dirty) {
         let mut changed: Option<AHashMap<_, _>> = None;
         for key in &dirty.services {
-            let new = self.deriver().service(key);
+            let looked_at = self.discovery.admits(&key.namespace);
+            let new = looked_at.then(|| self.deriver().service(key)).flatten();
             let old = self.inner.services.get(key);
             let same = match (&new, old) {
                 (Some(new), Some(old)) => {

@@ -161,7 +161,7 @@ fn outbound(context: &Context<'_>, target: &Target) -> Option<Resource> {
     discover(context, &mut cluster, service, (port, &target.subset), discovery);
     cluster.connect_timeout = Some(duration(context.mesh().value.connect_timeout().as_std()));
     options::load_balancer(&mut cluster, &policy, discovery);
-    options::pools(&mut cluster, &policy);
+    options::pools(context, &mut cluster, &policy);
     options::outliers(&mut cluster, policy.outlier_detection.as_ref());
     if target.sni_dnat {
         // Bytes pass through: neither TLS nor HTTP is this proxy's business.
@@ -246,7 +246,7 @@ fn secure(
             }
             net::ClientTlsMode::Simple | net::ClientTlsMode::Mutual => {
                 let http2 = port.protocol.is_http2();
-                cluster.transport_socket = Some(mtls::originate(service, tls, reads_secrets, http2));
+                cluster.transport_socket = Some(mtls::originate(context, service, tls, reads_secrets, http2));
             }
         },
         None if !context.mesh().value.auto_mtls() || service.mesh_external => {}

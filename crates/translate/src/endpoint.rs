@@ -78,6 +78,11 @@ fn reached_assignment(
     let all = context.reader.read(Key::Endpoints(service.key.clone())).endpoints(&service.key);
     // `internalTrafficPolicy: Local`: only what runs on the caller's machine.
     let machine = service.node_local.then(|| Arc::clone(&context.reader.facets(Facet::Machine).machine));
+    let own_cluster = context
+        .mesh()
+        .value
+        .is_cluster_local(&service.key.host)
+        .then(|| Arc::clone(&context.reader.facets(Facet::Cluster).cluster));
     let mut reached: Vec<Reached> = all
         .iter()
         .flat_map(|endpoints| &endpoints.all)
@@ -85,6 +90,7 @@ fn reached_assignment(
         .filter(|endpoint| {
             machine.as_ref().is_none_or(|here| endpoint.node.as_ref().map_or("", |node| node) == &**here)
         })
+        .filter(|endpoint| own_cluster.as_ref().is_none_or(|own| endpoint.cluster == *own))
         .filter(|endpoint| {
             labels.is_none_or(|wanted| wanted.iter().all(|(k, v)| endpoint.labels.get(k) == Some(v)))
         })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use api::mesh::MeshTlsProtocol;
 use api::networking as net;
 use model::{Key, Service};
 use proto::pb::envoy::config::core::v3 as core;
@@ -73,12 +74,23 @@ fn prefix(text: String) -> matcher::StringMatcher {
     }
 }
 
+/// TLS 1.2 and 1.3; Envoy's own default is less on the calling side.
+fn parameters(ciphers: Vec<String>) -> tls::TlsParameters {
+    use tls::tls_parameters::TlsProtocol;
+    tls::TlsParameters {
+        tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+        tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+        cipher_suites: ciphers,
+        ..Default::default()
+    }
+}
+
 /// The mesh's certificate and roots, and who may be at the other end.
 #[allow(deprecated)]
 fn mesh_context(
     peers: Vec<matcher::StringMatcher>,
     alpn: &[&str],
-    ciphers: &[&str],
+    parameters: tls::TlsParameters,
 ) -> tls::CommonTlsContext {
     let validation = tls::common_tls_context::CombinedCertificateValidationContext {
         default_validation_context: Some(tls::CertificateValidationContext {
@@ -89,12 +101,7 @@ fn mesh_context(
         ..Default::default()
     };
     tls::CommonTlsContext {
-        tls_params: Some(tls::TlsParameters {
-            tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12 as i32,
-            tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13 as i32,
-            cipher_suites: ciphers.iter().map(|name| (*name).to_owned()).collect(),
-            ..Default::default()
-        }),
+        tls_params: Some(parameters),
         tls_certificate_sds_secret_configs: vec![agent_secret("default")],
         validation_context_type: Some(
             tls::common_tls_context::ValidationContextType::CombinedValidationContext(validation),
@@ -130,12 +137,20 @@ pub(crate) fn trust_domains(context: &Context<'_>) -> Vec<String> {
     domains
 }
 
-/// The receiving side of the mesh's mutual TLS. Callers of any trust domain of the mesh may knock; who of them may
-/// enter is for authorization to say.
+/// The receiving side of the mesh's mutual TLS, which decides about versions and ciphers. Callers of any trust domain of
+/// the mesh may knock; who of them may enter is for authorization to say.
 pub(crate) fn downstream(context: &Context<'_>, alpn: &[&str]) -> core::TransportSocket {
     let peers = trust_domains(context).into_iter().map(|domain| prefix(format!("spiffe://{domain}/")));
+    let wanted = context.mesh().value.mesh_mtls.clone().unwrap_or_default();
+    let mut parameters = parameters(wanted.cipher_suites);
+    if parameters.cipher_suites.is_empty() {
+        parameters.cipher_suites = CIPHERS.map(str::to_owned).into();
+    }
+    if wanted.min_protocol_version == MeshTlsProtocol::Tls13 {
+        parameters.tls_minimum_protocol_version = parameters.tls_maximum_protocol_version;
+    }
     socket(&tls::DownstreamTlsContext {
-        common_tls_context: Some(mesh_context(peers.collect(), alpn, &CIPHERS)),
+        common_tls_context: Some(mesh_context(peers.collect(), alpn, parameters)),
         require_client_certificate: Some(boolv(true)),
         ..Default::default()
     })
@@ -176,7 +191,11 @@ pub(crate) fn upstream(
     };
     let sni = settings.map(|tls| tls.sni.clone()).filter(|sni| !sni.is_empty());
     socket(&tls::UpstreamTlsContext {
-        common_tls_context: Some(mesh_context(sans.into_iter().map(exact).collect(), alpn, &[])),
+        common_tls_context: Some(mesh_context(
+            sans.into_iter().map(exact).collect(),
+            alpn,
+            parameters(Vec::new()),
+        )),
         sni: sni.unwrap_or_else(|| self::sni(service, port, subset)),
         ..Default::default()
     })
@@ -186,6 +205,7 @@ pub(crate) fn upstream(
 /// [`secret::readable`](crate::secret::readable).
 #[allow(deprecated)]
 pub(crate) fn originate(
+    context: &Context<'_>,
     service: &Service,
     settings: &net::ClientTlsSettings,
     reads_secrets: bool,
@@ -210,7 +230,9 @@ pub(crate) fn originate(
     if !settings.ca_crl.is_empty() {
         validation.crl = Some(file(&settings.ca_crl));
     }
-    let mut common = tls::CommonTlsContext::default();
+    let defaults = context.mesh().value.tls_defaults.as_ref();
+    let ciphers = defaults.map(|defaults| defaults.cipher_suites.clone()).unwrap_or_default();
+    let mut common = tls::CommonTlsContext { tls_params: Some(parameters(ciphers)), ..Default::default() };
     use tls::common_tls_context::ValidationContextType;
     if !settings.credential_name.is_empty() && reads_secrets {
         let name = uri(&settings.credential_name);

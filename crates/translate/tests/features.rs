@@ -390,6 +390,63 @@ fn a_sidecar_s_listeners_have_their_own_address_protocol_and_hosts() {
 }
 
 #[test]
+fn what_comes_in_may_go_to_the_loopback_address() {
+    let mut mesh = Mesh::bookinfo("");
+    mesh.world.apply(vec![common::mesh("inboundTrafficPolicy: {mode: LOCALHOST}")]);
+    let at = |mesh: &Mesh, scope: &Scope| {
+        let cluster = mesh.cluster(scope, "inbound|9080||");
+        let endpoint = "/loadAssignment/endpoints/0/lbEndpoints/0/endpoint/address/socketAddress";
+        assert!(cluster.get("upstreamBindConfig").is_none(), "{cluster:#}");
+        (cluster["type"].clone(), cluster.pointer(endpoint).cloned().unwrap_or_default()["address"].clone())
+    };
+    let six = Scope::new(Facets { ip: translate::IpMode::V6, ..facets("reviews", "v1") });
+    assert_eq!(at(&mesh, &sidecar("reviews")), (json!("STATIC"), json!("127.0.0.1")));
+    assert_eq!(at(&mesh, &six), (json!("STATIC"), json!("::1")));
+    mesh.apply(
+        "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: default}
+spec: {ingress: [{port: {number: 9080, protocol: HTTP}, defaultEndpoint: '[::]:8080'}]}
+",
+    );
+    assert_eq!(at(&mesh, &sidecar("reviews")), (json!("STATIC"), json!("::1")));
+}
+
+#[test]
+fn a_gateway_s_server_has_the_mesh_s_tls_unless_it_says_otherwise() {
+    for (server, oldest, ciphers) in [
+        ("", json!("TLSv1_3"), json!(["ECDHE-RSA-AES128-GCM-SHA256"])),
+        (", minProtocolVersion: TLSV1_2", json!("TLSv1_2"), json!(["ECDHE-RSA-AES128-GCM-SHA256"])),
+        (", maxProtocolVersion: TLSV1_2", Value::Null, json!(["ECDHE-RSA-AES128-GCM-SHA256"])),
+        (
+            ", cipherSuites: [ECDHE-ECDSA-AES128-GCM-SHA256]",
+            json!("TLSv1_3"),
+            json!(["ECDHE-ECDSA-AES128-GCM-SHA256"]),
+        ),
+    ] {
+        let mut mesh = Mesh::bookinfo(&format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: g, namespace: istio-system}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers: [{{port: {{number: 443, name: https, protocol: HTTPS}}, hosts: ['*'], tls: {{mode: SIMPLE, credentialName: c{server}}}}}]
+"
+        ));
+        let defaults =
+            "tlsDefaults: {minProtocolVersion: TLSV1_3, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256]}";
+        mesh.world.apply(vec![common::mesh(defaults)]);
+        let listener = mesh.listener(&ingress(), "0.0.0.0_8443");
+        let context = &listener["filterChains"][0]["transportSocket"]["typedConfig"]["commonTlsContext"];
+        let parameters = &context["tlsParams"];
+        assert_eq!(parameters["tlsMinimumProtocolVersion"], oldest, "{server}");
+        assert_eq!(parameters["cipherSuites"], ciphers, "{server}");
+    }
+}
+
+#[test]
 fn a_gateway_s_secret_stays_in_its_namespace() {
     let gateway = "
 apiVersion: networking.istio.io/v1

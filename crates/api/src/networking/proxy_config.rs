@@ -8,7 +8,7 @@ message! {
     pub struct ProxyConfig {
         /// The workloads; all of the namespace when absent.
         pub selector: Option<LabelSelector>,
-        /// Worker threads; as many as there are processors at 0.
+        /// Worker threads; as many as there are processors at 0. Read by `mizzen run` and `mizzen gateway`.
         #[schemars(range(min = 0))]
         pub concurrency: Option<i32>,
         /// Environment variables of the proxy.

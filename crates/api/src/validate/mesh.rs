@@ -31,7 +31,61 @@ pub(crate) fn mesh_config(it: &MeshConfig, out: &mut Validation) {
             outlier_detection(outlier, &path.field("outlierDetection"), out);
         }
     }
+    for (field, config) in [("meshMTLS", &it.mesh_mtls), ("tlsDefaults", &it.tls_defaults)] {
+        if let Some(config) = config {
+            ciphers(&config.cipher_suites, &root.field(field).field("cipherSuites"), out);
+        }
+    }
+    selectors(it, &root, out);
+    for (index, setting) in it.service_settings.iter().enumerate() {
+        let path = root.field("serviceSettings").index(index).field("hosts");
+        for (index, host) in setting.hosts.iter().enumerate() {
+            note(out, rules::host(&path.index(index), host));
+        }
+    }
     providers(it, &root, out);
+}
+
+/// Those of TLS 1.2 that the proxy speaks.
+const CIPHERS: [&str; 6] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+];
+
+/// Names that the proxy passes over may stand beside one that it knows, for stock Envoys.
+fn ciphers(list: &[String], path: &Path, out: &mut Validation) {
+    if !list.is_empty() && !list.iter().any(|name| CIPHERS.contains(&name.as_str())) {
+        out.error(FieldError::not_supported(path, list.to_vec(), &CIPHERS));
+    }
+}
+
+fn selectors(it: &MeshConfig, root: &Path, out: &mut Validation) {
+    for (index, selector) in it.discovery_selectors.iter().enumerate() {
+        let path = root.field("discoverySelectors").index(index);
+        rules::label_map(&path.field("matchLabels"), &selector.match_labels, out);
+        for (index, requirement) in selector.match_expressions.iter().enumerate() {
+            let path = path.field("matchExpressions").index(index);
+            let values = path.field("values");
+            match requirement.operator.as_str() {
+                "In" | "NotIn" if requirement.values.is_empty() => {
+                    out.error(FieldError::required(&values, "for In and NotIn"));
+                }
+                "Exists" | "DoesNotExist" if !requirement.values.is_empty() => {
+                    let detail = "must be empty for Exists and DoesNotExist";
+                    out.error(FieldError::invalid(&values, requirement.values.clone(), detail));
+                }
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+                other => {
+                    let known = ["In", "NotIn", "Exists", "DoesNotExist"];
+                    out.error(FieldError::not_supported(&path.field("operator"), other, &known));
+                }
+            }
+        }
+    }
 }
 
 fn trust_domain(path: &Path, text: &str, out: &mut Validation) {

@@ -111,7 +111,7 @@ fn node(snapshot: &Snapshot, workload: &Workload) -> anyhow::Result<Node> {
         service_account: account,
         cluster: model::Settings::default().home,
         network: workload.network.clone().unwrap_or_else(|| "".into()),
-        mesh_id: snapshot.mesh().value.trust_domain().into(),
+        mesh_id: "".into(),
         labels: Arc::clone(&workload.labels),
         locality: workload.locality.clone().unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").into(),

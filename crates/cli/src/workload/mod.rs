@@ -10,6 +10,7 @@ mod join;
 mod objects;
 pub(crate) mod programs;
 mod register;
+mod settings;
 mod sidecar;
 
 use std::{
@@ -64,8 +65,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 const NEWS: Duration = Duration::from_millis(750);
 /// For requests that are under way when a workload is asked to end.
 const DRAIN: Duration = Duration::from_secs(15);
-/// For a proxy to end after its application.
+/// For a proxy to end after its application: its own time for connections, and a rest for everything else.
 const PROXY_END: Duration = Duration::from_secs(8);
+const PROXY_REST: Duration = Duration::from_secs(3);
 
 /// A port of the service: `http=9080`, or `http=80:9080` when the application listens on another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +121,8 @@ pub(crate) struct Spec {
     pub(crate) ready: Option<ReadyUrl>,
     pub(crate) user: Option<String>,
     pub(crate) concurrency: Option<u16>,
+    /// For connections that are open when the proxy is asked to end.
+    pub(crate) drain: Option<Duration>,
     pub(crate) control_plane: String,
     /// The application; nothing beside a router.
     pub(crate) command: Vec<OsString>,
@@ -147,6 +151,7 @@ impl Spec {
             ready: None,
             user: None,
             concurrency: None,
+            drain: None,
             control_plane: default_control_plane(),
             command: Vec::new(),
             environment: Vec::new(),
@@ -223,7 +228,10 @@ pub(crate) struct Running {
 
 impl Running {
     /// Registers the workload and brings it up to where its proxy is ready. The application runs not yet.
-    pub(crate) async fn prepare(mesh: &Mesh, spec: Spec) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(mesh: &Mesh, mut spec: Spec) -> anyhow::Result<Self> {
+        if let Registry::Api(client) = &mesh.registry {
+            settings::apply(client, &mut spec).await;
+        }
         let (register, token, root) = mesh.registry.prepare(&spec).await?;
 
         let workload = Arc::new(Workload::prepare(&mesh.launcher, options(&spec)?)?);
@@ -448,7 +456,7 @@ impl Running {
         if self.workload.await_quiet(capture::INBOUND_PORT).is_err() {
             return;
         }
-        let deadline = Instant::now() + DRAIN;
+        let deadline = Instant::now() + self.spec.drain.unwrap_or(DRAIN);
         while self.app.is_none() {
             match timeout_at(deadline, self.events.recv()).await {
                 Ok(Some(Event::Quiet) | None) | Err(_) => return,
@@ -467,6 +475,7 @@ impl Running {
         }
         let withdrawn = self.register.withdraw(&self.name).await;
         if self.proxy_lives && self.workload.signal(Target::Proxy, nix::libc::SIGTERM).is_ok() {
+            let limit = self.spec.drain.map_or(PROXY_END, |drain| drain + PROXY_REST);
             let gone = async {
                 while self.proxy_lives {
                     match self.events.recv().await {
@@ -476,7 +485,7 @@ impl Running {
                 }
             };
             // One that does not end by itself is ended with its namespaces.
-            let _ = timeout(PROXY_END, gone).await;
+            let _ = timeout(limit, gone).await;
         }
         let workload = Arc::clone(&self.workload);
         tokio::task::spawn_blocking(move || workload.end()).await?;

@@ -191,10 +191,7 @@ impl Objects {
     }
 
     fn resources(&self, kind: api::Kind) -> Api<DynamicObject> {
-        let info = kind.info();
-        let gvk = GroupVersionKind::gvk(info.group, info.storage, info.name);
-        let resource = ApiResource::from_gvk_with_plural(&gvk, info.plural);
-        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+        resources(&self.client, kind, &self.namespace)
     }
 
     fn api<K>(&self) -> Api<K>
@@ -203,6 +200,14 @@ impl Objects {
     {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
+}
+
+/// The resources of one of Istio's kinds in a namespace.
+pub(super) fn resources(client: &Client, kind: api::Kind, namespace: &str) -> Api<DynamicObject> {
+    let info = kind.info();
+    let gvk = GroupVersionKind::gvk(info.group, info.storage, info.name);
+    let resource = ApiResource::from_gvk_with_plural(&gvk, info.plural);
+    Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
 /// Makes the namespace if it is absent.

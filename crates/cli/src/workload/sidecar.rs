@@ -89,7 +89,6 @@ impl Identity<'_> {
             "INSTANCE_IPS": addresses.join(","),
             "LABELS": labels,
             "CLUSTER_ID": "Kubernetes",
-            "MESH_ID": "cluster.local",
             "MIZZEN_VERSION": env!("CARGO_PKG_VERSION"),
             "INTERCEPTION_MODE": if spec.kind == Kind::Sidecar { "REDIRECT" } else { "NONE" },
             "DNS_CAPTURE": if spec.kind == Kind::Sidecar { "true" } else { "false" },
@@ -144,6 +143,11 @@ pub(super) fn options(
     }
     if let Some(threads) = spec.concurrency {
         arguments.extend(["--concurrency".into(), threads.to_string()]);
+    }
+    if let Some(drain) = spec.drain {
+        // Whole seconds, and never none of them.
+        let seconds = drain.as_secs() + u64::from(drain.subsec_nanos() > 0);
+        arguments.extend(["--drain-time".into(), seconds.to_string()]);
     }
     if let Some((envoy, folder)) = identity.envoy {
         let socket = folder.join("sds");

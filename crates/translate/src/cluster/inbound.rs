@@ -11,7 +11,7 @@ use crate::destination_rule::{Rule, policy};
 use crate::encode::socket_address;
 use crate::instance::{self, Instance};
 use crate::node::Interception;
-use crate::scope::Facet;
+use crate::scope::{Facet, IpMode};
 use crate::translator::resource;
 
 pub(crate) fn inbound_name(port: u32) -> String {
@@ -43,7 +43,7 @@ fn build(
     }
     let mut cluster = base(name);
     cluster.connect_timeout = Some(crate::encode::duration(context.mesh().value.connect_timeout().as_std()));
-    options::pools(&mut cluster, &policy);
+    options::pools(context, &mut cluster, &policy);
     if instance.protocol != Protocol::Detect || policy.connection_pool.is_some() {
         let pool = policy.connection_pool.as_ref();
         options::http_protocol(context, &mut cluster, instance.protocol, pool, false);
@@ -55,8 +55,9 @@ fn build(
         cluster.metadata = Some(metadata(service, rule.as_ref(), ""));
     }
     let captured = context.reader.facets(Facet::Interception).interception != Interception::None;
-    match (&instance.endpoint, captured) {
-        (None, true) => {
+    let to_localhost = !captured || context.mesh().value.inbound_to_localhost();
+    match (&instance.endpoint, to_localhost) {
+        (None, false) => {
             cluster.cluster_discovery_type = kind(pb::cluster::DiscoveryType::OriginalDst);
             cluster.lb_policy = pb::cluster::LbPolicy::ClusterProvided as i32;
             // The application has one address: it never becomes stale.
@@ -64,19 +65,34 @@ fn build(
             cluster.upstream_bind_config = Some(bind(context));
         }
         (endpoint, _) => {
-            let own = format!("127.0.0.1:{}", instance.port);
-            let text = endpoint.as_deref().unwrap_or(&own);
-            let (address, port) = match text.rsplit_once(':') {
-                Some((address, port)) if !text.starts_with("unix://") => {
-                    (if address == "0.0.0.0" { "127.0.0.1" } else { address }, port.parse().unwrap_or(0))
-                }
-                _ => (text, 0),
-            };
+            let (address, port) = endpoint.as_deref().map_or_else(
+                || (localhost(context), instance.port),
+                |endpoint| application(context, endpoint),
+            );
             cluster.cluster_discovery_type = kind(pb::cluster::DiscoveryType::Static);
             cluster.load_assignment = Some(one_host(name, address, port));
         }
     }
     cluster
+}
+
+fn localhost(context: &Context<'_>) -> &'static str {
+    if context.reader.facets(Facet::Ip).ip == IpMode::V6 { "::1" } else { "127.0.0.1" }
+}
+
+/// Where a Sidecar's ingress says that the application listens: the path of a socket, or an address with its port.
+fn application<'a>(context: &Context<'_>, endpoint: &'a str) -> (&'a str, u32) {
+    let (host, port) = match endpoint.rsplit_once(':') {
+        Some(parts) if !endpoint.starts_with("unix://") => parts,
+        _ => return (endpoint, 0),
+    };
+    let address = match host.trim_start_matches('[').trim_end_matches(']') {
+        "" => localhost(context),
+        "0.0.0.0" => "127.0.0.1",
+        "::" => "::1",
+        address => address,
+    };
+    (address, port.parse().unwrap_or(0))
 }
 
 fn one_host(
@@ -105,7 +121,7 @@ pub(super) fn passthrough(context: &Context<'_>, name: &str, inbound: bool) -> p
     cluster.alt_stat_name = format!("{};", super::PASSTHROUGH);
     cluster.cluster_discovery_type = kind(pb::cluster::DiscoveryType::OriginalDst);
     cluster.lb_policy = pb::cluster::LbPolicy::ClusterProvided as i32;
-    options::pools(&mut cluster, &Default::default());
+    options::pools(context, &mut cluster, &Default::default());
     options::as_called(&mut cluster);
     if inbound {
         cluster.upstream_bind_config = Some(bind(context));

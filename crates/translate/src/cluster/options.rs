@@ -91,7 +91,7 @@ fn warmup(lb: &net::LoadBalancerSettings) -> Option<pb::cluster::SlowStartConfig
 }
 
 /// No limit unless one is set: Envoy's own of 1024 and 3 surprise people.
-pub(super) fn pools(cluster: &mut pb::Cluster, policy: &net::TrafficPolicy) {
+pub(super) fn pools(context: &Context<'_>, cluster: &mut pb::Cluster, policy: &net::TrafficPolicy) {
     let pool = policy.connection_pool.as_ref();
     let limit = |set: Option<i32>| {
         Some(u32v(set.and_then(|set| u32::try_from(set).ok()).filter(|set| *set > 0).unwrap_or(u32::MAX)))
@@ -109,23 +109,33 @@ pub(super) fn pools(cluster: &mut pb::Cluster, policy: &net::TrafficPolicy) {
         }],
         ..Default::default()
     });
-    let Some(tcp) = tcp else { return };
-    if let Some(timeout) = tcp.connect_timeout {
+    if let Some(timeout) = tcp.and_then(|tcp| tcp.connect_timeout) {
         cluster.connect_timeout = Some(duration(timeout.as_std()));
     }
-    if let Some(keepalive) = &tcp.tcp_keepalive {
-        let secs = |set: Option<api::Duration>| {
-            set.map(|set| u32v(u32::try_from(set.as_std().as_secs()).unwrap_or(u32::MAX)))
-        };
-        cluster.upstream_connection_options = Some(pb::UpstreamConnectionOptions {
-            tcp_keepalive: Some(core::TcpKeepalive {
-                keepalive_probes: (keepalive.probes > 0).then(|| u32v(keepalive.probes)),
-                keepalive_time: secs(keepalive.time),
-                keepalive_interval: secs(keepalive.interval),
-            }),
-            ..Default::default()
-        });
+    keepalive(context, cluster, tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()));
+}
+
+/// The rule's keepalive; what it leaves out is the mesh's.
+fn keepalive(context: &Context<'_>, cluster: &mut pb::Cluster, own: Option<&net::TcpKeepalive>) {
+    let mesh = context.mesh().value.tcp_keepalive.as_ref();
+    if own.is_none() && mesh.is_none() {
+        return;
     }
+    let first = |pick: fn(&net::TcpKeepalive) -> Option<u32>| {
+        own.and_then(pick).or_else(|| mesh.and_then(pick)).map(u32v)
+    };
+    cluster.upstream_connection_options = Some(pb::UpstreamConnectionOptions {
+        tcp_keepalive: Some(core::TcpKeepalive {
+            keepalive_probes: first(|it| Some(it.probes).filter(|probes| *probes > 0)),
+            keepalive_time: first(|it| whole_seconds(it.time)),
+            keepalive_interval: first(|it| whole_seconds(it.interval)),
+        }),
+        ..Default::default()
+    });
+}
+
+fn whole_seconds(set: Option<api::Duration>) -> Option<u32> {
+    set.map(|set| u32::try_from(set.as_std().as_secs()).unwrap_or(u32::MAX))
 }
 
 fn retry_budget(budget: &net::RetryBudget) -> pb::circuit_breakers::thresholds::RetryBudget {

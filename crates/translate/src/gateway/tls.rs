@@ -1,5 +1,6 @@
 //! The TLS of a gateway's server.
 
+use api::mesh::MeshTlsProtocol;
 use api::networking as net;
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -19,7 +20,7 @@ pub(super) fn socket(context: &Context<'_>, tls: &net::ServerTlsSettings, way: W
     }
     let mut common = pb::CommonTlsContext {
         alpn_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
-        tls_params: parameters(tls),
+        tls_params: parameters(context, tls),
         ..Default::default()
     };
     let credentials = secret::credentials(tls);
@@ -91,7 +92,8 @@ fn validation(
     }
 }
 
-fn parameters(tls: &net::ServerTlsSettings) -> Option<pb::TlsParameters> {
+/// What the server says, else what the mesh says of TLS that is not its own.
+fn parameters(context: &Context<'_>, tls: &net::ServerTlsSettings) -> Option<pb::TlsParameters> {
     use pb::tls_parameters::TlsProtocol;
     let version = |wanted: net::TlsProtocol| match wanted {
         net::TlsProtocol::TlsAuto => TlsProtocol::TlsAuto,
@@ -100,11 +102,27 @@ fn parameters(tls: &net::ServerTlsSettings) -> Option<pb::TlsParameters> {
         net::TlsProtocol::Tls12 => TlsProtocol::TlSv12,
         net::TlsProtocol::Tls13 => TlsProtocol::TlSv13,
     } as i32;
-    let parameters = pb::TlsParameters {
+    let mut parameters = pb::TlsParameters {
         tls_minimum_protocol_version: version(tls.min_protocol_version),
         tls_maximum_protocol_version: version(tls.max_protocol_version),
         cipher_suites: tls.cipher_suites.clone(),
         ..Default::default()
     };
+    if let Some(defaults) = &context.mesh().value.tls_defaults {
+        if parameters.cipher_suites.is_empty() {
+            parameters.cipher_suites.clone_from(&defaults.cipher_suites);
+        }
+        let oldest = match defaults.min_protocol_version {
+            MeshTlsProtocol::TlsAuto => TlsProtocol::TlsAuto,
+            MeshTlsProtocol::Tls12 => TlsProtocol::TlSv12,
+            MeshTlsProtocol::Tls13 => TlsProtocol::TlSv13,
+        } as i32;
+        let newest = parameters.tls_maximum_protocol_version;
+        // A server that is told to speak nothing as new means it.
+        let possible = newest == TlsProtocol::TlsAuto as i32 || oldest <= newest;
+        if tls.min_protocol_version == net::TlsProtocol::TlsAuto && possible {
+            parameters.tls_minimum_protocol_version = oldest;
+        }
+    }
     (parameters != pb::TlsParameters::default()).then_some(parameters)
 }

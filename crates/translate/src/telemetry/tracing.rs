@@ -157,10 +157,10 @@ fn from_provider(context: &Context<'_>, provider: &ExtensionProvider) -> Option<
     Some(tracer("envoy.tracers.opentelemetry", any(&config)))
 }
 
-/// `defaultConfig.tracing.zipkin.address`, where tracing is turned on.
+/// `defaultConfig.tracing.zipkin.address`, unless tracing is turned off.
 fn from_default_config(context: &Context<'_>, mesh: &MeshConfig) -> Option<trace::tracing::Http> {
     let zipkin = mesh.default_config.as_ref()?.tracing.as_ref()?.zipkin.as_ref()?;
-    if !mesh.enable_tracing.unwrap_or_default() {
+    if !mesh.enable_tracing.unwrap_or(true) {
         return None;
     }
     let (service, port) = zipkin.address.rsplit_once(':')?;
@@ -235,7 +235,7 @@ fn istio_tags(context: &Context<'_>) -> BTreeMap<String, tag_pb::CustomTag> {
         "latest",
     );
     let mesh_id = &context.reader.facets(Facet::MeshId).mesh_id;
-    let mesh_id = if mesh_id.is_empty() { context.mesh().value.trust_domain() } else { mesh_id };
+    let mesh_id = if mesh_id.is_empty() { context.mesh().value.mesh_id() } else { mesh_id };
     let mut tags: BTreeMap<String, tag_pb::custom_tag::Type> = [
         ("istio.canonical_revision", literal(&revision)),
         ("istio.canonical_service", literal(&canonical_name(context))),
