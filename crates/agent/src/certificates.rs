@@ -120,6 +120,8 @@ impl Certificates {
 /// Keeps a certificate current.
 pub struct Renewer {
     id: SpiffeId,
+    /// Whatever the authority says; that of `id` is a guess.
+    any_domain: bool,
     /// Zero leaves it to the authority.
     validity: Duration,
     issuer: Arc<dyn CertificateIssuer>,
@@ -135,7 +137,13 @@ impl Renewer {
         certificates: Certificates,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { id, validity, issuer, certificates, clock }
+        Self { id, any_domain: false, validity, issuer, certificates, clock }
+    }
+
+    /// Takes certificates of whichever trust domain the authority says: its roots vouch for it.
+    #[must_use]
+    pub fn of_any_domain(self) -> Self {
+        Self { any_domain: true, ..self }
     }
 
     /// Asks, waits and asks again until it is dropped. A failure keeps what is there.
@@ -172,7 +180,7 @@ impl Renewer {
     /// One request with a new key; what comes is current when this returns.
     pub async fn renew(&self) -> Result<SystemTime, CertificateError> {
         let key = PrivateKey::generate()?;
-        let request = tls::certificate_request(&key, &self.id.to_string())?;
+        let request = tls::certificate_request(&key, &self.asked().to_string())?;
         let entries = self.issuer.issue(&request, self.validity).await?;
         let (chain, roots) = read_answer(&entries)?;
         let identity = Identity::new(chain, key)
@@ -190,8 +198,18 @@ impl Renewer {
         Ok(not_after)
     }
 
+    /// Who we are, as far as we know.
+    fn asked(&self) -> SpiffeId {
+        let current = self.certificates.identity.current().filter(|_| self.any_domain);
+        current.and_then(|identity| identity.spiffe_id().cloned()).unwrap_or_else(|| self.id.clone())
+    }
+
     fn check(&self, identity: &Identity) -> Result<(), CertificateError> {
-        if identity.spiffe_id() != Some(&self.id) {
+        let same = |id: &SpiffeId| {
+            let domain = if self.any_domain { id.trust_domain.clone() } else { self.id.trust_domain.clone() };
+            *id == SpiffeId { trust_domain: domain, ..self.id.clone() }
+        };
+        if !identity.spiffe_id().is_some_and(same) {
             return Err(CertificateError::Answer(format!(
                 "the certificate is for {:?}, we are {}: trust domain, namespace and account must agree with the credentials",
                 identity.info().uri_sans,

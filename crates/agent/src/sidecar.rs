@@ -44,7 +44,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 pub struct AgentOptions {
     /// Who the proxy is and where its ports are.
     pub bootstrap: BootstrapOptions,
-    pub trust_domain: TrustDomain,
+    /// That of our certificate; whatever the authority says where it is absent.
+    pub trust_domain: Option<TrustDomain>,
     /// The roots that the control plane is judged by at first.
     pub root: TrustBundle,
     pub token: Token,
@@ -111,7 +112,9 @@ impl Agent {
     /// Binds, serves, and asks for a certificate. What port 15020 is asked to do comes by the receiver.
     pub async fn start(options: AgentOptions) -> Result<(Self, mpsc::Receiver<Action>), AgentError> {
         let node = &options.bootstrap.node;
-        let id = SpiffeId::new(options.trust_domain.clone(), node.namespace(), node.service_account())?;
+        let domain = options.trust_domain.clone();
+        let any_domain = domain.is_none();
+        let id = SpiffeId::new(domain.unwrap_or_default(), node.namespace(), node.service_account())?;
         let certificates = Certificates::new(options.root.clone());
         let (draining, watched) = watch::channel(false);
         let health = watch::Sender::new(None);
@@ -171,6 +174,7 @@ impl Agent {
             certificates.clone(),
             Arc::new(SystemClock),
         );
+        let renewer = if any_domain { renewer.of_any_domain() } else { renewer };
         tasks.spawn(renewer.run());
         Ok((Self { options, certificates, names, status, draining, health, tasks }, asked))
     }

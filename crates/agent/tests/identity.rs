@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use agent::authority::{AuthorityClient, Token};
 use agent::certificates::{CertificateError, Certificates, Renewer};
-use base::{SpiffeId, SystemClock, TrustDomain};
+use base::{SpiffeId, SystemClock};
 use ca::{
     Authenticators, Authority, CertificateRequest, Credentials, JoinGrant, JoinTokens, OwnRoot, Policy,
     RootLife,
@@ -134,7 +134,7 @@ impl ControlPlane {
         let service = Service {
             authority: authority.clone(),
             authenticators: Authenticators {
-                trust_domain: TrustDomain::default(),
+                trust_domains: authority.policy().trust_domains.clone(),
                 join: join.clone(),
                 reviewer: None,
             },
@@ -187,6 +187,32 @@ impl ControlPlane {
 
 fn serial(source: &IdentitySource) -> String {
     source.current().map(|i| i.info().serial.clone()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_authority_says_the_trust_domain() {
+    let control = ControlPlane::start(Duration::from_secs(60)).await;
+    let trust = &control.authority.policy().trust_domains;
+    let folder = tempfile::tempdir().unwrap();
+    trust.set("example.org".parse().unwrap(), vec![]);
+    let (certificates, strict) = control.agent(control.token(folder.path()), &[CONTROL_PLANE]);
+    let refused = strict.renew().await.unwrap_err().to_string();
+    assert!(refused.contains("trust domain"), "{refused}");
+    let (certificates, renewer) = {
+        drop(certificates);
+        let (certificates, renewer) = control.agent(control.token(folder.path()), &[CONTROL_PLANE]);
+        (certificates, renewer.of_any_domain())
+    };
+    renewer.renew().await.unwrap();
+    let id = || certificates.identity.current().unwrap().spiffe_id().unwrap().to_string();
+    assert_eq!(id(), ID.replace("cluster.local", "example.org"));
+    // When the mesh is renamed, its former name an alias, the certificate buys one of the new name.
+    trust.set("example.net".parse().unwrap(), vec!["example.org".parse().unwrap()]);
+    renewer.renew().await.unwrap();
+    assert_eq!(id(), ID.replace("cluster.local", "example.net"));
+    trust.set("example.com".parse().unwrap(), vec![]);
+    let refused = renewer.renew().await.unwrap_err().to_string();
+    assert!(refused.contains("no SVID of trust domain example.com"), "{refused}");
 }
 
 #[tokio::test]

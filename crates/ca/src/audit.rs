@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use base::TrustDomain;
 use tls::PeerInfo;
 
 use crate::authenticate::Caller;
@@ -43,6 +44,11 @@ pub(crate) fn refused(caller: &Caller, reason: &dyn std::fmt::Display) {
 
 pub(crate) fn roots_changed(fingerprints: &[String]) {
     tracing::info!(target: "audit", event = "trust-bundle.changed", roots = ?fingerprints);
+}
+
+pub(crate) fn trust_domains_changed(own: &TrustDomain, aliases: &[TrustDomain]) {
+    let aliases: Vec<&str> = aliases.iter().map(TrustDomain::as_str).collect();
+    tracing::info!(target: "audit", event = "trust-domain.changed", trust_domain = %own, ?aliases);
 }
 
 fn unix(time: SystemTime) -> u64 {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use base::{SpiffeId, TrustDomain};
+use base::SpiffeId;
 use tls::PeerInfo;
 use zeroize::Zeroizing;
 
 use crate::join::{JoinError, JoinStore, is_join_token};
 use crate::signer::BoxFuture;
+use crate::trust_domains::TrustDomains;
 
 /// The audience that tokens for certificates carry.
 const AUDIENCE: &str = "istio-ca";
@@ -102,7 +103,7 @@ pub enum AuthenticateError {
     Name(String),
     #[error("the client certificate has expired; show a token")]
     Expired,
-    #[error("the client certificate is no SVID of trust domain {0}")]
+    #[error("the client certificate is no SVID of trust domain {0}, nor of an alias of it")]
     Certificate(String),
 }
 
@@ -116,7 +117,7 @@ impl AuthenticateError {
 /// The ways of proof that are accepted here.
 #[derive(Clone)]
 pub struct Authenticators {
-    pub trust_domain: TrustDomain,
+    pub trust_domains: TrustDomains,
     pub join: Arc<dyn JoinStore>,
     pub reviewer: Option<Arc<dyn TokenReviewer>>,
 }
@@ -168,15 +169,15 @@ impl Authenticators {
             return Err(AuthenticateError::Expired);
         }
         match &peer.spiffe_id {
-            Some(id) if id.trust_domain == self.trust_domain => {
-                Ok(Caller { id: id.clone(), method: Method::Certificate })
+            Some(id) if self.trust_domains.admits(&id.trust_domain) => {
+                self.caller(&id.namespace, &id.service_account, Method::Certificate)
             }
-            _ => Err(AuthenticateError::Certificate(self.trust_domain.to_string())),
+            _ => Err(AuthenticateError::Certificate(self.trust_domains.own().to_string())),
         }
     }
 
     fn caller(&self, namespace: &str, account: &str, method: Method) -> Result<Caller, AuthenticateError> {
-        SpiffeId::new(self.trust_domain.clone(), namespace, account)
+        SpiffeId::new(self.trust_domains.own(), namespace, account)
             .map(|id| Caller { id, method })
             .map_err(|_| AuthenticateError::Name(format!("{namespace}/{account}")))
     }

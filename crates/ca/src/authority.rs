@@ -16,6 +16,7 @@ use crate::plugged::PluggedFiles;
 use crate::request::CertificateRequest;
 use crate::root_store::StoreError;
 use crate::signer::{Leaf, LeafNames, SignError, Signer};
+use crate::trust_domains::TrustDomains;
 
 /// Clocks differ between machines: certificates begin to be valid this much back.
 const BACKDATE: Duration = Duration::from_secs(120);
@@ -23,7 +24,7 @@ const BACKDATE: Duration = Duration::from_secs(120);
 /// What is granted.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    pub trust_domain: TrustDomain,
+    pub trust_domains: TrustDomains,
     /// Where the request names no validity.
     pub default_ttl: Duration,
     pub max_ttl: Duration,
@@ -32,7 +33,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { trust_domain: TrustDomain::default(), default_ttl: day, max_ttl: 90 * day }
+        Self { trust_domains: TrustDomains::default(), default_ttl: day, max_ttl: 90 * day }
     }
 }
 
@@ -174,9 +175,10 @@ impl Authority {
         caller: &Caller,
         validity: Duration,
     ) -> Result<(Issued, PeerInfo), IssueError> {
-        let Policy { trust_domain, default_ttl, max_ttl } = &self.policy;
-        if caller.id.trust_domain != *trust_domain {
-            return Err(IssueError::TrustDomain(caller.id.to_string(), trust_domain.clone()));
+        let Policy { trust_domains, default_ttl, max_ttl } = &self.policy;
+        let own = trust_domains.own();
+        if caller.id.trust_domain != own {
+            return Err(IssueError::TrustDomain(caller.id.to_string(), own));
         }
         if validity > *max_ttl {
             return Err(IssueError::Validity { asked: validity.as_secs(), most: max_ttl.as_secs() });

@@ -20,6 +20,7 @@ mod plugged;
 mod request;
 mod root_store;
 mod signer;
+mod trust_domains;
 
 pub use authenticate::{
     AuthenticateError, Authenticators, Caller, Credentials, Method, ReviewError, ReviewedAccount, Secret,
@@ -32,6 +33,7 @@ pub use plugged::{FILES as PLUGGED_FILES, Plugged, PluggedFiles, PluggedSource};
 pub use request::{CertificateRequest, RequestError};
 pub use root_store::{KeptRoot, KeptRoots, RootStore, StoreError};
 pub use signer::{BoxFuture, Leaf, LeafNames, LocalSigner, SignError, Signer};
+pub use trust_domains::TrustDomains;
 
 #[cfg(test)]
 mod tests;

@@ -451,7 +451,7 @@ async fn callers_prove_themselves_by_token_or_certificate() {
     let certificate = Arc::new(tls::PeerInfo::from_chain(&issued.chain).unwrap());
     let join = Arc::new(JoinTokens::default());
     let authenticators =
-        Authenticators { trust_domain: TrustDomain::default(), join, reviewer: Some(Arc::new(Reviewer)) };
+        Authenticators { trust_domains: TrustDomains::default(), join, reviewer: Some(Arc::new(Reviewer)) };
     let now = SystemTime::now();
     let ask = async |header: Option<&str>, certificate: Option<Arc<tls::PeerInfo>>, now| {
         authenticators.authenticate(&Credentials::new(header, certificate), b"key", now).await
@@ -469,12 +469,18 @@ async fn callers_prove_themselves_by_token_or_certificate() {
     for nothing in [None, Some(""), Some("Bearer "), Some("Basic good")] {
         assert_eq!(ask(nothing, None, now).await, Err(AuthenticateError::None), "{nothing:?}");
     }
-    let foreign = Authenticators { trust_domain: "other.local".parse().unwrap(), ..authenticators.clone() };
+    let other: TrustDomain = "other.local".parse().unwrap();
+    let trust_domains = TrustDomains::new(other.clone(), Vec::new());
+    let foreign = Authenticators { trust_domains: trust_domains.clone(), ..authenticators.clone() };
     let shown = Credentials::new(None, Some(certificate));
     assert!(matches!(
         foreign.authenticate(&shown, b"key", now).await,
         Err(AuthenticateError::Certificate(_))
     ));
+    // Who has a certificate of an alias gets the next one of the mesh's own domain.
+    trust_domains.set(other.clone(), vec![id.trust_domain.clone()]);
+    let renewing = foreign.authenticate(&shown, b"key", now).await.unwrap();
+    assert_eq!(renewing.id, SpiffeId { trust_domain: other, ..id.clone() });
     assert!(!format!("{:?}", Credentials::new(Some("Bearer good"), None)).contains("good"));
 }
 

@@ -78,8 +78,8 @@ fn not_issued(error: &IssueError) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use base::{SystemClock, TrustDomain};
-    use ca::{JoinGrant, JoinTokens, OwnRoot, Policy, RootLife};
+    use base::SystemClock;
+    use ca::{JoinGrant, JoinTokens, OwnRoot, Policy, RootLife, TrustDomains};
     use proto::istio::ca::CertificateService as _;
     use tls::PrivateKey;
     use tls::seal::SealKey;
@@ -98,7 +98,7 @@ mod tests {
             Authority::with_own_root(Policy::default(), Arc::new(SystemClock), root, life).unwrap();
         let join = Arc::new(JoinTokens::default());
         let authenticators =
-            Authenticators { trust_domain: TrustDomain::default(), join: join.clone(), reviewer: None };
+            Authenticators { trust_domains: TrustDomains::default(), join: join.clone(), reviewer: None };
         (CaService::new(Arc::new(authority), authenticators), join)
     }
 

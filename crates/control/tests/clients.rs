@@ -209,7 +209,7 @@ async fn secured(folder: &std::path::Path, id: &str) -> (Mesh, Arc<rustls::Clien
         tls::ClientCertificates::Optional(tls::Verify::spiffe(authority.bundle(), []));
     options.alpn = vec![b"h2".to_vec()];
     let authenticators = ca::Authenticators {
-        trust_domain: base::TrustDomain::default(),
+        trust_domains: ca::TrustDomains::default(),
         join: Arc::new(ca::JoinTokens::default()),
         reviewer: None,
     };

@@ -13,6 +13,7 @@ mod registrar;
 mod roots;
 mod secrets;
 mod token_review;
+mod trust;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,11 +60,11 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
     let api = Api::open(args, global, &data_dir).await?;
     let client = kube::Client::try_from(api.config.clone()).context("a client for the API server")?;
 
-    let mut policy = Policy::default();
+    let trust_domains = trust::read(&client).await.context("the mesh's configuration")?;
+    let mut policy = Policy { trust_domains: trust_domains.clone(), ..Policy::default() };
     if let Some(ttl) = args.workload_cert_ttl {
         policy.default_ttl = ttl;
     }
-    let trust_domain = policy.trust_domain.clone();
     let cluster = api.embedded.is_none().then(|| client.clone());
     let authority = authority::open(&data_dir, cluster, policy).await?;
     tokio::spawn(authority::look_after(Arc::clone(&authority)));
@@ -75,7 +76,7 @@ async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyho
     let tokens = join::KubeTokens(client.clone());
     tokio::spawn(tokens.clone().sweep());
     let authenticators = Authenticators {
-        trust_domain,
+        trust_domains,
         join: Arc::new(tokens.clone()),
         reviewer: Some(Arc::new(token_review::KubeReviewer(client.clone()))),
     };

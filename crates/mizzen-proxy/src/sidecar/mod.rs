@@ -47,8 +47,9 @@ pub(crate) struct SidecarArgs {
     /// A join token, or a service account's token of audience istio-ca
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    #[arg(long, default_value = "cluster.local")]
-    trust_domain: TrustDomain,
+    /// The trust domain that our certificate must be of [default: what the control plane says]
+    #[arg(long, value_name = "DOMAIN")]
+    trust_domain: Option<TrustDomain>,
     /// How long certificates are asked for, in seconds; 0 leaves it to the control plane
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     certificate_ttl: u64,

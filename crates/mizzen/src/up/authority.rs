@@ -60,7 +60,7 @@ fn own(
     open: impl FnOnce(&str, &RootLife) -> Result<OwnRoot, StoreError>,
 ) -> anyhow::Result<Arc<Authority>> {
     let life = RootLife::for_leaves(policy.max_ttl);
-    let root = open(&policy.trust_domain.to_string(), &life).context("the authority")?;
+    let root = open(policy.trust_domains.own().as_str(), &life).context("the authority")?;
     let authority = Authority::with_own_root(policy, Arc::new(SystemClock), root, life);
     Ok(Arc::new(authority.context("the authority")?))
 }

@@ -17,7 +17,7 @@ use registry::Event;
 use tls::{BundleSource, ClientCertificates, ServerOptions, ServerTls, Verify};
 use tokio::sync::{mpsc, watch};
 
-use super::Api;
+use super::{Api, trust};
 
 const XDS: u16 = 15010;
 const XDS_TLS: u16 = 15012;
@@ -44,7 +44,7 @@ pub(super) fn start(
     };
     let (refusals, refused) = mpsc::channel(REFUSED);
     let events = registry::kubernetes::watch(client, &config);
-    let (changes, synced) = listen_to(events, authority.bundle(), refusals);
+    let (changes, synced) = listen_to(events, authority, refusals);
     let mut options = ServerOptions::new(serving);
     options.client_certificates = ClientCertificates::Optional(Verify::spiffe(authority.bundle(), []));
     options.alpn = vec![b"h2".to_vec()];
@@ -112,16 +112,18 @@ pub(super) fn registration(
 /// Splits what the registry says: facts for the world, whether it has said everything, what it could not read.
 fn listen_to(
     mut events: mpsc::Receiver<Event>,
-    roots: BundleSource,
+    authority: &Authority,
     refusals: mpsc::Sender<registry::Problem>,
 ) -> (mpsc::Receiver<Vec<model::Change>>, watch::Receiver<bool>) {
     let (facts, changes) = mpsc::channel(64);
     let (done, synced) = watch::channel(false);
-    tokio::spawn(tell_roots(roots, facts.clone()));
+    tokio::spawn(tell_roots(authority.bundle(), facts.clone()));
+    let trust = authority.policy().trust_domains.clone();
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             match event {
                 Event::Changes(found) => {
+                    trust::follow(&trust, &found);
                     if facts.send(found).await.is_err() {
                         return;
                     }
