@@ -73,6 +73,7 @@ fn every_manifest_in_the_pages_is_accepted() {
             }
         }
     }
+    assert!(seen.contains("ConfigMap"), "docs/resources.md shows no MeshConfig");
     for kind in api::Kind::all() {
         // JWT is not built, so that there is nothing to show of it.
         let kind = kind.to_string();

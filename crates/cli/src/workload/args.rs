@@ -31,7 +31,7 @@ pub(crate) struct ProxyArgs {
     /// Where it runs, for locality-aware balancing: region/zone/subzone
     #[arg(long, value_name = "LOCALITY")]
     locality: Option<String>,
-    /// Threads of the proxy
+    /// Threads of the proxy [default: what ProxyConfig or MeshConfig says, else as many as there are processors]
     #[arg(long, value_name = "N")]
     proxy_concurrency: Option<u16>,
     /// Where the proxy logs requests and errors [default: mizzen/log/NAME.log in the state folder]

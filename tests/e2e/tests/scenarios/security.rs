@@ -17,6 +17,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("identity_every_call_is_mutual_tls", on_the_wire),
     ("identity_an_impostor_is_refused", impostor),
     ("identity_is_proven_and_strict_refuses_plaintext", identity),
+    ("identity_is_of_the_trust_domain_that_the_mesh_says", trust_domain),
     ("identity_certificates_are_renewed_under_load", renewal),
     ("identity_roots_are_rotated_under_load", rotation),
     ("authorization_guards_the_database", database),
@@ -132,6 +133,55 @@ spec: {{address: {address}, labels: {{app: reviews}}, serviceAccount: {account}}
         mesh.load(&["--url", URL, "--count", "5"]).ok().filter(|report| report.ok() == 5)
     })?;
     drop(impostor);
+    Ok(())
+}
+
+/// The mesh is renamed while it runs: who comes later has certificates of its new name, who was there is still known by
+/// the old one, and policies mean both.
+fn trust_domain() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let _before = mesh.serve("reviews", "v1", "before")?;
+    mesh.apply(&peer_authentication("STRICT"))?;
+    mesh.until_answers(URL)?;
+    mesh.apply(
+        "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: '{trustDomain: example.org, trustDomainAliases: [cluster.local]}'}
+",
+    )?;
+    until("the authority knows", PATIENCE, || {
+        mesh.whole_log("up").contains("trust-domain.changed").then_some(())
+    })?;
+    let _after = mesh.serve("reviews", "v1", "after")?;
+    let report = until("both are reached", PATIENCE, || {
+        let report = mesh.load(&["--url", URL, "--count", "40", "--fresh"]).ok()?;
+        (report.failed() == 0 && report.names.len() == 2).then_some(report)
+    })?;
+    let caller = "URI=spiffe://example.org/ns/default/sa/client";
+    ensure!(report.last.body.contains(caller), "the caller is another: {report:?}");
+    let policy = |rest: &str| {
+        format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: reviews, namespace: default}}
+spec: {{selector: {{matchLabels: {{app: reviews}}}}, {rest}}}
+"
+        )
+    };
+    let named = "rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/client]}}]}]";
+    mesh.steer(&policy(named))?;
+    let report = mesh.load(&["--url", URL, "--count", "40", "--fresh"])?;
+    ensure!(report.failed() == 0, "the former name is not known any more: {report:?}");
+    for (domain, refused) in [("example.org", 20), ("cluster.local", 0)] {
+        let denied =
+            format!("action: DENY, rules: [{{when: [{{key: source.trustDomain, values: [{domain}]}}]}}]");
+        mesh.steer(&policy(&denied))?;
+        let report = mesh.load(&["--url", URL, "--count", "20"])?;
+        ensure!(report.status(403) == refused, "{domain}: {report:?}");
+    }
     Ok(())
 }
 
