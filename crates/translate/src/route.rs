@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ahash::AHashSet;
 use api::networking as net;
-use model::{Handling, Service};
+use model::Service;
 use prost::Message;
 use proto::Resource;
 use proto::pb::envoy::config::route::v3 as pb;
@@ -36,12 +36,13 @@ struct Host {
 }
 
 fn build(context: &Context<'_>, name: &str) -> Resource {
-    let (sole, port) = match name.rsplit_once(':') {
+    let (name_of_port, bind) = bound(name).map_or((name, None), |(port, bind)| (port, Some(bind)));
+    let (sole, port) = match name_of_port.rsplit_once(':') {
         Some((host, port)) => (Some(host), port),
-        None => (None, name),
+        None => (None, name_of_port),
     };
     let port: u32 = port.parse().unwrap_or_default();
-    let mut hosts = hosts(context, port, sole);
+    let mut hosts = hosts(context, port, bind, sole);
     if sole.is_some() {
         // Whatever the host header says: the address already told the service.
         hosts.truncate(1);
@@ -53,6 +54,12 @@ fn build(context: &Context<'_>, name: &str) -> Resource {
         written.push(resource("", &catch_all(context)));
     }
     assemble(name, &written)
+}
+
+/// The port and the address of a listener that has one of its own, out of the name `PORT.ADDRESS`.
+fn bound(name: &str) -> Option<(&str, &str)> {
+    let (port, bind) = name.split_once('.')?;
+    (port.parse::<u16>().is_ok() && bind.parse::<std::net::IpAddr>().is_ok()).then_some((port, bind))
 }
 
 /// The configuration around virtual hosts that are encoded already.
@@ -77,11 +84,14 @@ pub(crate) fn assemble(name: &str, virtual_hosts: &[Resource]) -> Resource {
 }
 
 /// The virtual hosts of a port: those of VirtualServices first, then services without one; each domain once.
-fn hosts(context: &Context<'_>, port: u32, sole: Option<&str>) -> Vec<Host> {
+fn hosts(context: &Context<'_>, port: u32, bind: Option<&str>, sole: Option<&str>) -> Vec<Host> {
     let services = context.services();
     let on_port: BTreeMap<&Arc<str>, &Arc<Service>> = services
-        .with_http_on(port)
-        .filter(|visible| sole.is_none_or(|host| *visible.service.key.host == *host))
+        .iter()
+        .filter(|visible| match sole {
+            Some(host) => *visible.service.key.host == *host && visible.http_on(port).next().is_some(),
+            None => services.has_http_on(visible, port, bind),
+        })
         .map(|visible| (&visible.service.key.host, &visible.service))
         .collect();
     let mut taken: AHashSet<String> = AHashSet::new();
@@ -128,9 +138,8 @@ fn hosts(context: &Context<'_>, port: u32, sole: Option<&str>) -> Vec<Host> {
 
 /// Whether no host of the rules has a service on port 80; they are then served there by name alone.
 fn on_no_port(services: &crate::view::Services, rules: &VirtualService) -> bool {
-    !rules.hosts.iter().flat_map(|host| services.matching(host)).any(|visible| {
-        visible.doors().any(|door| door.port.number == 80 && door.protocol.handling() != Handling::Tcp)
-    })
+    let mut meant = rules.hosts.iter().flat_map(|host| services.matching(host));
+    !meant.any(|visible| visible.http_on(80).next().is_some())
 }
 
 /// The names by which a service is called: in full, as short as its namespace allows, and by address.

@@ -10,6 +10,7 @@ use base::NamespacedName;
 use model::{Config, Handling, Key, Kind, Protocol, Service, ServicePort, Visibility, resolve_host};
 
 use crate::delegate;
+use crate::listener::outbound::address;
 use crate::memo::Reader;
 use crate::node::NodeKind;
 use crate::scope::Facet;
@@ -21,7 +22,7 @@ pub(crate) struct Services {
     by_host: AHashMap<Arc<str>, usize>,
     pub(crate) sidecar: Option<Arc<Config<net::Sidecar>>>,
     pub(crate) registry_only: bool,
-    /// The ports that have a listener of their own in the Sidecar's egress.
+    /// The ports that have a listener of their own in the Sidecar's egress, which has no address of its own.
     declared: BTreeSet<u32>,
 }
 
@@ -53,12 +54,24 @@ pub(crate) struct Door<'a> {
     pub(crate) declared: bool,
 }
 
+impl<'a> Door<'a> {
+    /// The one address at which it is called, where a Sidecar says so.
+    pub(crate) fn address(&self) -> Option<&'a str> {
+        self.bind.map(|bind| &**bind).filter(|bind| !address::is_unspecified(bind))
+    }
+}
+
 impl Visible {
     pub(crate) fn ports(&self) -> impl Iterator<Item = &ServicePort> {
         self.service.ports.iter().filter(|port| {
             self.listeners.is_empty()
                 || self.listeners.iter().any(|listener| listener.port.is_none_or(|only| only == port.number))
         })
+    }
+
+    /// The doors of a port that are, or may be, for HTTP.
+    pub(crate) fn http_on(&self, port: u32) -> impl Iterator<Item = Door<'_>> {
+        self.doors().filter(move |door| door.port.number == port && door.protocol.handling() != Handling::Tcp)
     }
 
     pub(crate) fn doors(&self) -> impl Iterator<Item = Door<'_>> {
@@ -111,7 +124,9 @@ impl Services {
         let by_host =
             all.iter().enumerate().map(|(at, visible)| (Arc::clone(&visible.service.key.host), at)).collect();
         let egress = sidecar.iter().flat_map(|sidecar| &sidecar.spec.egress);
-        let declared = egress.filter_map(|listener| listener.port.as_ref()).map(|port| port.number).collect();
+        let anywhere =
+            egress.filter(|listener| listener.bind.is_empty() || address::is_unspecified(&listener.bind));
+        let declared = anywhere.filter_map(|listener| Some(listener.port.as_ref()?.number)).collect();
         Self { all, by_host, sidecar, registry_only, declared }
     }
 
@@ -119,17 +134,18 @@ impl Services {
         self.all.iter()
     }
 
+    /// Whether the Sidecar's egress has a listener for a port alone.
     pub(crate) fn declares_ports(&self) -> bool {
-        !self.declared.is_empty()
+        self.sidecar.iter().flat_map(|sidecar| &sidecar.spec.egress).any(|listener| listener.port.is_some())
     }
 
-    /// The services that HTTP on a port may be for: those of the port's own listener, where it has one.
-    pub(crate) fn with_http_on(&self, port: u32) -> impl Iterator<Item = &Visible> {
+    /// Whether HTTP on a port may be for the service, at the address of a listener or everywhere else: there only by the
+    /// port's own listener, where it has one.
+    pub(crate) fn has_http_on(&self, visible: &Visible, port: u32, bind: Option<&str>) -> bool {
         let own = self.declared.contains(&port);
-        self.all.iter().filter(move |visible| {
-            visible.doors().any(|door| {
-                door.port.number == port && door.declared == own && door.protocol.handling() != Handling::Tcp
-            })
+        visible.http_on(port).any(|door| match bind {
+            Some(bind) => door.address() == Some(bind),
+            None => door.address().is_none() && door.declared == own,
         })
     }
 

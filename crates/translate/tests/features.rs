@@ -319,8 +319,10 @@ spec: {{egress: {spec}}}
     let scope = sidecar("productpage");
     let listeners = mesh.json(&scope, ResourceType::Listener).into_keys();
     let listeners = listeners.filter(|name| !name.starts_with("virtual")).collect();
-    let routes = mesh.json(&scope, ResourceType::Route).remove("9080").unwrap_or_default();
-    let hosts = routes["virtualHosts"].as_array().cloned().unwrap_or_default();
+    let routes = mesh.json(&scope, ResourceType::Route);
+    let of_port = routes.iter().filter(|(name, _)| name.starts_with("9080"));
+    let hosts: Vec<_> =
+        of_port.filter_map(|(_, routes)| routes["virtualHosts"].as_array()).flatten().collect();
     let names = hosts
         .iter()
         .filter_map(|host| host["name"].as_str()?.strip_suffix(".default.svc.cluster.local:9080"));
@@ -375,6 +377,14 @@ fn a_sidecar_s_listeners_have_their_own_address_protocol_and_hosts() {
             &[],
             &["reviews"],
         ),
+        // One with an address of its own leaves the others as they are.
+        (
+            format!(
+                "[{{port: {{number: 9080}}, bind: 10.96.100.41, hosts: [{reviews}]}}, {{hosts: ['default/*']}}]"
+            ),
+            &[],
+            &["details", "productpage", "ratings", "reviews", "reviews"],
+        ),
         // A port that the service does not have.
         (format!("[{{port: {{number: 1}}, hosts: [{reviews}]}}]"), &[], &[]),
     ] {
@@ -387,6 +397,26 @@ fn a_sidecar_s_listeners_have_their_own_address_protocol_and_hosts() {
         assert_eq!(routed, own(hosts), "{spec}");
     }
     assert_eq!(egress("[{hosts: ['default/*']}]").1, own(&all));
+    // Where the protocol is detected, the routes are those of the service that is found there.
+    let mut mesh = Mesh::bookinfo(
+        "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: default}
+spec: {egress: [{bind: 10.96.100.41, hosts: [./plain.default.svc.cluster.local]}]}
+",
+    );
+    mesh.world.apply(vec![upsert(Object::Service(service(
+        "default",
+        "plain",
+        "10.96.100.9",
+        &[("", 7000, 7000)],
+    )))]);
+    let scope = sidecar("productpage");
+    let listener = mesh.listener(&scope, "10.96.100.41_7000").to_string();
+    let routes = "plain.default.svc.cluster.local:7000";
+    assert!(listener.contains(routes), "{listener}");
+    assert_eq!(mesh.routes(&scope, routes, routes).len(), 1);
 }
 
 #[test]

@@ -86,23 +86,20 @@ impl Planner<'_> {
 
     fn add(&mut self, service: &Arc<Service>, door: &Door<'_>) {
         let any = wildcard(self.context);
-        let bind = door.bind.map(|bind| &**bind);
-        let everywhere = bind.is_some_and(address::is_unspecified);
-        if door.protocol == Protocol::Udp
-            || bind.is_some_and(|bind| !everywhere && !address::usable(self.context, bind))
-        {
+        let bind = door.address();
+        if door.protocol == Protocol::Udp || bind.is_some_and(|bind| !address::usable(self.context, bind)) {
             return;
         }
         let number = door.port.number;
-        let addresses = match door.bind {
-            _ if everywhere => Vec::new(),
-            Some(bind) => vec![Arc::clone(bind)],
-            None => address::of(self.context, service),
+        let addresses = match (door.bind, bind) {
+            (_, Some(bind)) => vec![bind.into()],
+            (Some(_), None) => Vec::new(),
+            (None, None) => address::of(self.context, service),
         };
         match door.protocol.handling() {
             Handling::Http => {
-                let address = bind.filter(|_| !everywhere).unwrap_or(any);
-                self.at(address, number, |plan| plan.routes = Some(number.to_string()));
+                let routes = bind.map_or_else(|| number.to_string(), |bind| format!("{number}.{bind}"));
+                self.at(bind.unwrap_or(any), number, |plan| plan.routes = Some(routes));
             }
             Handling::Detect if addresses.is_empty() => {
                 self.at(any, number, |plan| plan.routes = Some(number.to_string()));

@@ -8,12 +8,13 @@ use anyhow::{Context, ensure};
 use e2e::load::now_ms;
 use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Mesh, outside, until, yaml};
+use e2e::{Mesh, outside, processes, until, yaml};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("discovery_by_name_with_no_configuration", discovery_at_once),
     ("discovery_of_a_hundred_replicas", hundred),
     ("discovery_of_unmodified_python_and_node", python_and_node),
+    ("discovery_at_the_address_of_a_sidecar_s_listener", own_listener),
     ("traffic_shift_by_weight", shift),
     ("traffic_shift_under_load_and_back", shift_back),
 ];
@@ -34,6 +35,55 @@ fn discovery_at_once() -> anyhow::Result<()> {
     for took in [came, went] {
         ensure!(took.iter().any(|ms| *ms <= 1000), "came {came:?} ms, went {went:?} ms");
     }
+    Ok(())
+}
+
+/// A Sidecar gives a service another address and protocol, beside the usual ones; and what the mesh's settings say of
+/// the way in, and of threads, holds.
+fn own_listener() -> anyhow::Result<()> {
+    let mesh = Mesh::start()?;
+    let _one = mesh.serve("reviews", "v1", "one")?;
+    mesh.until_answers(REVIEWS)?;
+    mesh.steer(
+        "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: client, namespace: default}
+spec:
+  workloadSelector: {labels: {app: client}}
+  egress:
+  - port: {number: 9080, protocol: TCP, name: tcp-reviews}
+    bind: 10.96.100.41
+    hosts: [./reviews.default.svc.cluster.local]
+  - hosts: ['./*']
+",
+    )?;
+    let reached = || -> anyhow::Result<()> {
+        for url in ["http://10.96.100.41:9080/reviews/0", REVIEWS] {
+            let report = mesh.load(&["--url", url, "--count", "20", "--fresh"])?;
+            ensure!(report.ok() == 20 && report.share("one") == 1.0, "{url}: {report:?}");
+        }
+        Ok(())
+    };
+    reached()?;
+    mesh.steer(
+        "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    inboundTrafficPolicy: {mode: LOCALHOST}
+    meshMTLS: {minProtocolVersion: TLSV1_3}
+    defaultConfig: {concurrency: 3, terminationDrainDuration: 7s}
+",
+    )?;
+    reached()?;
+    let two = mesh.serve("details", "v1", "two")?;
+    let proxy = until("its proxy runs", PATIENCE, || two.process("mizzen-proxy").ok())?;
+    let words = processes::words(proxy);
+    let told = |option: &str, value: &str| words.windows(2).any(|pair| pair == [option, value]);
+    ensure!(told("--concurrency", "3") && told("--drain-time", "7"), "{words:?}");
     Ok(())
 }
 
