@@ -256,7 +256,7 @@ message! {
     pub struct TlsConfig {
         /// Oldest version allowed to callers.
         pub min_protocol_version: MeshTlsProtocol,
-        /// Curves, by name.
+        /// Curves: X25519, P-256, P-384 or X25519MLKEM768.
         pub ecdh_curves: Vec<String>,
         /// Cipher suites of TLS 1.2, by OpenSSL's names.
         pub cipher_suites: Vec<String>,

@@ -207,7 +207,6 @@ const MESH_CONFIG: &[Rule] = &[
         Warned("metrics of application, agent and proxy are always served merged on 15020"),
     ),
     ("meshMTLS.ecdhCurves", Refused("the mesh's own TLS takes no curves, as in Istio; take it out")),
-    ("tlsDefaults.ecdhCurves", Refused("curves cannot be chosen yet; take it out")),
     (
         "defaultTrafficPolicy.outlierDetection.consecutiveErrors",
         Refused("without effect, as in Istio; write consecutive5xxErrors or consecutiveGatewayErrors"),

@@ -111,6 +111,8 @@ pub struct TlsCommon {
     pub max_version: Option<TlsVersion>,
     /// OpenSSL's names, TLS 1.2 only; empty is the default.
     pub cipher_suites: Vec<Arc<str>>,
+    /// Groups of key exchange by OpenSSL's names, in order of preference; empty is the default.
+    pub curves: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]
@@ -172,6 +174,7 @@ fn compile_common(context: &pb::CommonTlsContext) -> Taken<TlsCommon> {
         min_version: version(params.tls_minimum_protocol_version).within("tlsParams")?,
         max_version: version(params.tls_maximum_protocol_version).within("tlsParams")?,
         cipher_suites: params.cipher_suites.iter().map(|c| c.as_str().into()).collect(),
+        curves: params.ecdh_curves.iter().map(|c| c.as_str().into()).collect(),
     })
 }
 

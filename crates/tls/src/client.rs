@@ -32,6 +32,8 @@ pub struct ClientOptions {
     pub versions: TlsVersions,
     /// From [`crate::cipher_suites`]; empty for all.
     pub cipher_suites: Vec<rustls::CipherSuite>,
+    /// From [`crate::curves`]; empty for all.
+    pub curves: Vec<rustls::NamedGroup>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -44,6 +46,7 @@ impl ClientOptions {
             alpn: Vec::new(),
             versions: TlsVersions::default(),
             cipher_suites: Vec::new(),
+            curves: Vec::new(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -60,7 +63,7 @@ pub struct ClientTls {
 
 impl ClientTls {
     pub fn new(options: ClientOptions) -> Result<Self, TlsError> {
-        let provider = provider_with(&options.cipher_suites);
+        let provider = provider_with(&options.cipher_suites, &options.curves);
         let verifier = Verifier::new(options.verify.clone(), true, provider.clone());
         let builder = ClientConfig::builder_with_details(provider, Arc::new(Time(options.clock)))
             .with_protocol_versions(options.versions.protocols())

@@ -35,7 +35,7 @@ pub use client::{ClientOptions, ClientTls};
 pub use hello::{ClientHello, HelloError, Peek, peek_client_hello};
 pub use identity::Identity;
 pub use key::{KeyKind, PrivateKey};
-pub use options::{ClientCertificates, Pins, TlsVersions, cipher_suites};
+pub use options::{ClientCertificates, Pins, TlsVersions, cipher_suites, curves};
 pub use pem::{TlsError, certificates_from_pem, certificates_to_pem};
 pub use request::certificate_request;
 pub use rustls::SignatureScheme;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use base::Clock;
 use rustls::crypto::CryptoProvider;
-use rustls::{CipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, NamedGroup, SupportedProtocolVersion};
 use rustls_pki_types::UnixTime;
 
 use crate::pem::TlsError;
@@ -92,14 +92,40 @@ fn suite(name: &str) -> Option<CipherSuite> {
     })
 }
 
-/// The installed provider, with nothing but these suites of TLS 1.2.
-pub(crate) fn provider_with(suites: &[CipherSuite]) -> Arc<CryptoProvider> {
+/// The groups of key exchange of these names, in that order of preference; an empty list is all that are supported.
+/// Names that are not supported are passed over as long as one is left.
+pub fn curves(names: &[String]) -> Result<Vec<NamedGroup>, TlsError> {
+    let known: Vec<NamedGroup> = names.iter().filter_map(|name| curve(name)).collect();
+    if known.is_empty() && !names.is_empty() {
+        return Err(TlsError::Curves(names.to_vec()));
+    }
+    Ok(known)
+}
+
+fn curve(name: &str) -> Option<NamedGroup> {
+    Some(match name {
+        "X25519" => NamedGroup::X25519,
+        "P-256" => NamedGroup::secp256r1,
+        "P-384" => NamedGroup::secp384r1,
+        "X25519MLKEM768" => NamedGroup::X25519MLKEM768,
+        _ => return None,
+    })
+}
+
+/// The installed provider, with nothing but these suites of TLS 1.2 and these groups; all where none are named.
+pub(crate) fn provider_with(suites: &[CipherSuite], curves: &[NamedGroup]) -> Arc<CryptoProvider> {
     let provider = crate::provider();
-    if suites.is_empty() {
+    if suites.is_empty() && curves.is_empty() {
         return provider;
     }
     let mut narrowed = (*provider).clone();
-    narrowed.cipher_suites.retain(|s| s.tls13().is_some() || suites.contains(&s.suite()));
+    if !suites.is_empty() {
+        narrowed.cipher_suites.retain(|s| s.tls13().is_some() || suites.contains(&s.suite()));
+    }
+    if !curves.is_empty() {
+        let known = |curve: &NamedGroup| provider.kx_groups.iter().find(|group| group.name() == *curve);
+        narrowed.kx_groups = curves.iter().filter_map(known).copied().collect();
+    }
     Arc::new(narrowed)
 }
 

@@ -34,6 +34,10 @@ pub enum TlsError {
         "cipher suites {0:?}: none of them is supported; leave the list empty or name an ECDHE suite with AES-GCM or ChaCha20"
     )]
     CipherSuites(Vec<String>),
+    #[error(
+        "curves {0:?}: none of them is supported; leave the list empty or name X25519, P-256, P-384 or X25519MLKEM768"
+    )]
+    Curves(Vec<String>),
     #[error("TLS versions {0}: only 1.2 and 1.3 are supported")]
     Versions(String),
     #[error("TLS configuration: {0}")]

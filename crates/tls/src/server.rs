@@ -30,6 +30,8 @@ pub struct ServerOptions {
     pub versions: TlsVersions,
     /// From [`crate::cipher_suites`]; empty for all.
     pub cipher_suites: Vec<rustls::CipherSuite>,
+    /// From [`crate::curves`]; empty for all.
+    pub curves: Vec<rustls::NamedGroup>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -41,6 +43,7 @@ impl ServerOptions {
             alpn: Vec::new(),
             versions: TlsVersions::default(),
             cipher_suites: Vec::new(),
+            curves: Vec::new(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -56,7 +59,7 @@ pub struct ServerTls {
 
 impl ServerTls {
     pub fn new(options: ServerOptions) -> Result<Self, TlsError> {
-        let provider = provider_with(&options.cipher_suites);
+        let provider = provider_with(&options.cipher_suites, &options.curves);
         let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(Time(options.clock)))
             .with_protocol_versions(options.versions.protocols())
             .map_err(|e| TlsError::Config(e.to_string()))?;

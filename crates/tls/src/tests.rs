@@ -76,6 +76,27 @@ async fn mesh_peers_learn_each_others_identity() {
 }
 
 #[tokio::test]
+async fn both_ends_must_have_a_curve_in_common() {
+    install_provider();
+    let ca = root("mesh");
+    let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    for (of_server, of_client, agree) in [
+        (&["P-384"][..], &[][..], true),
+        (&["P-256", "X25519"], &["X25519"], true),
+        (&["P-384"], &["P-256", "X25519"], false),
+    ] {
+        let mut server = mesh_server(IdentitySource::new(ca.svid(REVIEWS)), bundle(&ca));
+        server.curves = curves(&names(of_server)).unwrap();
+        let mut client = mesh_client(IdentitySource::new(ca.svid(RATINGS)), bundle(&ca), REVIEWS);
+        client.curves = curves(&names(of_client)).unwrap();
+        let met = meet(&ServerTls::new(server).unwrap(), &ClientTls::new(client).unwrap()).await;
+        assert_eq!(met.is_ok(), agree, "{of_server:?} {of_client:?}: {:?}", met.err());
+    }
+    assert_eq!(curves(&names(&["P-521", "P-256"])).unwrap().len(), 1);
+    assert!(curves(&names(&["P-521"])).is_err());
+}
+
+#[tokio::test]
 async fn alpn_is_selected_from_ours_and_strangers_names_are_passed_over() {
     install_provider();
     let ca = root("mesh");

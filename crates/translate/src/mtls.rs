@@ -230,9 +230,10 @@ pub(crate) fn originate(
     if !settings.ca_crl.is_empty() {
         validation.crl = Some(file(&settings.ca_crl));
     }
-    let defaults = context.mesh().value.tls_defaults.as_ref();
-    let ciphers = defaults.map(|defaults| defaults.cipher_suites.clone()).unwrap_or_default();
-    let mut common = tls::CommonTlsContext { tls_params: Some(parameters(ciphers)), ..Default::default() };
+    let defaults = context.mesh().value.tls_defaults.clone().unwrap_or_default();
+    let parameters =
+        tls::TlsParameters { ecdh_curves: defaults.ecdh_curves, ..parameters(defaults.cipher_suites) };
+    let mut common = tls::CommonTlsContext { tls_params: Some(parameters), ..Default::default() };
     use tls::common_tls_context::ValidationContextType;
     if !settings.credential_name.is_empty() && reads_secrets {
         let name = uri(&settings.credential_name);

@@ -430,6 +430,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("meshMTLS.minProtocolVersion", "%", "", "meshMTLS: {minProtocolVersion: TLSV1_3}"),
     ("meshMTLS.cipherSuites", "%", "", "meshMTLS: {cipherSuites: [ECDHE-ECDSA-AES128-GCM-SHA256]}"),
     ("tlsDefaults.minProtocolVersion", "%", "", "tlsDefaults: {minProtocolVersion: TLSV1_3}"),
+    ("tlsDefaults.ecdhCurves", "%", "", "tlsDefaults: {ecdhCurves: [P-256]}"),
     ("tlsDefaults.cipherSuites", "%", "", "tlsDefaults: {cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256]}"),
     ("defaultTrafficPolicy.connectionPool.tcp.maxConnections", POOL_TCP, "", "maxConnections: 7"),
     ("defaultTrafficPolicy.connectionPool.tcp.connectTimeout", POOL_TCP, "", "connectTimeout: 7s"),

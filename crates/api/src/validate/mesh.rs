@@ -33,7 +33,9 @@ pub(crate) fn mesh_config(it: &MeshConfig, out: &mut Validation) {
     }
     for (field, config) in [("meshMTLS", &it.mesh_mtls), ("tlsDefaults", &it.tls_defaults)] {
         if let Some(config) = config {
-            ciphers(&config.cipher_suites, &root.field(field).field("cipherSuites"), out);
+            let path = root.field(field);
+            one_of(&CIPHERS, &config.cipher_suites, &path.field("cipherSuites"), out);
+            one_of(&CURVES, &config.ecdh_curves, &path.field("ecdhCurves"), out);
         }
     }
     selectors(it, &root, out);
@@ -56,10 +58,12 @@ const CIPHERS: [&str; 6] = [
     "ECDHE-RSA-CHACHA20-POLY1305",
 ];
 
+const CURVES: [&str; 4] = ["X25519", "P-256", "P-384", "X25519MLKEM768"];
+
 /// Names that the proxy passes over may stand beside one that it knows, for stock Envoys.
-fn ciphers(list: &[String], path: &Path, out: &mut Validation) {
-    if !list.is_empty() && !list.iter().any(|name| CIPHERS.contains(&name.as_str())) {
-        out.error(FieldError::not_supported(path, list.to_vec(), &CIPHERS));
+fn one_of(known: &[&str], list: &[String], path: &Path, out: &mut Validation) {
+    if !list.is_empty() && !list.iter().any(|name| known.contains(&name.as_str())) {
+        out.error(FieldError::not_supported(path, list.to_vec(), known));
     }
 }
 

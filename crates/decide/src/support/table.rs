@@ -251,8 +251,8 @@ envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext: common_tls_conte
 envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig: name sds_config
 envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher: matcher san_type
 envoy.extensions.transport_sockets.tls.v3.TlsCertificate: certificate_chain private_key
-envoy.extensions.transport_sockets.tls.v3.TlsParameters: cipher_suites tls_maximum_protocol_version \
-    tls_minimum_protocol_version
+envoy.extensions.transport_sockets.tls.v3.TlsParameters: cipher_suites ecdh_curves \
+    tls_maximum_protocol_version tls_minimum_protocol_version
 envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext: auto_host_sni auto_sni_san_validation \
     common_tls_context sni
 envoy.extensions.upstreams.http.v3.HttpProtocolOptions: auto_config common_http_protocol_options \

@@ -105,6 +105,7 @@ impl Secrets {
             alpn: alpn(&context.common),
             versions: versions(&context.common)?,
             cipher_suites: suites(&context.common)?,
+            curves: curves(&context.common)?,
             ..ClientOptions::new(verify)
         })?);
         self.clients.insert(id, (context.clone(), made.clone()));
@@ -135,6 +136,7 @@ impl Secrets {
             alpn: alpn(&context.common),
             versions: versions(&context.common)?,
             cipher_suites: suites(&context.common)?,
+            curves: curves(&context.common)?,
             identities: identities.clone(),
             ..ServerOptions::new(first.clone())
         })?);
@@ -259,6 +261,11 @@ fn versions(common: &TlsCommon) -> Result<TlsVersions, SecretError> {
 fn suites(common: &TlsCommon) -> Result<Vec<rustls::CipherSuite>, SecretError> {
     let names: Vec<String> = common.cipher_suites.iter().map(ToString::to_string).collect();
     Ok(tls::cipher_suites(&names)?)
+}
+
+fn curves(common: &TlsCommon) -> Result<Vec<rustls::NamedGroup>, SecretError> {
+    let names: Vec<String> = common.curves.iter().map(ToString::to_string).collect();
+    Ok(tls::curves(&names)?)
 }
 
 fn data_source(source: &Option<core::DataSource>, field: &str) -> Result<DataSource, SecretError> {

@@ -109,6 +109,7 @@ fn parameters(context: &Context<'_>, tls: &net::ServerTlsSettings) -> Option<pb:
         ..Default::default()
     };
     if let Some(defaults) = &context.mesh().value.tls_defaults {
+        parameters.ecdh_curves.clone_from(&defaults.ecdh_curves);
         if parameters.cipher_suites.is_empty() {
             parameters.cipher_suites.clone_from(&defaults.cipher_suites);
         }
