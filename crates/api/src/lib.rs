@@ -39,7 +39,7 @@ pub use kind::{Column, Condition, Kind, KindInfo, Scope, Status, ValidationMessa
 pub use mesh::MeshConfig;
 pub use object::{Object, Spec, Typed, kind_of};
 pub use schema::{crd, crds};
-pub use validate::validate;
+pub use validate::{judge, judge_mesh_config, validate};
 
 use serde_json::Value;
 
@@ -53,4 +53,14 @@ pub fn parse(kind: Kind, object: &Value) -> Result<Typed, Vec<FieldError>> {
 /// has no effect here.
 pub fn parse_mesh_config(yaml: &str) -> Result<(MeshConfig, Vec<String>), Vec<FieldError>> {
     mesh_load::load(yaml)
+}
+
+/// Judges the ConfigMap `istio` of the root namespace, which holds MeshConfig; `None` for any other object.
+pub fn validate_mesh_config_map(object: &Value) -> Option<Validation> {
+    mesh_load::validate_config_map(object)
+}
+
+/// Whether an object is the ConfigMap that holds MeshConfig.
+pub fn is_mesh_config_map(object: &Value) -> bool {
+    mesh_load::is_config_map(object)
 }

@@ -470,6 +470,16 @@ impl MeshConfig {
     }
 }
 
+impl ZipkinAddress {
+    /// The address in parts; `NAME.NAMESPACE` stands for a service of the cluster with that domain.
+    pub fn host_and_port(&self, domain: &str) -> Option<(String, u32)> {
+        let (service, port) = self.address.rsplit_once(':')?;
+        let short = service.matches('.').count() == 1;
+        let host = if short { format!("{service}.svc.{domain}") } else { service.to_owned() };
+        Some((host, port.parse().ok()?))
+    }
+}
+
 impl DiscoverySelector {
     pub fn selects(&self, labels: &StringMap) -> bool {
         crate::labels::contains(labels, &self.match_labels)

@@ -53,6 +53,10 @@ macro_rules! typed {
                     _ => None,
                 }
             }
+
+            fn typed(&self) -> Typed {
+                Typed::$kind(Box::new(self.clone()))
+            }
         })*
     };
 }
@@ -77,6 +81,8 @@ pub trait Spec: Sized {
     const KIND: Kind;
 
     fn of(typed: &Typed) -> Option<&Self>;
+
+    fn typed(&self) -> Typed;
 }
 
 impl Typed {

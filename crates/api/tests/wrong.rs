@@ -113,8 +113,46 @@ fn virtual_services() {
         ),
         (
             format!("{{headers: {{request: {{set: {{x: '100%'}}}}}}, {to}}}"),
-            "spec.http[0].headers.request.set[x]: Invalid value: \"100%\": has a '%' that begins no operator; write \
-             \"%%\" for a percent sign",
+            "spec.http[0].headers.request.set[x]: Invalid value: \"100%\": a percent sign begins no operator; write %% for \
+             a percent sign",
+        ),
+        (
+            format!("{{headers: {{request: {{set: {{x: '%NOSUCH%'}}}}}}, {to}}}"),
+            "spec.http[0].headers.request.set[x]: Invalid value: \"%NOSUCH%\": %NOSUCH% is no operator that this proxy \
+             knows; write an operator such as \"%REQ(x-request-id)%\", or \"%%\" for a percent sign",
+        ),
+        (
+            format!("{{headers: {{response: {{add: {{x: '%DOWNSTREAM_REMOTE_ADRESS%'}}}}}}, {to}}}"),
+            "spec.http[0].headers.response.add[x]: Invalid value: \"%DOWNSTREAM_REMOTE_ADRESS%\": \
+             %DOWNSTREAM_REMOTE_ADRESS% is no operator that this proxy knows; did you mean \
+             \"%DOWNSTREAM_REMOTE_ADDRESS%\"?",
+        ),
+        (
+            "{route: [{destination: {host: a}, headers: {request: {set: {x: '%REQ(y'}}}}]}".into(),
+            "spec.http[0].route[0].headers.request.set[x]: Invalid value: \"%REQ(y\": %REQ: the parenthesis is not closed",
+        ),
+        (
+            format!("{{match: [{{uri: {{regex: '/a{{1001}}'}}}}], {to}}}"),
+            "spec.http[0].match[0].uri.regex: Invalid value: \"/a{1001}\": must be a regular expression in RE2's syntax: RE2 \
+             repeats at most 1000 times, also within each other",
+        ),
+        (
+            format!("{{rewrite: {{uriRegexRewrite: {{match: '^/(a)', rewrite: '/\\2'}}}}, {to}}}"),
+            "spec.http[0].rewrite.uriRegexRewrite.rewrite: Invalid value: \"/\\\\2\": \\2 names a group that the \
+             pattern does not have; write \"\\1\" for the first group of match",
+        ),
+        (
+            format!("{{match: [{{queryParams: {{'': {{exact: a}}}}}}], {to}}}"),
+            "spec.http[0].match[0].queryParams: Invalid value: \"\": must be a parameter's name, of at most 1024 bytes",
+        ),
+        (
+            format!("{{headers: {{request: {{set: {{x: '%REQ_WITHOUT_QUERY(:path)%'}}}}}}, {to}}}"),
+            "spec.http[0].headers.request.set[x]: Invalid value: \"%REQ_WITHOUT_QUERY(:path)%\": has \
+             %REQ_WITHOUT_QUERY%, which works in access logs alone; write \"%PATH(NQ)%\" for the path without its query",
+        ),
+        (
+            "{redirect: {uri: \"/a\\nb\"}}".into(),
+            "spec.http[0].redirect.uri: Invalid value: \"/a\\nb\": must not contain control characters",
         ),
         (
             format!("{{corsPolicy: {{allowMethods: [GETT]}}, {to}}}"),
@@ -480,6 +518,11 @@ fn policies() {
              \"{*}\" and \"{**}\"; such as \"/reviews/{*}/votes\" or \"/static/{**}\"",
             ),
             (
+                "{rules: [{to: [{operation: {paths: ['a/{*}']}}]}]}",
+                "spec.rules[0].to[0].operation.paths[0]: Invalid value: \"a/{*}\": must begin with a slash; such as \
+             \"/reviews/{*}/votes\" or \"/static/{**}\"",
+            ),
+            (
                 "{rules: [{to: [{operation: {paths: ['/a*b']}}]}]}",
                 "spec.rules[0].to[0].operation.paths[0]: Invalid value: \"/a*b\": must have \"*\" at the beginning or at \
              the end only, and once",
@@ -534,6 +577,36 @@ fn policies() {
                 "{tracing: [{randomSamplingPercentage: 101}]}",
                 "spec.tracing[0].randomSamplingPercentage: Invalid value: 101: spec.tracing[0].randomSamplingPercentage in \
              body should be less than or equal to 100",
+            ),
+            (
+                "{accessLogging: [{filter: {expression: ' '}}]}",
+                "spec.accessLogging[0].filter.expression: Required value: a CEL expression; such as \"response.code >= \
+             400\"",
+            ),
+            (
+                "{accessLogging: [{}, {filter: {expression: 'response.cod >= 400'}}]}",
+                "spec.accessLogging[1].filter.expression: Invalid value: \"response.cod >= 400\": must be a CEL \
+             expression over Envoy's attributes, without macros and arithmetic: response.cod is no attribute that this \
+             proxy knows; such as \"response.code >= 400\"",
+            ),
+            (
+                "{accessLogging: [{filter: {expression: \"request.headers.exists(h, h == 'a')\"}}]}",
+                "spec.accessLogging[0].filter.expression: Invalid value: \"request.headers.exists(h, h == 'a')\": must \
+             be a CEL expression over Envoy's attributes, without macros and arithmetic: h is no attribute that this \
+             proxy knows; such as \"response.code >= 400\"",
+            ),
+            (
+                "{tracing: [{customTags: {a: {formatter: {value: '%REQ(X-A%'}}}}]}",
+                "spec.tracing[0].customTags[a].formatter.value: Invalid value: \"%REQ(X-A%\": %REQ: the parenthesis is \
+             not closed",
+            ),
+            (
+                "{tracing: [{customTags: {a: {header: {name: 'x y'}}}}]}",
+                "spec.tracing[0].customTags[a].header.name: Invalid value: \"x y\": must be a header's name",
+            ),
+            (
+                "{tracing: [{customTags: {a: {}}}]}",
+                "spec.tracing[0].customTags[a]: Required value: one of literal, environment, header and formatter",
             ),
         ],
     );

@@ -151,6 +151,7 @@ fn file(m: &FileAccessLog) -> Taken<(LogSink, LogFormat)> {
 fn substitution(format: &Option<core::SubstitutionFormatString>) -> Taken<LogFormat> {
     use core::substitution_format_string::Format as Kind;
     let Some(f) = format else { return Ok(LogFormat::Text(Format::compile(DEFAULT_ENVOY, false)?)) };
+    each(&f.formatters, "formatters", formatter)?;
     let omit = f.omit_empty_values;
     match f.format.as_ref().ok_or_else(|| Refusal::new("is empty"))? {
         Kind::TextFormat(text) => Ok(LogFormat::Text(Format::compile(text, omit).within("textFormat")?)),
@@ -161,6 +162,15 @@ fn substitution(format: &Option<core::SubstitutionFormatString>) -> Taken<LogFor
                 .map_err(|_| Refusal::new("is no UTF-8").under("textFormatSource"))?;
             Ok(LogFormat::Text(Format::compile(text, omit).within("textFormatSource")?))
         }
+    }
+}
+
+/// The one extension whose operators are always there.
+fn formatter(extension: &core::TypedExtensionConfig) -> Taken<()> {
+    match extension.typed_config.as_ref().map(type_of) {
+        Some("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery") => Ok(()),
+        Some(other) => Err(Refusal::new(format_args!("formatter {other} is not supported by this proxy"))),
+        None => Err(Refusal::new("is missing").under("typedConfig")),
     }
 }
 

@@ -184,6 +184,9 @@ fn consistent_hash(it: &ConsistentHashLb, path: &Path, out: &mut Validation) {
     if let Some(name) = &it.http_header_name {
         note(out, rules::header_name(&path.field("httpHeaderName"), name));
     }
+    if it.http_query_parameter_name.as_deref() == Some("") {
+        out.error(FieldError::required(&path.field("httpQueryParameterName"), ""));
+    }
     if let Some(cookie) = &it.http_cookie {
         let path = path.field("httpCookie");
         if cookie.name.is_empty() {

@@ -36,6 +36,9 @@ const RETRY_ON: [&str; 16] = [
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"];
 
+/// Envoy takes no longer names of query parameters.
+const LONGEST_PARAMETER: usize = 1024;
+
 const PSEUDO_HEADERS: [&str; 4] = [":method", ":scheme", ":authority", ":path"];
 
 /// The largest body of a fixed answer.
@@ -109,6 +112,10 @@ fn request(it: &HttpMatchRequest, path: &Path, out: &mut Validation) {
     header_matches(&it.headers, &path.field("headers"), out);
     header_matches(&it.without_headers, &path.field("withoutHeaders"), out);
     for (name, part) in &it.query_params {
+        if name.is_empty() || name.len() > LONGEST_PARAMETER {
+            let detail = format!("must be a parameter's name, of at most {LONGEST_PARAMETER} bytes");
+            out.error(FieldError::invalid(&path.field("queryParams"), name.as_str(), detail));
+        }
         note(out, rules::string_match(&path.field("queryParams").key(name), part));
     }
     note(out, rules::optional_port(&path.field("port"), it.port));
@@ -225,6 +232,11 @@ fn check_redirect(it: &HttpRedirect, matches: &[HttpMatchRequest], path: &Path, 
             "one of uri, prefixRewrite, authority, scheme, port and derivePort",
         ));
     }
+    for (field, text) in
+        [("uri", &it.uri), ("prefixRewrite", &it.prefix_rewrite), ("authority", &it.authority)]
+    {
+        note(out, rules::visible(&path.field(field), text));
+    }
     if ![301, 302, 303, 307, 308].contains(&it.code()) {
         let detail = "must be 301, 302, 303, 307 or 308";
         out.error(FieldError::invalid(&path.field("redirectCode"), it.redirect_code, detail));
@@ -253,12 +265,17 @@ fn check_rewrite(it: &HttpRewrite, path: &Path, out: &mut Validation) {
     if it.uri.is_empty() && it.authority.is_empty() && it.uri_regex_rewrite.is_none() {
         out.error(FieldError::required(path, "one of uri, uriRegexRewrite and authority"));
     }
+    for (field, text) in [("uri", &it.uri), ("authority", &it.authority)] {
+        note(out, rules::visible(&path.field(field), text));
+    }
     if let Some(regex) = &it.uri_regex_rewrite {
         let path = path.field("uriRegexRewrite");
         note(out, rules::regex(&path.field("match"), &regex.pattern));
         if regex.rewrite.is_empty() {
             out.error(FieldError::required(&path.field("rewrite"), ""));
         }
+        note(out, rules::substitution(&path.field("rewrite"), &regex.rewrite, &regex.pattern));
+        note(out, rules::visible(&path.field("rewrite"), &regex.rewrite));
     }
 }
 

@@ -6,6 +6,7 @@ use base::TrustDomain;
 
 use super::destination_rule::{connection_pool, locality_setting, outlier_detection};
 use super::http_route::retries;
+use super::mesh_formats;
 use super::note;
 use super::rules;
 use crate::error::{FieldError, Path, Validation};
@@ -46,6 +47,7 @@ pub(crate) fn mesh_config(it: &MeshConfig, out: &mut Validation) {
         }
     }
     providers(it, &root, out);
+    mesh_formats::check(it, &root, out);
 }
 
 /// Those of TLS 1.2 that the proxy speaks.

@@ -4,6 +4,7 @@ mod destination_rule;
 mod gateway;
 mod http_route;
 mod mesh;
+mod mesh_formats;
 mod rules;
 mod security;
 mod service_entry;
@@ -11,11 +12,13 @@ mod sidecar;
 mod telemetry;
 mod virtual_service;
 
+use base::NamespacedName;
 use serde_json::Value;
 
 use crate::error::{FieldError, Path, Validation};
 use crate::kind::Kind;
-use crate::object::Typed;
+use crate::mesh::MeshConfig;
+use crate::object::{Spec, Typed};
 use crate::{check, object, support};
 
 pub(crate) use mesh::mesh_config;
@@ -34,6 +37,20 @@ pub fn validate(kind: Kind, object: &Value) -> Validation {
         }
     }
     out
+}
+
+/// Judges the sense of a spec that was read before: what of it no proxy would take, however it got in.
+pub fn judge<T: Spec>(spec: &T, name: &NamespacedName) -> Vec<FieldError> {
+    let mut out = Validation::default();
+    sense(&spec.typed(), &Meta { name: &name.name, namespace: &name.namespace }, &mut out);
+    out.errors
+}
+
+/// The same for MeshConfig.
+pub fn judge_mesh_config(config: &MeshConfig) -> Vec<FieldError> {
+    let mut out = Validation::default();
+    mesh_config(config, &mut out);
+    out.errors
 }
 
 /// What the rules need to know of an object's metadata.

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use base::Host;
+use syntax::regular;
 
 use super::note;
 use crate::common::{LabelSelector, Percent, StringMap, StringMatch, StringMatchKind, WorkloadSelector};
-use crate::error::{FieldError, Path, Validation};
+use crate::error::{FieldError, Path, Validation, nearest};
 use crate::{labels, names};
 
 /// Envoy refuses longer ones by default, and so does Istio.
@@ -107,7 +108,7 @@ pub(super) fn dns_label(path: &Path, text: &str, what: &str) -> Option<FieldErro
     })
 }
 
-/// RE2's syntax, which is Rust's as far as it goes.
+/// RE2's syntax, which is Rust's as far as it goes, for the whole of a text, as `decide` compiles it.
 pub(super) fn regex(path: &Path, text: &str) -> Option<FieldError> {
     if text.is_empty() {
         return Some(FieldError::invalid(path, text, "must be a regular expression, not empty"));
@@ -120,12 +121,26 @@ pub(super) fn regex(path: &Path, text: &str) -> Option<FieldError> {
             detail,
         ));
     }
-    let error = regex::Regex::new(text).err()?;
+    let error = regular::whole(text).err()?;
+    if let regex::Error::CompiledTooBig(_) = error {
+        let detail = format!("must compile to at most {} KB", regular::LARGEST >> 10);
+        return Some(
+            FieldError::invalid(path, text, detail)
+                .hint("repeat less, or narrower: \"\\\\w\" stands for every letter of every script"),
+        );
+    }
     let (position, cause) = explain(&error.to_string());
     let at = position.map(|position| format!(" at character {position}")).unwrap_or_default();
     let detail = format!("must be a regular expression in RE2's syntax{at}: {cause}");
     let error = FieldError::invalid(path, text, detail);
     Some(if text.starts_with('*') { error.hint("\".*\" stands for anything, not \"*\"") } else { error })
+}
+
+/// What takes the place of a match of `pattern`: text with `\1` for its first group.
+pub(super) fn substitution(path: &Path, text: &str, pattern: &str) -> Option<FieldError> {
+    let groups = regular::regex(pattern).ok()?.captures_len();
+    let reason = regular::substitution(text, groups).err()?;
+    Some(FieldError::invalid(path, text, reason).hint("write \"\\1\" for the first group of match"))
 }
 
 /// The place, counted from 1, and the cause in the drawing that the regex crate makes of an error.
@@ -165,25 +180,51 @@ pub(super) fn header_name(path: &Path, text: &str) -> Option<FieldError> {
     (!is_header_name(text)).then(|| FieldError::invalid(path, text, "must be a header's name"))
 }
 
-/// No control characters, and a `%` only in pairs around an operator, or doubled.
+/// What a header may hold, or a part of a request's head.
+pub(super) fn visible(path: &Path, text: &str) -> Option<FieldError> {
+    let bad = text.chars().any(|c| c.is_control() && c != '\t');
+    bad.then(|| FieldError::invalid(path, text, "must not contain control characters"))
+}
+
+/// No control characters, and operators that proxies know.
 pub(super) fn header_value(path: &Path, text: &str) -> Option<FieldError> {
-    if text.chars().any(|c| c.is_control() && c != '\t') {
-        return Some(FieldError::invalid(path, text, "must not contain control characters"));
+    visible(path, text).or_else(|| format(path, text))
+}
+
+/// Text with Envoy's operators.
+pub(super) fn format(path: &Path, text: &str) -> Option<FieldError> {
+    line(path, text).or_else(|| {
+        syntax::format::is_for_logs(text).then(|| {
+            let detail = "has %REQ_WITHOUT_QUERY%, which works in access logs alone";
+            FieldError::invalid(path, text, detail)
+                .hint("write \"%PATH(NQ)%\" for the path without its query")
+        })
+    })
+}
+
+/// A line of a log: text with Envoy's operators, as `decide` reads it.
+pub(super) fn line(path: &Path, text: &str) -> Option<FieldError> {
+    let fault = syntax::format::parse(text).err()?;
+    let error = FieldError::invalid(path, text, &fault);
+    let Some(unknown) = fault.unknown else { return Some(error) };
+    let known: Vec<String> = syntax::format::names().collect();
+    let near = nearest(&unknown, known.iter().map(String::as_str));
+    Some(error.hint(match near {
+        Some(near) => format!("did you mean \"%{near}%\"?"),
+        None => "write an operator such as \"%REQ(x-request-id)%\", or \"%%\" for a percent sign".into(),
+    }))
+}
+
+/// The part of CEL that log filters may use, as `decide` reads it.
+pub(super) fn expression(path: &Path, text: &str) -> Option<FieldError> {
+    const HINT: &str = "such as \"response.code >= 400\"";
+    if text.trim().is_empty() {
+        return Some(FieldError::required(path, "a CEL expression").hint(HINT));
     }
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once('%') {
-        if let Some(after) = after.strip_prefix('%') {
-            rest = after;
-        } else if let Some((operator, after)) = after.split_once('%')
-            && operator.starts_with(|c: char| c.is_ascii_uppercase())
-        {
-            rest = after;
-        } else {
-            let detail = "has a '%' that begins no operator";
-            return Some(FieldError::invalid(path, text, detail).hint("write \"%%\" for a percent sign"));
-        }
-    }
-    None
+    let reason = syntax::cel::parse(text).err()?;
+    let detail =
+        format!("must be a CEL expression over Envoy's attributes, without macros and arithmetic: {reason}");
+    Some(FieldError::invalid(path, text, detail).hint(HINT))
 }
 
 pub(super) fn label_map(path: &Path, map: &StringMap, out: &mut Validation) {
@@ -305,7 +346,7 @@ mod tests {
 
     #[test]
     fn regular_expressions_say_where_they_go_wrong() {
-        let message = |text| regex(&path(), text).unwrap().to_string();
+        let message = |text: &str| regex(&path(), text).unwrap().to_string();
         assert_eq!(
             message("/v[0-9+/.*"),
             "x: Invalid value: \"/v[0-9+/.*\": must be a regular expression in RE2's syntax at character 3: \
@@ -314,6 +355,7 @@ mod tests {
         assert!(message("a(?=b)").contains("look-around"), "{}", message("a(?=b)"));
         assert!(message("*").ends_with("\".*\" stands for anything, not \"*\""));
         assert!(message(&"a".repeat(1025)).contains("at most 1024"));
+        assert!(message(&r"\w{1000}".repeat(12)).contains("must compile to at most 1024 KB"));
         assert!(regex(&path(), "^/v[0-9]+(/.*)").is_none());
     }
 

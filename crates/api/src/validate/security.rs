@@ -120,10 +120,20 @@ fn principal(path: &Path, text: &str) -> Option<FieldError> {
     pattern(path, text)
 }
 
+/// Longer ones name nothing, and would make expressions that proxies refuse.
+const LONGEST_PATTERN: usize = 1024;
+
+fn too_long(path: &Path, text: &str) -> Option<FieldError> {
+    (text.len() > LONGEST_PATTERN).then(|| FieldError::too_long(path, LONGEST_PATTERN as u64))
+}
+
 /// `exact`, `prefix*`, `*suffix` or `*`.
 fn pattern(path: &Path, text: &str) -> Option<FieldError> {
     if text.is_empty() {
         return Some(FieldError::invalid(path, text, "must not be empty"));
+    }
+    if let Some(error) = too_long(path, text) {
+        return Some(error);
     }
     let stars = text.matches('*').count();
     let edge = text.starts_with('*') || text.ends_with('*');
@@ -147,7 +157,9 @@ fn not_empty(list: &[String], path: &Path, out: &mut Validation) {
 fn account(path: &Path, text: &str) -> Option<FieldError> {
     let parts: Vec<_> = text.split('/').collect();
     let bad = parts.len() > 2 || parts.iter().any(|part| part.is_empty()) || text.contains('*');
-    bad.then(|| FieldError::invalid(path, text, "must be [namespace/]account, without wildcards"))
+    let error =
+        bad.then(|| FieldError::invalid(path, text, "must be [namespace/]account, without wildcards"));
+    error.or_else(|| too_long(path, text))
 }
 
 fn operation(it: &Operation, path: &Path, out: &mut Validation) {
@@ -187,11 +199,21 @@ fn request_path(path: &Path, text: &str) -> Option<FieldError> {
     if !text.contains(['{', '}']) {
         return pattern(path, text);
     }
-    let detail = template_fault(text)?;
+    let detail = template_fault(text).map(str::to_owned).or_else(|| {
+        // As `translate` writes it for proxies.
+        let template = text.replace("{**}", "**").replace("{*}", "*");
+        syntax::regular::template(&template).err()
+    })?;
     Some(FieldError::invalid(path, text, detail).hint("such as \"/reviews/{*}/votes\" or \"/static/{**}\""))
 }
 
 fn template_fault(text: &str) -> Option<&'static str> {
+    if !text.starts_with('/') {
+        return Some("must begin with a slash");
+    }
+    if text.len() > LONGEST_PATTERN {
+        return Some("must be at most 1024 bytes long");
+    }
     let segments: Vec<_> = text.trim_matches('/').split('/').collect();
     let operators = segments.iter().position(|segment| *segment == "{**}");
     if operators.is_some_and(|at| segments[at + 1..].iter().any(|s| ["{*}", "{**}"].contains(s))) {

@@ -1,21 +1,18 @@
 //! Envoy's format strings: compiled once, rendered over a [`LogEntry`].
 //!
-//! Used by access logs, by header values and by local reply bodies. Operators that are not known are refused by name.
+//! Used by access logs, by header values and by local reply bodies. What is written is read by `syntax`.
 
 mod json;
 mod operator;
-mod parse;
-mod time;
 mod value;
 
 use std::fmt::Write;
 
 use crate::log::LogEntry;
-use crate::refusal::Taken;
+use crate::refusal::{Refusal, Taken};
 use operator::Operator;
 
 pub use json::JsonFormat;
-pub(crate) use time::TimeFormat;
 pub(crate) use value::Rendered;
 
 /// What Envoy writes when nothing is configured.
@@ -46,6 +43,17 @@ enum Piece {
     Value { operator: Operator, limit: Option<usize> },
 }
 
+impl From<syntax::format::Piece> for Piece {
+    fn from(written: syntax::format::Piece) -> Self {
+        match written {
+            syntax::format::Piece::Literal(text) => Self::Literal(text.into()),
+            syntax::format::Piece::Value { operator, limit } => {
+                Self::Value { operator: operator.into(), limit }
+            }
+        }
+    }
+}
+
 impl Format {
     /// Fails with the reason, and names the operator.
     pub fn new(text: &str) -> Result<Self, String> {
@@ -53,7 +61,9 @@ impl Format {
     }
 
     pub(crate) fn compile(text: &str, omit_empty: bool) -> Taken<Self> {
-        Ok(Self { pieces: parse::pieces(text)?, absent: if omit_empty { "" } else { "-" } })
+        let pieces = syntax::format::parse(text).map_err(Refusal::new)?;
+        let pieces = pieces.into_iter().map(Piece::from).collect();
+        Ok(Self { pieces, absent: if omit_empty { "" } else { "-" } })
     }
 
     /// The text when there is no operator in it.

@@ -1,37 +1,30 @@
-//! Envoy's command operators.
+//! Envoy's command operators: what each comes to. Which there are, `syntax` knows.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
+use syntax::TimeFormat;
+use syntax::format::{Field, GrpcForm, Operator as Written, Point, Side, TlsField, Unit, Whose};
 
-use super::TimeFormat;
 use super::value::Rendered;
 use crate::connection::TlsInfo;
 use crate::headers::{HeaderName, Headers};
 use crate::log::LogEntry;
 use crate::metadata::PeerMetadata;
-use crate::refusal::{Refusal, Taken};
 
 #[derive(Debug, Clone)]
 pub(super) enum Operator {
     Request(HeaderName, Option<HeaderName>),
     Response(HeaderName, Option<HeaderName>),
     Trailer(HeaderName, Option<HeaderName>),
-    /// The path without its query: `%REQ_WITHOUT_QUERY(…)%`, `%PATH(NQ)%`.
     RequestWithoutQuery(HeaderName, Option<HeaderName>),
     Query(Option<Box<str>>),
     StartTime(TimeFormat),
     PeerTime(TimeFormat, fn(&TlsInfo) -> Option<i64>),
-    DynamicMetadata {
-        filter: Box<str>,
-        path: Vec<Box<str>>,
-    },
-    FilterState {
-        key: Box<str>,
-        field: Option<Box<str>>,
-    },
+    DynamicMetadata { filter: Box<str>, path: Vec<Box<str>> },
+    FilterState { key: Box<str>, field: Option<Box<str>> },
     GrpcStatus(GrpcForm),
     CommonDuration(Point, Point, Unit),
     Simple(fn(&LogEntry<'_>) -> Owned),
@@ -47,55 +40,6 @@ pub(super) enum Owned {
     Text(String),
     Address(SocketAddr),
     Flags(crate::flags::ResponseFlags),
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum GrpcForm {
-    CamelCase,
-    SnakeCase,
-    Number,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Side {
-    Downstream,
-    Upstream,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum TlsField {
-    PeerSubject,
-    PeerIssuer,
-    PeerUri,
-    PeerDns,
-    PeerSerial,
-    PeerFingerprint,
-    PeerCert,
-    LocalSubject,
-    LocalUri,
-    LocalDns,
-    Version,
-    Cipher,
-    SessionId,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Point {
-    Start,
-    LastRequest,
-    UpstreamTxFirst,
-    UpstreamTxLast,
-    UpstreamRxFirst,
-    UpstreamRxLast,
-    DownstreamTxFirst,
-    DownstreamTxLast,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Unit {
-    Milliseconds,
-    Microseconds,
-    Nanoseconds,
 }
 
 fn without_port(address: SocketAddr) -> Owned {
@@ -138,164 +82,117 @@ fn optional(address: Option<SocketAddr>, part: fn(SocketAddr) -> Owned) -> Owned
     address.map_or(Owned::Missing, part)
 }
 
-impl Operator {
-    pub(super) fn parse(name: &str, argument: Option<&str>) -> Taken<Self> {
-        if let Some(operator) =
-            Self::simple(name).or_else(|| Self::borrowed(name)).or_else(|| Self::tls(name))
-        {
-            // Envoy takes and ignores no arguments for these.
-            return match argument {
-                None => Ok(operator),
-                Some(_) => Err(Refusal::new(format_args!("%{name}% takes no argument"))),
-            };
+impl From<Written> for Operator {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Header { whose, name, alternative } => {
+                let make = match whose {
+                    Whose::Request => Self::Request,
+                    Whose::RequestWithoutQuery => Self::RequestWithoutQuery,
+                    Whose::Response => Self::Response,
+                    Whose::Trailer => Self::Trailer,
+                };
+                make(HeaderName::from(name.as_str()), alternative.as_deref().map(HeaderName::from))
+            }
+            Written::Query(name) => Self::Query(name.map(Into::into)),
+            Written::StartTime(format) => Self::StartTime(format),
+            Written::PeerTime { format, end: false } => Self::PeerTime(format, |t| t.peer_not_before),
+            Written::PeerTime { format, end: true } => Self::PeerTime(format, |t| t.peer_not_after),
+            Written::DynamicMetadata { filter, path } => Self::DynamicMetadata {
+                filter: filter.into(),
+                path: path.into_iter().map(Into::into).collect(),
+            },
+            Written::FilterState { key, field } => {
+                Self::FilterState { key: key.into(), field: field.map(Into::into) }
+            }
+            Written::GrpcStatus(form) => Self::GrpcStatus(form),
+            Written::CommonDuration(from, to, unit) => Self::CommonDuration(from, to, unit),
+            Written::Tls(side, field) => Self::Tls(side, field),
+            Written::Field(field) => Self::of(field),
         }
-        let needed = || {
-            argument.ok_or_else(|| Refusal::new(format_args!("%{name}% needs an argument in parentheses")))
-        };
-        Ok(match name {
-            "REQ" => headers(needed()?, Self::Request),
-            "RESP" => headers(needed()?, Self::Response),
-            "TRAILER" => headers(needed()?, Self::Trailer),
-            "REQ_WITHOUT_QUERY" => headers(needed()?, Self::RequestWithoutQuery),
-            "PATH" => path(argument.unwrap_or("WQ"))?,
-            "QUERY_PARAM" => Self::Query(Some(needed()?.into())),
-            "QUERY_PARAMS" => Self::Query(None),
-            "START_TIME" => Self::StartTime(time(argument)?),
-            "START_TIME_LOCAL" => Self::StartTime(time(argument)?),
-            "DOWNSTREAM_PEER_CERT_V_START" => Self::PeerTime(time(argument)?, |t| t.peer_not_before),
-            "DOWNSTREAM_PEER_CERT_V_END" => Self::PeerTime(time(argument)?, |t| t.peer_not_after),
-            "DYNAMIC_METADATA" => {
-                let mut parts = needed()?.split(':').map(Into::into);
-                Self::DynamicMetadata { filter: parts.next().unwrap_or_default(), path: parts.collect() }
-            }
-            "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => filter_state(needed()?)?,
-            "ENVIRONMENT" => {
-                return Err(Refusal::new("%ENVIRONMENT% is not supported: deciding reads no environment"));
-            }
-            "GRPC_STATUS" => Self::GrpcStatus(match argument {
-                None | Some("CAMEL_STRING") => GrpcForm::CamelCase,
-                Some("SNAKE_STRING") => GrpcForm::SnakeCase,
-                Some("NUMBER") => GrpcForm::Number,
-                Some(other) => {
-                    return Err(Refusal::new(format_args!(
-                        "%GRPC_STATUS({other})%: write CAMEL_STRING, SNAKE_STRING or NUMBER"
-                    )));
-                }
-            }),
-            "COMMON_DURATION" => common_duration(needed()?)?,
-            other => {
-                return Err(Refusal::new(format_args!("%{other}% is no operator that this proxy knows")));
-            }
-        })
     }
+}
 
-    fn simple(name: &str) -> Option<Self> {
-        let f: fn(&LogEntry<'_>) -> Owned = match name {
-            "RESPONSE_CODE" => |e| Owned::Number(u64::from(e.response_code)),
-            "RESPONSE_FLAGS" => |e| Owned::Flags(e.flags),
-            "RESPONSE_FLAGS_LONG" => |e| {
+impl Operator {
+    fn of(field: Field) -> Self {
+        use Field as F;
+        match field {
+            F::ResponseCode => Self::Simple(|e| Owned::Number(u64::from(e.response_code))),
+            F::ResponseFlags => Self::Simple(|e| Owned::Flags(e.flags)),
+            F::ResponseFlagsLong => Self::Simple(|e| {
                 let mut out = String::new();
                 _ = e.flags.write_long(&mut out);
                 Owned::Text(out)
-            },
-            "BYTES_RECEIVED" => |e| Owned::Number(e.bytes_received),
-            "BYTES_SENT" => |e| Owned::Number(e.bytes_sent),
-            "REQUEST_HEADERS_BYTES" => |e| Owned::Number(e.request_header_bytes),
-            "RESPONSE_HEADERS_BYTES" => |e| Owned::Number(e.response_header_bytes),
-            "RESPONSE_TRAILERS_BYTES" => |e| Owned::Number(e.response_trailer_bytes),
-            "UPSTREAM_WIRE_BYTES_SENT" => |e| Owned::Number(e.upstream_wire_bytes_sent),
-            "UPSTREAM_WIRE_BYTES_RECEIVED" => |e| Owned::Number(e.upstream_wire_bytes_received),
-            "DURATION" => |e| millis(e.times.total),
-            "REQUEST_DURATION" => |e| millis(e.times.last_request_byte),
-            "REQUEST_TX_DURATION" => |e| millis(e.times.last_upstream_tx),
-            "RESPONSE_DURATION" => |e| millis(e.times.first_upstream_rx),
-            "RESPONSE_TX_DURATION" => {
-                |e| millis(between(e.times.first_upstream_rx, e.times.last_downstream_tx))
+            }),
+            F::BytesReceived => Self::Simple(|e| Owned::Number(e.bytes_received)),
+            F::BytesSent => Self::Simple(|e| Owned::Number(e.bytes_sent)),
+            F::RequestHeadersBytes => Self::Simple(|e| Owned::Number(e.request_header_bytes)),
+            F::ResponseHeadersBytes => Self::Simple(|e| Owned::Number(e.response_header_bytes)),
+            F::ResponseTrailersBytes => Self::Simple(|e| Owned::Number(e.response_trailer_bytes)),
+            F::UpstreamWireBytesSent => Self::Simple(|e| Owned::Number(e.upstream_wire_bytes_sent)),
+            F::UpstreamWireBytesReceived => Self::Simple(|e| Owned::Number(e.upstream_wire_bytes_received)),
+            F::Duration => Self::Simple(|e| millis(e.times.total)),
+            F::RequestDuration => Self::Simple(|e| millis(e.times.last_request_byte)),
+            F::RequestTxDuration => Self::Simple(|e| millis(e.times.last_upstream_tx)),
+            F::ResponseDuration => Self::Simple(|e| millis(e.times.first_upstream_rx)),
+            F::ResponseTxDuration => {
+                Self::Simple(|e| millis(between(e.times.first_upstream_rx, e.times.last_downstream_tx)))
             }
-            "DOWNSTREAM_HANDSHAKE_DURATION" => |e| millis(e.times.handshake),
-            "UPSTREAM_CONNECTION_POOL_READY_DURATION" => |e| millis(e.times.pool_ready),
-            "ROUNDTRIP_DURATION" => |_| Owned::Missing,
-            "UPSTREAM_REQUEST_ATTEMPT_COUNT" => |e| Owned::Number(u64::from(e.upstream.attempts)),
-            "UPSTREAM_HOST" => |e| host(e, Owned::Address),
-            "UPSTREAM_HOST_WITHOUT_PORT" => |e| host(e, without_port),
-            "UPSTREAM_REMOTE_ADDRESS" => |e| connected(e, Owned::Address),
-            "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => |e| connected(e, without_port),
-            "UPSTREAM_REMOTE_PORT" => |e| connected(e, port),
-            "UPSTREAM_HOST_NAME" => |e| host_name(e, Owned::Address),
-            "UPSTREAM_HOST_NAME_WITHOUT_PORT" => |e| host_name(e, without_port),
-            "UPSTREAM_LOCAL_ADDRESS" => |e| optional(e.upstream.local, Owned::Address),
-            "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => |e| optional(e.upstream.local, without_port),
-            "UPSTREAM_LOCAL_PORT" => |e| optional(e.upstream.local, port),
-            "UPSTREAM_CONNECTION_ID" => |e| e.upstream.connection_id.map_or(Owned::Missing, Owned::Number),
-            "DOWNSTREAM_REMOTE_ADDRESS" => |e| Owned::Address(e.downstream_remote),
-            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => |e| without_port(e.downstream_remote),
-            "DOWNSTREAM_REMOTE_PORT" => |e| port(e.downstream_remote),
-            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => |e| Owned::Address(e.connection.direct_remote),
-            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => |e| without_port(e.connection.direct_remote),
-            "DOWNSTREAM_DIRECT_REMOTE_PORT" => |e| port(e.connection.direct_remote),
-            "DOWNSTREAM_LOCAL_ADDRESS" | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS" => {
-                |e| Owned::Address(e.connection.local)
+            F::DownstreamHandshakeDuration => Self::Simple(|e| millis(e.times.handshake)),
+            F::UpstreamConnectionPoolReadyDuration => Self::Simple(|e| millis(e.times.pool_ready)),
+            F::RoundtripDuration => Self::Simple(|_| Owned::Missing),
+            F::UpstreamRequestAttemptCount => Self::Simple(|e| Owned::Number(u64::from(e.upstream.attempts))),
+            F::UpstreamHost => Self::Simple(|e| host(e, Owned::Address)),
+            F::UpstreamRemoteAddress => Self::Simple(|e| connected(e, Owned::Address)),
+            F::UpstreamRemoteAddressWithoutPort => Self::Simple(|e| connected(e, without_port)),
+            F::UpstreamRemotePort => Self::Simple(|e| connected(e, port)),
+            F::UpstreamHostName => Self::Simple(|e| host_name(e, Owned::Address)),
+            F::UpstreamHostNameWithoutPort => Self::Simple(|e| host_name(e, without_port)),
+            F::UpstreamLocalAddress => Self::Simple(|e| optional(e.upstream.local, Owned::Address)),
+            F::UpstreamLocalAddressWithoutPort => Self::Simple(|e| optional(e.upstream.local, without_port)),
+            F::UpstreamLocalPort => Self::Simple(|e| optional(e.upstream.local, port)),
+            F::UpstreamConnectionId => {
+                Self::Simple(|e| e.upstream.connection_id.map_or(Owned::Missing, Owned::Number))
             }
-            "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => |e| without_port(e.connection.local),
-            "DOWNSTREAM_LOCAL_PORT" => |e| port(e.connection.local),
-            "CONNECTION_ID" => |e| Owned::Number(e.connection.id),
+            F::DownstreamRemoteAddress => Self::Simple(|e| Owned::Address(e.downstream_remote)),
+            F::DownstreamRemoteAddressWithoutPort => Self::Simple(|e| without_port(e.downstream_remote)),
+            F::DownstreamRemotePort => Self::Simple(|e| port(e.downstream_remote)),
+            F::DownstreamDirectRemoteAddress => Self::Simple(|e| Owned::Address(e.connection.direct_remote)),
+            F::DownstreamDirectRemoteAddressWithoutPort => {
+                Self::Simple(|e| without_port(e.connection.direct_remote))
+            }
+            F::DownstreamDirectRemotePort => Self::Simple(|e| port(e.connection.direct_remote)),
+            F::DownstreamLocalAddress | F::DownstreamDirectLocalAddress => {
+                Self::Simple(|e| Owned::Address(e.connection.local))
+            }
+            F::DownstreamLocalAddressWithoutPort => Self::Simple(|e| without_port(e.connection.local)),
+            F::DownstreamLocalPort => Self::Simple(|e| port(e.connection.local)),
+            F::ConnectionId => Self::Simple(|e| Owned::Number(e.connection.id)),
             // Empty is a body too.
-            "LOCAL_REPLY_BODY" => |e| Owned::Text(e.local_reply_body.to_owned()),
-            "GRPC_STATUS_NUMBER" => |e| e.grpc_status().map_or(Owned::Missing, Owned::Signed),
-            "TRACE_SAMPLED" => |e| Owned::Text(e.sampled.to_string()),
-            "ACCESS_LOG_TYPE" => |e| {
+            F::LocalReplyBody => Self::Simple(|e| Owned::Text(e.local_reply_body.to_owned())),
+            F::GrpcStatusNumber => Self::Simple(|e| e.grpc_status().map_or(Owned::Missing, Owned::Signed)),
+            F::AccessLogType => Self::Simple(|e| {
                 Owned::Text(if e.request.is_some() { "DownstreamEnd" } else { "TcpConnectionEnd" }.to_owned())
-            },
-            _ => return None,
-        };
-        Some(Self::Simple(f))
-    }
-
-    fn borrowed(name: &str) -> Option<Self> {
-        let f: for<'a> fn(&'a LogEntry<'a>) -> &'a str = match name {
-            "PROTOCOL" => |e| e.request.map(|r| r.version).or(e.protocol).map_or("", |v| v.as_str()),
-            "UPSTREAM_PROTOCOL" => |e| e.upstream.protocol.map_or("", |v| v.as_str()),
-            "RESPONSE_CODE_DETAILS" => |e| e.response_code_details,
-            "CONNECTION_TERMINATION_DETAILS" => |e| e.connection_termination_details,
-            "UPSTREAM_TRANSPORT_FAILURE_REASON" => |e| e.upstream.transport_failure,
-            "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => |e| e.downstream_transport_failure,
-            "UPSTREAM_CLUSTER" => |e| e.upstream.cluster,
-            "UPSTREAM_CLUSTER_RAW" => |e| e.upstream.cluster_raw,
-            "REQUESTED_SERVER_NAME" => |e| &e.connection.server_name,
-            "ROUTE_NAME" => |e| e.route_name,
-            "VIRTUAL_CLUSTER_NAME" => |e| e.virtual_cluster,
-            "FILTER_CHAIN_NAME" => |e| e.filter_chain,
-            "LISTENER_NAME" => |e| e.listener,
-            "HOSTNAME" => |e| e.hostname,
-            "STREAM_ID" => |e| e.stream_id,
-            "TRACE_ID" => |e| e.trace_id,
-            _ => return None,
-        };
-        Some(Self::Borrowed(f))
-    }
-
-    fn tls(name: &str) -> Option<Self> {
-        let (side, field) = match name.strip_prefix("DOWNSTREAM_") {
-            Some(field) => (Side::Downstream, field),
-            None => (Side::Upstream, name.strip_prefix("UPSTREAM_")?),
-        };
-        let field = match field {
-            "PEER_SUBJECT" => TlsField::PeerSubject,
-            "PEER_ISSUER" => TlsField::PeerIssuer,
-            "PEER_URI_SAN" => TlsField::PeerUri,
-            "PEER_DNS_SAN" => TlsField::PeerDns,
-            "PEER_SERIAL" => TlsField::PeerSerial,
-            "PEER_FINGERPRINT_256" => TlsField::PeerFingerprint,
-            "PEER_CERT" => TlsField::PeerCert,
-            "LOCAL_SUBJECT" => TlsField::LocalSubject,
-            "LOCAL_URI_SAN" => TlsField::LocalUri,
-            "LOCAL_DNS_SAN" => TlsField::LocalDns,
-            "TLS_VERSION" => TlsField::Version,
-            "TLS_CIPHER" => TlsField::Cipher,
-            "TLS_SESSION_ID" => TlsField::SessionId,
-            _ => return None,
-        };
-        Some(Self::Tls(side, field))
+            }),
+            F::Protocol => {
+                Self::Borrowed(|e| e.request.map(|r| r.version).or(e.protocol).map_or("", |v| v.as_str()))
+            }
+            F::UpstreamProtocol => Self::Borrowed(|e| e.upstream.protocol.map_or("", |v| v.as_str())),
+            F::ResponseCodeDetails => Self::Borrowed(|e| e.response_code_details),
+            F::ConnectionTerminationDetails => Self::Borrowed(|e| e.connection_termination_details),
+            F::UpstreamTransportFailureReason => Self::Borrowed(|e| e.upstream.transport_failure),
+            F::DownstreamTransportFailureReason => Self::Borrowed(|e| e.downstream_transport_failure),
+            F::UpstreamCluster => Self::Borrowed(|e| e.upstream.cluster),
+            F::UpstreamClusterRaw => Self::Borrowed(|e| e.upstream.cluster_raw),
+            F::RequestedServerName => Self::Borrowed(|e| &e.connection.server_name),
+            F::RouteName => Self::Borrowed(|e| e.route_name),
+            F::VirtualClusterName => Self::Borrowed(|e| e.virtual_cluster),
+            F::FilterChainName => Self::Borrowed(|e| e.filter_chain),
+            F::ListenerName => Self::Borrowed(|e| e.listener),
+            F::Hostname => Self::Borrowed(|e| e.hostname),
+            F::StreamId => Self::Borrowed(|e| e.stream_id),
+            F::TraceId => Self::Borrowed(|e| e.trace_id),
+        }
     }
 
     pub(super) fn value<'a>(&'a self, entry: &'a LogEntry<'a>) -> Rendered<'a> {
@@ -341,87 +238,6 @@ impl Operator {
             }
         }
     }
-}
-
-/// `X-NAME` or `X-NAME?ALTERNATIVE`.
-fn headers(argument: &str, make: fn(HeaderName, Option<HeaderName>) -> Operator) -> Operator {
-    let (name, alternative) = match argument.split_once('?') {
-        Some((name, alternative)) => (name, Some(HeaderName::from(alternative))),
-        None => (argument, None),
-    };
-    make(HeaderName::from(name), alternative)
-}
-
-fn path(argument: &str) -> Taken<Operator> {
-    use crate::headers::Known;
-    let (query, which) = argument.split_once(':').unwrap_or((argument, "ORIG_OR_PATH"));
-    let (name, alternative) = match which {
-        "PATH" => (Known::PseudoPath, None),
-        "ORIG" => (Known::XEnvoyOriginalPath, None),
-        "ORIG_OR_PATH" => (Known::XEnvoyOriginalPath, Some(Known::PseudoPath.into())),
-        other => {
-            return Err(Refusal::new(format_args!("%PATH(…:{other})%: write PATH, ORIG or ORIG_OR_PATH")));
-        }
-    };
-    match query {
-        "WQ" => Ok(Operator::Request(name.into(), alternative)),
-        "NQ" => Ok(Operator::RequestWithoutQuery(name.into(), alternative)),
-        other => Err(Refusal::new(format_args!("%PATH({other})%: write WQ or NQ"))),
-    }
-}
-
-fn time(argument: Option<&str>) -> Taken<TimeFormat> {
-    TimeFormat::parse(argument.unwrap_or_default())
-}
-
-fn filter_state(argument: &str) -> Taken<Operator> {
-    let mut parts = argument.splitn(3, ':');
-    let key = parts.next().unwrap_or_default();
-    let field = match (parts.next(), parts.next()) {
-        (None | Some("TYPED" | "PLAIN"), None) => None,
-        (Some("FIELD"), Some(field)) => Some(field.into()),
-        _ => {
-            return Err(Refusal::new(format_args!(
-                "%FILTER_STATE({argument})%: write KEY, KEY:PLAIN, KEY:TYPED or KEY:FIELD:NAME"
-            )));
-        }
-    };
-    Ok(Operator::FilterState { key: key.into(), field })
-}
-
-fn common_duration(argument: &str) -> Taken<Operator> {
-    let parts: Vec<_> = argument.split(':').collect();
-    let [from, to, unit] = parts.as_slice() else {
-        return Err(Refusal::new(format_args!("%COMMON_DURATION({argument})%: write START:END:UNIT")));
-    };
-    let point = |name: &str| {
-        Ok(match name {
-            "DS_RX_BEG" => Point::Start,
-            "DS_RX_END" => Point::LastRequest,
-            "US_TX_BEG" => Point::UpstreamTxFirst,
-            "US_TX_END" => Point::UpstreamTxLast,
-            "US_RX_BEG" => Point::UpstreamRxFirst,
-            "US_RX_END" => Point::UpstreamRxLast,
-            "DS_TX_BEG" => Point::DownstreamTxFirst,
-            "DS_TX_END" => Point::DownstreamTxLast,
-            other => {
-                return Err(Refusal::new(format_args!(
-                    "%COMMON_DURATION%: {other} is no point in time that this proxy knows"
-                )));
-            }
-        })
-    };
-    let unit = match *unit {
-        "ms" => Unit::Milliseconds,
-        "us" => Unit::Microseconds,
-        "ns" => Unit::Nanoseconds,
-        other => {
-            return Err(Refusal::new(format_args!(
-                "%COMMON_DURATION%: the unit {other} must be ms, us or ns"
-            )));
-        }
-    };
-    Ok(Operator::CommonDuration(point(from)?, point(to)?, unit))
 }
 
 fn duration<'a>(entry: &LogEntry<'_>, from: Point, to: Point, unit: Unit) -> Rendered<'a> {

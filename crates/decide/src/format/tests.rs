@@ -66,16 +66,11 @@ fn operators_write_what_envoy_writes() {
 
 #[test]
 fn what_is_no_operator_is_refused_by_name() {
-    for (format, reason) in [
-        ("%NONSENSE%", "%NONSENSE% is no operator that this proxy knows"),
-        ("%REQ%", "%REQ% needs an argument in parentheses"),
-        ("100%", "%: the percent sign is not closed; write %% for a percent sign"),
-        ("%REQ(X", "%REQ: the parenthesis is not closed"),
-        ("%REQ(X):y%", "%REQ: the length must be a number"),
-        ("%PROTOCOL(x)%", "%PROTOCOL% takes no argument"),
-    ] {
-        assert_eq!(Format::new(format).unwrap_err(), reason);
-    }
+    assert_eq!(
+        Format::new("%NONSENSE%").unwrap_err(),
+        "%NONSENSE% is no operator that this proxy knows",
+        "syntax has the others"
+    );
     assert!(Format::new(DEFAULT_ENVOY).is_ok() && Format::new(DEFAULT_ISTIO).is_ok());
 }
 

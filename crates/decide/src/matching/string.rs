@@ -3,7 +3,8 @@
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use proto::pb::envoy::r#type::matcher::v3 as pb;
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
+use syntax::regular;
 
 use crate::refusal::{Refusal, Taken, Within};
 use crate::wire::unpack;
@@ -82,22 +83,15 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     part.is_empty() || text.windows(part.len()).any(|w| w == part)
 }
 
-/// RE2's syntax, as far as people use it, is the `regex` crate's; programs are bounded.
-pub(crate) fn regex(pattern: &str) -> Taken<Regex> {
-    RegexBuilder::new(pattern)
-        .unicode(true)
-        .size_limit(1 << 20)
-        .build()
-        .or_else(|_| RegexBuilder::new(pattern).unicode(false).size_limit(1 << 20).build())
-        .map_err(|e| {
-            Refusal::new(format_args!("is not a regular expression that can be used: {e}")).under("regex")
-        })
+fn taken(regex: Result<Regex, regex::Error>) -> Taken<Regex> {
+    regex.map_err(|e| {
+        Refusal::new(format_args!("is not a regular expression that can be used: {e}")).under("regex")
+    })
 }
 
-/// A regular expression for the whole of a text. A dot matches a line feed too, so that nothing hides behind one.
+/// A regular expression for the whole of a text.
 pub(crate) fn whole(pattern: &str) -> Taken<Regex> {
-    regex(pattern)?;
-    regex(&format!("\\A(?s:{pattern})\\z"))
+    taken(regular::whole(pattern))
 }
 
 /// Envoy's `uri_template` extension.
@@ -105,56 +99,10 @@ pub(crate) fn uri_template(extension: &core::TypedExtensionConfig) -> Taken<Rege
     let any =
         extension.typed_config.as_ref().ok_or_else(|| Refusal::new("is missing").under("typedConfig"))?;
     let config: UriTemplateMatchConfig = unpack(any).within("typedConfig")?;
-    template(&config.path_template).within("pathTemplate").within("typedConfig")
-}
-
-/// A path template: `*` and `{name}` stand for one segment, `**` for any number of them, `{name=…}` for what is within.
-/// A segment is whatever has no slash, an asterisk included.
-fn template(pattern: &str) -> Taken<Regex> {
-    let wrong = |why: &str| Refusal::new(format_args!("{pattern:?} {why}"));
-    if !pattern.starts_with('/') {
-        return Err(wrong("must begin with a slash"));
-    }
-    let mut out = String::new();
-    let mut rest = pattern;
-    let mut after_any = false;
-    while let Some(c) = rest.chars().next() {
-        let (length, any) = match c {
-            '{' => {
-                let end = rest.find('}').ok_or_else(|| wrong("has a brace that is not closed"))?;
-                let within = rest[1..end].split_once('=').map_or("*", |(_, inner)| inner);
-                out.push_str(&wildcards(within));
-                (end + 1, within.contains("**"))
-            }
-            '}' => return Err(wrong("closes a brace that is not open")),
-            '*' if rest.starts_with("**") => {
-                out.push_str(".*");
-                (2, true)
-            }
-            '*' => {
-                out.push_str("[^/]+");
-                (1, false)
-            }
-            c => {
-                out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4])));
-                (c.len_utf8(), false)
-            }
-        };
-        if after_any && any {
-            return Err(wrong("may have ** once"));
-        }
-        after_any |= any;
-        rest = &rest[length..];
-    }
-    whole(&out)
-}
-
-fn wildcards(pattern: &str) -> String {
-    let any: Vec<_> = pattern
-        .split("**")
-        .map(|part| part.split('*').map(regex::escape).collect::<Vec<_>>().join("[^/]+"))
-        .collect();
-    any.join(".*")
+    regular::template(&config.path_template)
+        .map_err(Refusal::new)
+        .within("pathTemplate")
+        .within("typedConfig")
 }
 
 /// `RegexMatchAndSubstitute`.
@@ -168,8 +116,10 @@ pub struct RegexRewrite {
 impl RegexRewrite {
     pub(crate) fn compile(rewrite: &pb::RegexMatchAndSubstitute) -> Taken<Self> {
         let pattern = rewrite.pattern.as_ref().ok_or_else(|| Refusal::new("is missing").under("pattern"))?;
-        let pattern = regex(&pattern.regex).within("pattern")?;
-        let substitution = translate(&rewrite.substitution, pattern.captures_len()).within("substitution")?;
+        let pattern = taken(regular::regex(&pattern.regex)).within("pattern")?;
+        let substitution = regular::substitution(&rewrite.substitution, pattern.captures_len())
+            .map_err(Refusal::new)
+            .within("substitution")?;
         Ok(Self { pattern, substitution: substitution.into() })
     }
 
@@ -178,32 +128,6 @@ impl RegexRewrite {
         let replaced = self.pattern.replace_all(text.as_bytes(), self.substitution.as_bytes());
         String::from_utf8_lossy(&replaced).into_owned()
     }
-}
-
-/// RE2's `\0` to `\9` and `\\`.
-fn translate(text: &str, captures: usize) -> Taken<String> {
-    let mut out = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '$' => out.push_str("$$"),
-            '\\' => match chars.next() {
-                Some('\\') => out.push('\\'),
-                Some(d) if d.is_ascii_digit() => {
-                    let group = d as usize - '0' as usize;
-                    if group >= captures {
-                        return Err(Refusal::new(format_args!(
-                            "\\{d} names a group that the pattern does not have"
-                        )));
-                    }
-                    out.push_str(&format!("${{{group}}}"));
-                }
-                _ => return Err(Refusal::new("a backslash must be followed by a digit or a backslash")),
-            },
-            c => out.push(c),
-        }
-    }
-    Ok(out)
 }
 
 #[cfg(test)]
@@ -240,31 +164,6 @@ mod tests {
         assert!(compile(re("a.*"), false).matches(b"a\n"), "a line feed does not hide what follows");
         assert!(!compile(re("[a-z]+"), false).matches(b"ab\xff"));
         assert!(compile(re("ab.*"), false).matches(b"ab\xff"), "bytes that are no text do not slip by");
-    }
-
-    #[test]
-    fn templates_stand_for_segments() {
-        for (pattern, path, expected) in [
-            ("/a/*/c", "/a/b/c", true),
-            ("/a/*/c", "/a/*/c", true),
-            ("/a/*/c", "/a/b/b/c", false),
-            ("/a/*/c", "/a//c", false),
-            ("/a/*", "/a/", false),
-            ("/a/**", "/a/b/c", true),
-            ("/a/**", "/a/", true),
-            ("/a/**", "/ab", false),
-            ("/a/**/c", "/a/b/b/c", true),
-            ("/v.1/{name}/x", "/v.1/any/x", true),
-            ("/v.1/{name}/x", "/v11/any/x", false),
-            ("/{all=**}", "/a/b", true),
-            ("/{all=**}.jpg", "/a/b.jpg", true),
-            ("/{id=a/*}/z", "/a/b/z", true),
-        ] {
-            assert_eq!(template(pattern).unwrap().is_match(path.as_bytes()), expected, "{pattern} {path}");
-        }
-        for pattern in ["a", "/{a", "/a}", "/**/**"] {
-            assert!(template(pattern).is_err(), "{pattern}");
-        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ envoy.config.core.v3.RuntimeUInt32: default_value
 envoy.config.core.v3.SchemeHeaderTransformation: scheme_to_overwrite
 envoy.config.core.v3.SocketAddress: address port_value
 envoy.config.core.v3.SocketOption: buf_value int_value level name state
-envoy.config.core.v3.SubstitutionFormatString: content_type json_format omit_empty_values text_format \
+envoy.config.core.v3.SubstitutionFormatString: content_type formatters json_format omit_empty_values text_format \
     text_format_source
 envoy.config.core.v3.TcpKeepalive: keepalive_interval keepalive_probes keepalive_time
 envoy.config.core.v3.TransportSocket: name typed_config
@@ -233,6 +233,7 @@ envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy: access_log cluster hash_
     max_connect_attempts max_downstream_connection_duration stat_prefix weighted_clusters
 envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster: clusters
 envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight: name weight
+envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery:
 envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig: path_template
 envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig: pack_trace_reason use_request_id_for_trace_sampling
 envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate:

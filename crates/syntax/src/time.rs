@@ -3,12 +3,11 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::refusal::{Refusal, Taken};
+/// A time's format, read once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeFormat(Vec<Part>);
 
-#[derive(Debug, Clone)]
-pub(crate) struct TimeFormat(Vec<Part>);
-
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Literal(Box<str>),
     Year,
@@ -58,7 +57,7 @@ struct Civil {
 
 impl TimeFormat {
     /// Empty is the default: milliseconds in RFC 3339.
-    pub(crate) fn parse(text: &str) -> Taken<Self> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut chars = if text.is_empty() { DEFAULT } else { text }.chars();
         let mut literal = String::new();
@@ -75,9 +74,8 @@ impl TimeFormat {
                     spec.extend(chars.next());
                 }
             }
-            let new = part(&spec, &mut literal).ok_or_else(|| {
-                Refusal::new(format_args!("%{spec} is no part of a time that this proxy knows"))
-            })?;
+            let new = part(&spec, &mut literal)
+                .ok_or_else(|| format!("%{spec} is no part of a time that this proxy knows"))?;
             if !new.is_empty() && !literal.is_empty() {
                 parts.push(Part::Literal(std::mem::take(&mut literal).into()));
             }
@@ -89,12 +87,12 @@ impl TimeFormat {
         Ok(Self(parts))
     }
 
-    pub(crate) fn format(&self, time: SystemTime) -> String {
+    pub fn format(&self, time: SystemTime) -> String {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.format_epoch(i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
     }
 
-    pub(crate) fn format_epoch(&self, seconds: i64, nanos: u32) -> String {
+    pub fn format_epoch(&self, seconds: i64, nanos: u32) -> String {
         let civil = civil(seconds);
         let mut out = String::with_capacity(32);
         for part in &self.0 {

@@ -1,12 +1,13 @@
 //! CEL's grammar, as far as [`super`] goes: a recursive descent with a bound on depth.
 
-use regex::RegexBuilder;
 use serde_json::Value;
 
-use super::attribute::Path;
-use super::{Function, Node, Op};
+use super::{Attribute, Function, Node, Op};
+use crate::regular;
 
 const DEEPEST: usize = 64;
+/// Words, values and signs: long chains of `||` are as deep as they are long.
+const LONGEST: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Token {
@@ -59,6 +60,9 @@ fn tokens(text: &str) -> Result<Vec<(Token, usize)>, String> {
             (Token::Sign(sign), sign.len())
         };
         tokens.push((token, at));
+        if tokens.len() > LONGEST {
+            return Err(format!("the expression has more than {LONGEST} words and signs"));
+        }
         at += length;
     }
     Ok(tokens)
@@ -275,7 +279,7 @@ impl Parser {
                 self.expect("]")?;
             } else if matches!(self.tokens.get(self.at + 2), Some((Token::Sign("("), _))) || !self.take(".") {
                 // A method follows, or nothing.
-                return Path::new(&segments).map(Node::Attribute);
+                return Attribute::new(&segments).map(Node::Attribute);
             } else {
                 segments.push(self.word()?);
             }
@@ -287,6 +291,6 @@ fn matches(target: Node, pattern: &Node, place: usize) -> Result<Node, String> {
     let Node::Constant(Value::String(pattern)) = pattern else {
         return Err(format!("matches() at {place} needs a literal pattern"));
     };
-    let regex = RegexBuilder::new(pattern).size_limit(1 << 20).build();
-    Ok(Node::Matches(Box::new(target), regex.map_err(|e| format!("the pattern at {place}: {e}"))?))
+    let regex = regular::text(pattern).map_err(|error| format!("the pattern at {place}: {error}"))?;
+    Ok(Node::Matches(Box::new(target), regex))
 }
