@@ -1,9 +1,10 @@
 //! What users wrote, typed, with what translation needs to order and to recognize it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ahash::AHashMap;
+use api::{FieldError, Spec};
 use base::NamespacedName;
 
 /// One resource that a user wrote.
@@ -17,16 +18,26 @@ pub struct Config<T> {
     /// The API server's count of the spec's changes, for whoever reports about this one; 0 outside of one.
     pub generation: i64,
     pub spec: T,
+    /// What no proxy would take: found when first asked for.
+    faults: OnceLock<Vec<FieldError>>,
 }
 
 impl<T> Config<T> {
     /// As a registry makes it; the world gives the revision.
     pub fn new(name: NamespacedName, created: i64, spec: T) -> Self {
-        Self { revision: 0, name, created, generation: 0, spec }
+        Self { revision: 0, name, created, generation: 0, spec, faults: OnceLock::new() }
     }
 
     pub fn at_generation(self, generation: Option<i64>) -> Self {
         Self { generation: generation.unwrap_or_default(), ..self }
+    }
+}
+
+impl<T: Spec> Config<T> {
+    /// What makes no sense in it. Registries let nothing of the kind in; whatever comes in otherwise must not spoil
+    /// what proxies are told beside it.
+    pub fn faults(&self) -> &[FieldError] {
+        self.faults.get_or_init(|| api::judge(&self.spec, &self.name))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Problems of users' resources that only show beside each other: said by `analyze` and in the resources' status.
 
 mod effects;
+mod providers;
 #[cfg(test)]
 mod tests;
 
@@ -49,8 +50,17 @@ impl Snapshot {
     /// Every problem, ordered by resource and field. Costs a walk over all resources: ask for it, do not poll it.
     pub fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
+        self.check_mesh(&self.mesh().value, &mut found);
+        for config in self.telemetries().iter() {
+            self.check_telemetry(config, &mut found);
+            found
+                .extend(config.faults().iter().map(|error| malformed(about(Kind::Telemetry, config), error)));
+        }
         for config in self.virtual_services().iter() {
             self.check_virtual_service(config, &mut found);
+            found.extend(
+                config.faults().iter().map(|error| malformed(about(Kind::VirtualService, config), error)),
+            );
         }
         self.check_duplicate_hosts(&mut found);
         for config in self.destination_rules().iter() {
@@ -74,6 +84,8 @@ impl Snapshot {
             Object::VirtualService(config) => self.check_virtual_service(config, &mut found),
             Object::DestinationRule(config) => self.check_rule(config, &mut found),
             Object::Gateway(config) => self.check_gateway(config, &mut found),
+            Object::Telemetry(config) => self.check_telemetry(config, &mut found),
+            Object::Mesh(mesh) => self.check_mesh(mesh, &mut found),
             _ => {}
         }
         found
@@ -335,6 +347,18 @@ fn policies(rule: &net::DestinationRule) -> Vec<Policy<'_>> {
         }
     }
     found
+}
+
+/// What no proxy would take: the part of the resource that says it is left out.
+fn malformed(about: ObjectRef, error: &api::FieldError) -> Finding {
+    Finding {
+        about,
+        severity: Severity::Error,
+        code: "Malformed",
+        field: error.path.clone(),
+        message: format!("{}: it is left out", error.message),
+        hint: error.hint.clone().unwrap_or_default(),
+    }
 }
 
 fn about<T>(kind: Kind, config: &Config<T>) -> ObjectRef {

@@ -4,17 +4,27 @@ use api::networking as net;
 use base::NamespacedName;
 use model::{Config, Configs, resolve_host};
 
+/// A resource and its delegates as one.
+pub(crate) struct Merged {
+    pub(crate) spec: net::VirtualService,
+    /// Changes with each of them.
+    pub(crate) revision: u64,
+    /// Whether there is something in one of them that no proxy would take.
+    pub(crate) faulty: bool,
+}
+
 /// The resource with the routes of its delegates in the place of the references to them. A delegate that does not
 /// exist contributes nothing: there is nothing to route to. Delegates do not delegate.
 pub(crate) fn merged(
     config: &Config<net::VirtualService>,
     all: &Configs<net::VirtualService>,
     domain: &str,
-) -> (net::VirtualService, u64) {
+) -> Merged {
     let mut spec = config.spec.clone();
     let mut revision = config.revision;
+    let mut faulty = !config.faults().is_empty();
     if spec.http.iter().all(|route| route.delegate.is_none()) {
-        return (spec, revision);
+        return Merged { spec, revision, faulty };
     }
     let mut http = Vec::new();
     for route in &spec.http {
@@ -29,11 +39,12 @@ pub(crate) fn merged(
         let delegate = all.get(&NamespacedName::new(namespace, reference.name.as_str()));
         revision =
             (revision ^ delegate.map_or(0, |delegate| delegate.revision)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        faulty |= delegate.is_some_and(|delegate| !delegate.faults().is_empty());
         let children = delegate.into_iter().flat_map(|delegate| &delegate.spec.http);
         http.extend(children.filter_map(|child| merge(route, child, namespace, domain)));
     }
     spec.http = http;
-    (spec, revision)
+    Merged { spec, revision, faulty }
 }
 
 /// A delegate's route under the conditions of the route that delegates; `None` when both cannot hold.

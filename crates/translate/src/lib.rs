@@ -25,6 +25,7 @@ mod nds;
 mod node;
 mod peer;
 mod rbac;
+mod readable;
 mod roots;
 mod route;
 mod scope;

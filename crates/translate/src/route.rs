@@ -1,7 +1,7 @@
 //! Route configurations of sidecars: by port, and by service where a port's protocol is detected.
 
 pub(crate) mod http;
-mod matches;
+pub(crate) mod matches;
 mod policy;
 
 use std::collections::BTreeMap;

@@ -278,6 +278,8 @@ pub(crate) struct VirtualService {
     pub(crate) spec: Arc<net::VirtualService>,
     /// Changes with the resource and with those that it delegates to.
     pub(crate) revision: u64,
+    /// Whether what proxies would not take has to be looked for.
+    pub(crate) faulty: bool,
 }
 
 impl VirtualServices {
@@ -342,13 +344,14 @@ impl VirtualService {
             [] => vec!["mesh".to_owned()],
             list => list.iter().map(gateway).collect(),
         };
-        let (spec, revision) = delegate::merged(config, all, domain);
+        let merged = delegate::merged(config, all, domain);
         Self {
             name: config.name.clone(),
             hosts: config.spec.hosts.iter().map(|host| resolve_host(host, namespace, domain)).collect(),
             gateways,
-            spec: Arc::new(spec),
-            revision,
+            spec: Arc::new(merged.spec),
+            revision: merged.revision,
+            faulty: merged.faulty,
         }
     }
 }

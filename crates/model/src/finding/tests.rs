@@ -118,3 +118,72 @@ fn ports_without_a_protocol_are_named() {
     let named = found(vec![service("web")]);
     assert_eq!(named, [("PortWithoutProtocol", "spec.ports[0].name".to_owned())]);
 }
+
+fn mesh(yaml: &str) -> Object {
+    Object::Mesh(Box::new(api::parse_mesh_config(yaml).unwrap().0))
+}
+
+#[test]
+fn providers_that_lead_nowhere_are_named() {
+    let telemetry = |spec| Object::Telemetry(typed("t", spec));
+    let traces = |name: &str| telemetry(json!({"tracing": [{"providers": [{"name": name}]}]}));
+    let logs = |name: &str| telemetry(json!({"accessLogging": [{"providers": [{"name": name}]}]}));
+    let declared = "extensionProviders:\n- {name: z, zipkin: {service: reviews.default.svc.cluster.local, port: 9080}}\n\
+                    - {name: gone, opentelemetry: {service: otel.example, port: 4317}}\n\
+                    - {name: other, zipkin: {service: reviews.default.svc.cluster.local, port: 1}}\n\
+                    - {name: file, envoyFileAccessLog: {path: /dev/stdout}}\n";
+    let tracing = vec![("DanglingProvider", "spec.tracing[0].providers[0].name".to_owned())];
+    let logging = vec![("DanglingProvider", "spec.accessLogging[0].providers[0].name".to_owned())];
+    for (object, expected) in [
+        (traces("z"), vec![]),
+        (traces("none"), tracing.clone()),
+        (traces("gone"), tracing.clone()),
+        (traces("other"), tracing.clone()),
+        (traces("file"), tracing),
+        (logs("file"), vec![]),
+        (logs("envoy"), vec![]),
+        (logs("fil"), logging.clone()),
+        (logs("z"), logging),
+        (telemetry(json!({"metrics": [{"providers": [{"name": "prometheus"}]}]})), vec![]),
+        (
+            telemetry(json!({"metrics": [{}, {"providers": [{"name": "statsd"}]}]})),
+            vec![("DanglingProvider", "spec.metrics[1].providers[0].name".to_owned())],
+        ),
+    ] {
+        assert_eq!(found(vec![mesh(declared), object.clone()]), expected, "{object:?}");
+    }
+    let by_default = format!("{declared}defaultProviders: {{tracing: [gone]}}");
+    assert_eq!(
+        found(vec![mesh(&by_default)]),
+        [("DanglingProvider", "extensionProviders[1].opentelemetry.service".to_owned())]
+    );
+    let address =
+        "{enableTracing: true, defaultConfig: {tracing: {zipkin: {address: 'zipkin.istio-system:9411'}}}}";
+    assert_eq!(
+        found(vec![mesh(address)]),
+        [("DanglingProvider", "defaultConfig.tracing.zipkin.address".to_owned())]
+    );
+    let snapshot = World::new(Settings::default()).snapshot();
+    let [said] = snapshot.judge(&traces("zipkin")).try_into().unwrap();
+    assert_eq!(
+        said.to_string(),
+        "Telemetry default/t: spec.tracing[0].providers[0].name: MeshConfig declares no provider \"zipkin\": there are \
+         no traces until it does [DanglingProvider]; declare it in extensionProviders of the ConfigMap istio"
+    );
+}
+
+#[test]
+fn what_no_proxy_would_take_is_named() {
+    let route = |value: &str| {
+        let headers = json!({"request": {"set": {"x": value}}});
+        let spec = json!({"hosts": ["reviews"], "http": [{"headers": headers,
+            "route": [{"destination": {"host": "reviews"}}]}]});
+        Object::VirtualService(typed("v", spec))
+    };
+    assert_eq!(found(vec![route("%PROTOCOL%")]), []);
+    let field = "spec.http[0].headers.request.set[x]".to_owned();
+    assert_eq!(found(vec![route("%NOPE%")]), [("Malformed", field)]);
+    let filter = json!({"accessLogging": [{"filter": {"expression": "a +"}}]});
+    let field = "spec.accessLogging[0].filter.expression".to_owned();
+    assert_eq!(found(vec![Object::Telemetry(typed("t", filter))]), [("Malformed", field)]);
+}

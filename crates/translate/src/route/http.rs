@@ -13,6 +13,7 @@ use super::{Destination, destination, matches};
 use crate::build::Context;
 use crate::destination_rule::config_path;
 use crate::encode::{any, boolv, duration, fields, istio_metadata, millionths, seconds, text, u32v};
+use crate::readable;
 use crate::scope::Facet;
 use crate::view::VirtualService;
 
@@ -41,15 +42,22 @@ pub(crate) fn default_route(context: &Context<'_>, service: &Arc<Service>, port:
     }
 }
 
-/// In order; what comes after a route for everything is left out, since it is never reached.
+/// In order; what comes after a route for everything is left out, since it is never reached. So is what no proxy would
+/// take, where something of the resource is of that kind.
 pub(crate) fn routes(context: &Context<'_>, rules: &VirtualService, place: &Place<'_>) -> Vec<pb::Route> {
     let mut routes = Vec::new();
     for route in &rules.spec.http {
+        if rules.faulty && !route.rewrite.as_ref().is_none_or(readable::rewrite) {
+            continue;
+        }
         if route.r#match.is_empty() {
             routes.push(build(context, rules, route, None, place));
             return routes;
         }
         for request in route.r#match.iter().filter(|request| applies(context, request, place)) {
+            if rules.faulty && !readable::request(request) {
+                continue;
+            }
             let built = build(context, rules, route, Some(request), place);
             let last = built.r#match.as_ref().is_some_and(is_everything);
             routes.push(built);
@@ -135,7 +143,9 @@ fn build(
         built.typed_per_filter_config.insert("envoy.filters.http.fault".into(), any(&fault));
     }
     if let Some(cors) = &route.cors_policy {
-        built.typed_per_filter_config.insert("envoy.filters.http.cors".into(), any(&policy::cors(cors)));
+        built
+            .typed_per_filter_config
+            .insert("envoy.filters.http.cors".into(), any(&policy::cors(cors, rules.faulty)));
     }
     built
 }

@@ -59,12 +59,17 @@ fn header(name: &str, value: &StringMatch, invert: bool) -> pb::HeaderMatcher {
     pb::HeaderMatcher {
         name: name.into(),
         invert_match: invert,
-        header_match_specifier: Some(match string(value) {
+        header_match_specifier: Some(match string(value).filter(|_| !is_anything(value)) {
             Some(matcher) => Specifier::StringMatch(matcher),
             None => Specifier::PresentMatch(true),
         }),
         ..Default::default()
     }
+}
+
+/// Istio's word for presence, which is no regular expression.
+pub(crate) fn is_anything(value: &StringMatch) -> bool {
+    value.regex.as_deref() == Some("*")
 }
 
 /// `None` where presence is enough.

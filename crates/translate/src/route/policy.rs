@@ -17,6 +17,7 @@ use super::matches;
 use crate::build::Context;
 use crate::destination_rule::consistent_hash;
 use crate::encode::{any, boolv, duration, millionths, u32v};
+use crate::readable;
 
 /// How often a stock Envoy draws again when it drew a host that had failed. Of two replicas the one that refuses is the
 /// less busy, so least request prefers it: with Istio's five draws one request in some hundred would be lost.
@@ -82,10 +83,14 @@ fn grpc_status(name: &str) -> Option<u32> {
         .or_else(|| GRPC_STATUS.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|at| at as u32))
 }
 
-pub(super) fn cors(policy: &net::CorsPolicy) -> cors_pb::CorsPolicy {
+pub(super) fn cors(policy: &net::CorsPolicy, faulty: bool) -> cors_pb::CorsPolicy {
+    let mut origins = policy.origins();
+    if faulty {
+        origins.retain(readable::string);
+    }
     let unmatched = policy.unmatched_preflights;
     cors_pb::CorsPolicy {
-        allow_origin_string_match: policy.origins().iter().filter_map(matches::string).collect(),
+        allow_origin_string_match: origins.iter().filter_map(matches::string).collect(),
         allow_methods: policy.allow_methods.join(","),
         allow_headers: policy.allow_headers.join(","),
         expose_headers: policy.expose_headers.join(","),
@@ -148,19 +153,25 @@ pub(super) fn headers(headers: Option<&net::Headers>) -> HeaderChanges {
     if let Some(request) = &headers.request {
         changes.authority = request.set.iter().find(|(name, _)| is_authority(name)).map(|(_, v)| v.clone());
         changes.request_add = additions(request);
-        changes.request_remove.clone_from(&request.remove);
+        changes.request_remove = removals(request);
     }
     if let Some(response) = &headers.response {
         changes.response_add = additions(response);
-        changes.response_remove.clone_from(&response.remove);
+        changes.response_remove = removals(response);
     }
     changes
+}
+
+fn removals(operations: &net::HeaderOperations) -> Vec<String> {
+    let taken = |name: &&String| readable::header_name(name) && !is_authority(name);
+    operations.remove.iter().filter(taken).cloned().collect()
 }
 
 fn is_authority(name: &str) -> bool {
     name.eq_ignore_ascii_case("host") || name == ":authority"
 }
 
+/// Without those that no proxy would take: one spoils the whole table.
 fn additions(operations: &net::HeaderOperations) -> Vec<core::HeaderValueOption> {
     use core::header_value_option::HeaderAppendAction;
     let option = |name: &String, value: &String, action: HeaderAppendAction| core::HeaderValueOption {
@@ -173,5 +184,9 @@ fn additions(operations: &net::HeaderOperations) -> Vec<core::HeaderValueOption>
     let set = set.map(|(name, value)| option(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd));
     let add = operations.add.iter().filter(|(name, _)| !is_authority(name));
     let add = add.map(|(name, value)| option(name, value, HeaderAppendAction::AppendIfExistsOrAdd));
-    set.chain(add).collect()
+    let taken = |option: &core::HeaderValueOption| {
+        let header = option.header.as_ref();
+        header.is_some_and(|it| readable::header_name(&it.key) && readable::header_value(&it.value))
+    };
+    set.chain(add).filter(taken).collect()
 }

@@ -1,19 +1,23 @@
 //! Access logs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::mesh::{AccessLogEncoding, ExtensionProvider, MeshConfig};
+use api::mesh::{AccessLogEncoding, ExtensionProvider, FileAccessLogProvider, MeshConfig};
 use api::telemetry as tm;
 use model::Config;
 use proto::pb::envoy::config::accesslog::v3 as pb;
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::extensions::access_loggers::file::v3 as file;
 use proto::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+use proto::pb::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
 use proto::pb::google::protobuf::Struct;
+use serde_json::Value;
 
 use super::{Side, meant};
 use crate::build::Context;
 use crate::encode::{any, json, text};
+use crate::readable;
 
 const TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
 %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
@@ -68,7 +72,7 @@ pub(super) fn all(
     let mesh = &context.mesh().value;
     rules(mesh, levels, side)
         .iter()
-        .filter(|rule| !rule.disabled)
+        .filter(|rule| !rule.disabled && rule.filter.as_deref().is_none_or(readable::expression))
         .flat_map(|rule| {
             rule.providers.iter().filter_map(|name| {
                 Some(pb::AccessLog {
@@ -117,55 +121,75 @@ fn rules(mesh: &MeshConfig, levels: &[Arc<Config<tm::Telemetry>>], side: Side) -
     rules
 }
 
-/// `None` for a provider that is not declared or writes no logs.
+/// `None` for a provider that is not declared or writes no logs, or whose lines no proxy could write.
 fn logger(mesh: &MeshConfig, name: &str) -> Option<file::FileAccessLog> {
-    let declared = mesh.provider(name).and_then(|provider: &ExtensionProvider| {
-        let file = provider.envoy_file_access_log.as_ref()?;
-        let format = file.log_format.as_ref();
-        let own = format.and_then(|format| match (&format.text, &format.labels) {
-            (Some(text), _) => Some(text_format(text)),
-            (None, Some(labels)) => Some(json_format(Struct {
-                fields: labels.iter().map(|(name, value)| (name.clone(), json(value))).collect(),
-            })),
-            (None, None) => None,
-        });
-        let path = if file.path.is_empty() { "/dev/stdout" } else { &file.path };
-        let mut format = own.unwrap_or_else(|| text_format(TEXT));
-        format.omit_empty_values = file.omit_empty_values;
-        Some((path.to_owned(), format))
-    });
+    let declared = mesh
+        .provider(name)
+        .and_then(|provider: &ExtensionProvider| provider.envoy_file_access_log.as_ref())
+        .map(|file| (file.path.as_str(), own_format(file)));
     let (path, format) = match declared {
-        Some(declared) => declared,
-        None if name == BUILT_IN => {
-            let path = if mesh.access_log_file.is_empty() { "/dev/stdout" } else { &mesh.access_log_file };
-            (path.to_owned(), mesh_format(mesh))
-        }
+        Some((path, format)) => (path, format?),
+        None if name == BUILT_IN => (mesh.access_log_file.as_str(), mesh_format(mesh)?),
         None => return None,
     };
+    let path = if path.is_empty() { "/dev/stdout" } else { path }.to_owned();
     Some(file::FileAccessLog {
         path,
         access_log_format: Some(file::file_access_log::AccessLogFormat::LogFormat(format)),
     })
 }
 
-fn mesh_format(mesh: &MeshConfig) -> core::SubstitutionFormatString {
-    let own = Some(mesh.access_log_format.as_str()).filter(|format| !format.is_empty());
+/// A provider's own format, or Istio's.
+fn own_format(file: &FileAccessLogProvider) -> Option<core::SubstitutionFormatString> {
+    let own = file.log_format.as_ref();
+    let mut format = match own.map(|format| (&format.text, &format.labels)) {
+        Some((None, Some(labels))) => json_lines(labels)?,
+        Some((text, _)) => text_lines(text.as_deref().unwrap_or_default())?,
+        None => text_lines("")?,
+    };
+    format.omit_empty_values = file.omit_empty_values;
+    Some(format)
+}
+
+fn mesh_format(mesh: &MeshConfig) -> Option<core::SubstitutionFormatString> {
+    let own = mesh.access_log_format.as_str();
     match mesh.access_log_encoding {
-        AccessLogEncoding::Text => {
-            let line = own.unwrap_or(TEXT);
-            if line.ends_with('\n') { text_format(line) } else { text_format(&format!("{line}\n")) }
-        }
-        AccessLogEncoding::Json => {
-            let own = own.and_then(|own| serde_json::from_str::<serde_json::Value>(own).ok());
-            let own = own.and_then(|own| {
-                let fields = own.as_object()?.iter().map(|(name, value)| (name.clone(), json(value)));
-                Some(Struct { fields: fields.collect() })
-            });
-            json_format(own.unwrap_or_else(|| Struct {
-                fields: JSON.iter().map(|(name, value)| ((*name).to_owned(), text(*value))).collect(),
-            }))
-        }
+        AccessLogEncoding::Text => text_lines(own),
+        AccessLogEncoding::Json if own.is_empty() => json_lines(&BTreeMap::new()),
+        AccessLogEncoding::Json => json_lines(&serde_json::from_str(own).ok()?),
     }
+}
+
+/// Lines of a format, or Istio's where it is empty. Each ends, as in Istio, whether the format says so or not.
+fn text_lines(own: &str) -> Option<core::SubstitutionFormatString> {
+    let line = if own.is_empty() { TEXT } else { own };
+    let end = if line.ends_with('\n') { "" } else { "\n" };
+    readable::line(line).then(|| with_formatters(text_format(&format!("{line}{end}")), line))
+}
+
+/// Objects with these fields, or Istio's where there are none.
+fn json_lines(own: &BTreeMap<String, Value>) -> Option<core::SubstitutionFormatString> {
+    if !own.values().all(readable::json) {
+        return None;
+    }
+    let fields = if own.is_empty() {
+        JSON.iter().map(|(name, value)| ((*name).to_owned(), text(*value))).collect()
+    } else {
+        own.iter().map(|(name, value)| (name.clone(), json(value))).collect()
+    };
+    let text = own.values().map(Value::to_string).collect::<String>();
+    Some(with_formatters(json_format(Struct { fields }), &text))
+}
+
+/// Envoy wants the extension to be named that an operator comes from.
+fn with_formatters(mut format: core::SubstitutionFormatString, text: &str) -> core::SubstitutionFormatString {
+    if syntax::format::is_for_logs(text) {
+        format.formatters.push(core::TypedExtensionConfig {
+            name: "envoy.formatter.req_without_query".into(),
+            typed_config: Some(any(&ReqWithoutQuery {})),
+        });
+    }
+    format
 }
 
 fn text_format(line: &str) -> core::SubstitutionFormatString {

@@ -17,6 +17,7 @@ use super::{Side, canonical, meant};
 use crate::build::Context;
 use crate::cluster;
 use crate::encode::{any, boolv, duration, seconds, u32v};
+use crate::readable;
 use crate::scope::Facet;
 
 /// `None` where nothing is traced.
@@ -163,13 +164,8 @@ fn from_default_config(context: &Context<'_>, mesh: &MeshConfig) -> Option<trace
     if !mesh.enable_tracing.unwrap_or(true) {
         return None;
     }
-    let (service, port) = zipkin.address.rsplit_once(':')?;
-    let host = if service.matches('.').count() == 1 {
-        format!("{service}.svc.{}", context.reader.domain())
-    } else {
-        service.to_owned()
-    };
-    let (host, cluster) = service_cluster(context, &host, port.parse().ok()?)?;
+    let (host, port) = zipkin.host_and_port(context.reader.domain())?;
+    let (host, cluster) = service_cluster(context, &host, port)?;
     let config = zipkin_config(&host, cluster, "/api/v2/spans", seconds(5));
     Some(tracer("envoy.tracers.zipkin", any(&config)))
 }
@@ -272,6 +268,7 @@ fn dry_run(key: &str) -> tag_pb::custom_tag::Type {
     })
 }
 
+/// `None` for one that no proxy would take, so that it spoils no listener.
 fn custom_tag(name: &str, tag: &tm::CustomTag) -> Option<tag_pb::CustomTag> {
     let value = if let Some(text) = &tag.literal {
         literal(&text.value)
@@ -280,13 +277,17 @@ fn custom_tag(name: &str, tag: &tm::CustomTag) -> Option<tag_pb::CustomTag> {
             name: variable.name.clone(),
             default_value: variable.default_value.clone(),
         })
-    } else if let Some(header) = &tag.header {
+    } else if let Some(header) = tag.header.as_ref() {
+        if !readable::header_name(&header.name) {
+            return None;
+        }
         tag_pb::custom_tag::Type::RequestHeader(tag_pb::custom_tag::Header {
             name: header.name.clone(),
             default_value: header.default_value.clone(),
         })
     } else {
-        tag_pb::custom_tag::Type::Value(tag.formatter.as_ref()?.value.clone())
+        let format = &tag.formatter.as_ref()?.value;
+        tag_pb::custom_tag::Type::Value(Some(format).filter(|format| readable::format(format))?.clone())
     };
     Some(tag_pb::CustomTag { tag: name.into(), r#type: Some(value) })
 }
