@@ -6,7 +6,7 @@
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-/// Gives warnings about a custom resource; answers within a moment.
+/// Gives warnings about a custom resource or a ConfigMap; answers within a moment.
 pub trait Advisor: Send + Sync {
     fn advise<'a>(&'a self, object: &'a Value) -> BoxFuture<'a, Vec<String>>;
 }

@@ -174,6 +174,38 @@ async fn wrong_yaml_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_mesh_config_is_refused_and_another_config_map_is_nobody_s() {
+    let ours = support::ours().await;
+    let Some(kubectl) = start(&ours) else { return };
+    let write = |name: &str, text: &str| {
+        let map = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: istio-system}}\ndata:\n  mesh: |\n    {text}\n"
+        );
+        kubectl.file("map.yaml", &map);
+    };
+    write("istio", "connectTimeout: 5s");
+    kubectl.ok("apply -f map.yaml").await;
+    for (text, said) in [
+        ("connectTimeout: 5", "data.mesh.connectTimeout: Invalid value"),
+        ("trustDomian: x", "data.mesh.trustDomian"),
+        ("accessLogFormat: '%NOPE%'", "data.mesh.accessLogFormat: Invalid value"),
+        ("a: [", "data.mesh: Invalid value"),
+    ] {
+        write("istio", text);
+        let message = kubectl.fails("apply -f map.yaml").await;
+        assert!(message.contains(said), "{text}: {message}");
+        let stored = kubectl.ok("get configmap istio -n istio-system -o jsonpath={.data.mesh}").await;
+        assert_eq!(stored.trim(), "connectTimeout: 5s", "{text}");
+    }
+    write("istio", "ingressClass: x");
+    let output = kubectl.run("apply -f map.yaml").await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("Warning: data.mesh.ingressClass: "), "{said}");
+    write("other", "connectTimeout: 5");
+    kubectl.ok("apply -f map.yaml").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_creates_waits_and_watches() {
     use tokio::io::{AsyncBufReadExt, BufReader};
     let ours = support::ours().await;

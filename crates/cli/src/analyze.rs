@@ -81,7 +81,12 @@ pub(crate) async fn execute(args: &AnalyzeArgs, global: &GlobalArgs) -> anyhow::
     if !args.filename.is_empty() {
         seen.add(&args.filename, namespace)?;
     }
-    let lines = lines(&seen, (!args.all_namespaces).then_some(namespace));
+    let namespaces = match &global.namespace {
+        _ if args.all_namespaces => Namespaces::All,
+        Some(name) => Namespaces::One(name),
+        None => Namespaces::Usual(namespace),
+    };
+    let lines = lines(&seen, namespaces);
     match args.output {
         Some(format) => format.print(&lines)?,
         None if lines.is_empty() => {
@@ -95,13 +100,47 @@ pub(crate) async fn execute(args: &AnalyzeArgs, global: &GlobalArgs) -> anyhow::
     Ok(if bad { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
 }
 
-fn lines(seen: &Seen, namespace: Option<&str>) -> Vec<Line> {
+/// Where to look.
+#[derive(Debug, Clone, Copy)]
+enum Namespaces<'a> {
+    All,
+    /// The one that was asked for.
+    One(&'a str),
+    /// The one that is meant where none is asked for, and the mesh's own settings.
+    Usual(&'a str),
+}
+
+impl Namespaces<'_> {
+    fn have(self, line: &Line) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(name) => line.namespace == name,
+            Self::Usual(name) => line.namespace == name || line.is_of_mesh(),
+        }
+    }
+}
+
+impl Line {
+    fn is_of_mesh(&self) -> bool {
+        self.kind == CONFIG_MAP && self.name == api::mesh::CONFIG_MAP
+    }
+}
+
+/// The kind of what holds the mesh's settings.
+const CONFIG_MAP: &str = "ConfigMap";
+
+/// A kind as the API server calls it.
+fn kind(name: String) -> String {
+    if name == "Mesh" { CONFIG_MAP.to_owned() } else { name }
+}
+
+fn lines(seen: &Seen, namespaces: Namespaces<'_>) -> Vec<Line> {
     let unread = seen.problems.iter().flat_map(|problem| {
         problem.reasons.iter().map(|reason| Line {
             level: Some(Level::Error),
             severity: "Error",
             code: "Refused".into(),
-            kind: problem.kind.clone(),
+            kind: kind(problem.kind.clone()),
             namespace: problem.name.namespace.to_string(),
             name: problem.name.name.to_string(),
             field: String::new(),
@@ -117,7 +156,7 @@ fn lines(seen: &Seen, namespace: Option<&str>) -> Vec<Line> {
             Severity::Info => "Info",
         },
         code: finding.code.into(),
-        kind: format!("{:?}", finding.about.kind),
+        kind: kind(format!("{:?}", finding.about.kind)),
         namespace: finding.about.name.namespace.to_string(),
         name: finding.about.name.name.to_string(),
         field: finding.field,
@@ -125,7 +164,7 @@ fn lines(seen: &Seen, namespace: Option<&str>) -> Vec<Line> {
         hint: finding.hint,
     });
     let mut lines: Vec<Line> = unread.chain(found).collect();
-    lines.retain(|line| line.namespace.is_empty() || namespace.is_none_or(|wanted| line.namespace == wanted));
+    lines.retain(|line| line.namespace.is_empty() || namespaces.have(line));
     lines.sort_by_key(|line| std::cmp::Reverse(line.level));
     lines
 }
@@ -191,7 +230,7 @@ spec: {hots: reviews}
 
     #[test]
     fn files_are_judged_beside_each_other() {
-        let lines = lines(&seen(), Some("default"));
+        let lines = lines(&seen(), Namespaces::Usual("default"));
         let shown = text(&lines, false);
         assert!(
             shown.starts_with(
@@ -204,10 +243,41 @@ spec: {hots: reviews}
     }
 
     #[test]
+    fn the_mesh_s_own_settings_are_judged_wherever_one_looks() {
+        let of = |mesh: &str| {
+            let text = format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
+                 data: {{mesh: '{mesh}'}}\n"
+            );
+            let mut file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            let mut seen = Seen::nothing();
+            seen.add(&[file.path().to_path_buf()], "default").unwrap();
+            seen
+        };
+        let wrong = of("accessLogFormat: 100%");
+        let shown = text(&lines(&wrong, Namespaces::Usual("default")), false);
+        assert!(
+            shown.starts_with("Error [Refused] (ConfigMap istio-system/istio) accessLogFormat: "),
+            "{shown}"
+        );
+        assert_eq!(lines(&wrong, Namespaces::One("default")), []);
+        let dangling = of("{extensionProviders: [{name: z, zipkin: {service: z.example, port: 9411}}], \
+             defaultProviders: {tracing: [z]}}");
+        let shown = text(&lines(&dangling, Namespaces::Usual("default")), false);
+        assert!(
+            shown.starts_with(
+                "Error [DanglingProvider] (ConfigMap istio-system/istio) extensionProviders[0].zipkin.service: "
+            ),
+            "{shown}"
+        );
+    }
+
+    #[test]
     fn what_would_be_refused_is_said_and_namespaces_are_kept_apart() {
-        let lines = lines(&seen(), Some("other"));
+        let lines = lines(&seen(), Namespaces::One("other"));
         assert!(lines.iter().all(|line| line.code == "Refused" && line.name == "wrong"), "{lines:?}");
         assert!(lines.iter().any(|line| line.message.contains("hots")), "{lines:?}");
-        assert_eq!(super::lines(&seen(), None).len(), lines.len() + 1);
+        assert_eq!(super::lines(&seen(), Namespaces::All).len(), lines.len() + 1);
     }
 }

@@ -67,6 +67,9 @@ fn review(body: &[u8]) -> Result<Value, String> {
 
 fn judged(request: &Value) -> Validation {
     let object = &request["object"];
+    if let Some(found) = api::validate_mesh_config_map(object) {
+        return found;
+    }
     // A deletion has no object; a kind that is not ours is somebody else's to judge.
     match api::kind_of(object) {
         Ok(kind) if object.is_object() => api::validate(kind, object),
@@ -138,6 +141,18 @@ mod tests {
         let message = bad["status"]["message"].as_str().unwrap();
         assert!(message.starts_with(path) && message.contains("write \"cluster.local/"), "{message}");
         assert_eq!(bad["status"]["details"]["causes"][0]["field"], path);
+    }
+
+    #[test]
+    fn a_wrong_mesh_config_is_refused_and_other_config_maps_pass() {
+        let of = |name: &str, text: &str| {
+            answered(json!({ "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": { "name": name, "namespace": "istio-system" }, "data": { "mesh": text } }))
+        };
+        let bad = of("istio", "accessLogFormat: '%NOPE%'");
+        assert_eq!(bad["status"]["details"]["causes"][0]["field"], "data.mesh.accessLogFormat");
+        assert_eq!(of("istio", "accessLogFormat: '%PROTOCOL%'")["allowed"], true);
+        assert_eq!(of("other", "accessLogFormat: '%NOPE%'")["allowed"], true);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use api::mesh::CONFIG_MAP;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration as Configuration;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -16,6 +17,8 @@ const MANAGER: &str = "mizzen-control";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The webhook's own name, by which refusals are introduced.
 const NAME: &str = "rev.validation.istio.io";
+/// The name of the one for MeshConfig.
+const MESH_NAME: &str = "mesh.validation.istio.io";
 const GROUPS: [&str; 4] =
     ["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"];
 /// How often it is looked after: roots change, and people delete things.
@@ -140,6 +143,17 @@ impl Registration {
     fn configuration(&self, roots: &str, binding: bool) -> Value {
         use base64::Engine as _;
         let groups: Vec<&str> = GROUPS.to_vec();
+        let client = json!({
+            "url": self.url,
+            "caBundle": base64::engine::general_purpose::STANDARD.encode(roots),
+        });
+        let failure = if binding { "Fail" } else { "Ignore" };
+        // MeshConfig is ours unless it says that it is another control plane's.
+        let ours = format!(
+            "object.metadata.name == '{CONFIG_MAP}' && (!has(object.metadata.labels) || \
+             !('istio.io/rev' in object.metadata.labels) || object.metadata.labels['istio.io/rev'] == '{}')",
+            self.revision
+        );
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "ValidatingWebhookConfiguration",
@@ -149,10 +163,7 @@ impl Registration {
             },
             "webhooks": [{
                 "name": NAME,
-                "clientConfig": {
-                    "url": self.url,
-                    "caBundle": base64::engine::general_purpose::STANDARD.encode(roots),
-                },
+                "clientConfig": client,
                 "rules": [{
                     "apiGroups": groups, "apiVersions": ["*"], "resources": ["*"],
                     "operations": ["CREATE", "UPDATE"], "scope": "*",
@@ -160,7 +171,20 @@ impl Registration {
                 "objectSelector": {
                     "matchExpressions": [{ "key": "istio.io/rev", "operator": "In", "values": [self.revision] }],
                 },
-                "failurePolicy": if binding { "Fail" } else { "Ignore" },
+                "failurePolicy": failure,
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+                "timeoutSeconds": 5,
+            }, {
+                "name": MESH_NAME,
+                "clientConfig": client,
+                "rules": [{
+                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"],
+                    "operations": ["CREATE", "UPDATE"], "scope": "Namespaced",
+                }],
+                "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": self.root_namespace } },
+                "matchConditions": [{ "name": "mesh-config", "expression": ours }],
+                "failurePolicy": failure,
                 "sideEffects": "None",
                 "admissionReviewVersions": ["v1"],
                 "timeoutSeconds": 5,

@@ -35,11 +35,7 @@ pub(crate) fn object(value: &Value) -> Result<Object, Vec<String>> {
 /// MeshConfig, out of the ConfigMap `istio`.
 pub(crate) fn mesh(map: &ConfigMap) -> Result<api::mesh::MeshConfig, Vec<String>> {
     let text = map.data.as_ref().and_then(|data| data.get("mesh")).map_or("{}", String::as_str);
-    let (mesh, warnings) = api::parse_mesh_config(text).map_err(texts)?;
-    for warning in warnings {
-        tracing::warn!(%warning, "mesh configuration");
-    }
-    Ok(mesh)
+    Ok(api::parse_mesh_config(text).map_err(texts)?.0)
 }
 
 fn texts(errors: Vec<api::FieldError>) -> Vec<String> {

@@ -178,7 +178,11 @@ impl Task {
     fn read(&self, mut object: DynamicObject) -> Result<Option<Object>, Vec<String>> {
         object.types.get_or_insert_with(|| self.types.clone());
         let value = serde_json::to_value(object).map_err(|error| vec![error.to_string()])?;
-        manifest::object(&value)
+        let read = manifest::object(&value)?;
+        for warning in api::validate_mesh_config_map(&value).into_iter().flat_map(|found| found.warnings) {
+            tracing::warn!(%warning, "mesh configuration");
+        }
+        Ok(read)
     }
 
     fn delete(&self, name: &NamespacedName) -> Change {

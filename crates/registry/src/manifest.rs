@@ -26,7 +26,7 @@ pub fn object(value: &Value) -> Result<Option<Object>, Vec<String>> {
         }
         ("v1", "Node") => model::Node::from_kube(&typed::<Node>(value)?).map(Object::Node),
         ("v1", "Secret") => model::TlsSecret::from_kube(&typed::<Secret>(value)?).map(Object::Secret),
-        ("v1", "ConfigMap") if value["metadata"]["name"] == "istio" => {
+        ("v1", "ConfigMap") if api::is_mesh_config_map(value) => {
             Some(Object::Mesh(Box::new(istio::mesh(&typed::<ConfigMap>(value)?)?)))
         }
         _ if version.split('/').next().is_some_and(|group| group.ends_with(".istio.io")) => {

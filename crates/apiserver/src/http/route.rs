@@ -385,7 +385,7 @@ impl Call<'_> {
     ) -> Response<Body> {
         let code = if written.created { created } else { 200 };
         if let Some(advisor) = self.api.advisor.get()
-            && target.resource.core.is_none()
+            && matches!(target.resource.core, None | Some(Core::ConfigMap))
             && target.part == Part::Whole
         {
             written.warnings.extend(advisor.advise(&written.object).await);

@@ -1,4 +1,4 @@
-//! Istio's kinds: judged by the `api` crate.
+//! Istio's kinds, and the ConfigMap with the mesh's settings: judged by the `api` crate.
 
 use crate::kinds::Resource;
 use crate::status::Cause;
@@ -11,7 +11,20 @@ pub(super) fn validate(
     causes: &mut Vec<Cause>,
     warnings: &mut Vec<String>,
 ) {
-    let Some(Validation { errors, warnings: more }) = judged(resource, object) else { return };
+    if let Some(found) = judged(resource, object) {
+        add(found, causes, warnings);
+    }
+}
+
+/// MeshConfig, where a ConfigMap is the one that holds it.
+pub(super) fn validate_mesh_config(object: &Value, causes: &mut Vec<Cause>, warnings: &mut Vec<String>) {
+    if let Some(found) = api::validate_mesh_config_map(object) {
+        add(found, causes, warnings);
+    }
+}
+
+fn add(found: Validation, causes: &mut Vec<Cause>, warnings: &mut Vec<String>) {
+    let Validation { errors, warnings: more } = found;
     warnings.extend(more);
     for error in errors {
         let hint = error.hint.map_or(String::new(), |hint| format!(" ({hint})"));

@@ -105,7 +105,10 @@ pub(super) fn validate(
             }
         }
         Some(Core::Secret) => simple::validate_secret(object, old, causes),
-        Some(Core::ConfigMap) => simple::validate_config_map(object, old, causes),
+        Some(Core::ConfigMap) => {
+            simple::validate_config_map(object, old, causes);
+            custom::validate_mesh_config(object, causes, warnings);
+        }
         Some(Core::EndpointSlice) => simple::validate_slice(object, old, causes),
         _ => {}
     }

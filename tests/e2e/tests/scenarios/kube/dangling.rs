@@ -1,4 +1,4 @@
-//! A subset or host that does not exist is stored with a warning, and shown until it does.
+//! A subset, host or provider that does not exist is stored with a warning, and shown until it does.
 
 use std::time::Duration;
 
@@ -37,6 +37,28 @@ metadata: {name: reviews, namespace: default, labels: {istio.io/rev: default}}
 spec:
   host: reviews
   subsets: [{name: v9, labels: {version: v9}}]
+";
+
+const TELEMETRY: &str = "
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: traces, namespace: default, labels: {istio.io/rev: default}}
+spec:
+  tracing: [{providers: [{name: zipkin}]}]
+";
+
+const PROVIDER: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: zipkin, namespace: default}
+spec: {ports: [{name: http, port: 9411}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    extensionProviders: [{name: zipkin, zipkin: {service: zipkin.default.svc.cluster.local, port: 9411}}]
 ";
 
 /// With the time that a write which leads to another would take several times over.
@@ -86,8 +108,19 @@ pub(super) fn is_shown() -> anyhow::Result<()> {
     let quiet = stored(&mesh)?;
     ensure!(version(&shown) == version(&quiet), "a status is written again and again: {shown}\n{quiet}");
 
+    let output = mesh.kubectl_with(&["apply"], TELEMETRY)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let words = "Warning: spec.tracing[0].providers[0].name: MeshConfig declares no provider \"zipkin\"";
+    ensure!(output.status.success() && said.contains(words), "no {words:?} in {said}");
+    let of = "--for=jsonpath={.status.conditions[0].reason}=DanglingProvider";
+    mesh.kubectl_ok(&["wait", of, "telemetry/traces", "--timeout=30s"]).with_context(|| mesh.logs("up"))?;
+    let analysis = mesh.mizzen(["analyze"]).output()?;
+    ensure!(String::from_utf8_lossy(&analysis.stdout).contains("[DanglingProvider]"), "{analysis:?}");
+
     mesh.apply(MISSING)?;
-    mesh.kubectl_ok(&["wait", "--for=condition=Reconciled", "vs/reviews", "dr/reviews", "--timeout=30s"])?;
+    mesh.apply(PROVIDER)?;
+    let mended = ["vs/reviews", "dr/reviews", "telemetry/traces"];
+    mesh.kubectl_ok(&[&["wait", "--for=condition=Reconciled", "--timeout=30s"][..], &mended[..]].concat())?;
     let mended = stored(&mesh)?;
     ensure!(mended["status"].get("validationMessages").is_none(), "{mended}");
     ensure!(mended["metadata"]["generation"] == 1 && mended["status"]["observedGeneration"] == 1, "{mended}");

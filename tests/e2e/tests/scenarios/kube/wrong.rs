@@ -60,6 +60,14 @@ const WRONG: &[Wrong] = &[
         schema: None,
     },
     Wrong {
+        what: "an operator that nobody knows",
+        from: "timeout: 10s",
+        to: "timeout: 10s\n    headers: {request: {set: {x-from: '%DOWNSTREAM_REMOTE_ADRESS%'}}}",
+        path: "spec.http[0].headers.request.set[x-from]",
+        hint: "did you mean \"%DOWNSTREAM_REMOTE_ADDRESS%\"?",
+        schema: None,
+    },
+    Wrong {
         what: "spiffe:// in a principal",
         from: "[cluster.local/",
         to: "[spiffe://cluster.local/",
@@ -80,7 +88,8 @@ const WRONG: &[Wrong] = &[
 pub(super) fn on_the_embedded_api() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     mesh.apply(MESH)?;
-    refuses(&mesh, |wrong| wrong.hint)
+    refuses(&mesh, |wrong| wrong.hint)?;
+    refuses_settings(&mesh)
 }
 
 /// The schemas refuse what they can, the webhook the rest: at once where the objects are of our revision. Where they are
@@ -96,6 +105,7 @@ pub(super) fn on_a_cluster() -> anyhow::Result<()> {
     .with_context(|| mesh.logs("up"))?;
     mesh.apply(MESH)?;
     refuses(&mesh, |wrong| wrong.schema.unwrap_or(wrong.hint))?;
+    refuses_settings(&mesh)?;
 
     // An object of nobody's revision is not ours to refuse.
     let principal = "spiffe://cluster.local/ns/default/sa/x";
@@ -135,6 +145,30 @@ fn refuses(mesh: &Mesh, hint: impl Fn(&Wrong) -> &'static str) -> anyhow::Result
     }
     let after = stored(mesh)?;
     ensure!(before == after, "something was stored: {before}\n{after}");
+    Ok(())
+}
+
+/// The mesh's own settings, which no schema describes.
+fn refuses_settings(mesh: &Mesh) -> anyhow::Result<()> {
+    let map = |text: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{text}'}}\n"
+        )
+    };
+    let apply = |text: &str| {
+        let output = mesh.kubectl_with(&["apply"], &map(text))?;
+        anyhow::Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let (taken, said) = apply("{connectTimeout: 5s, ingressClass: x}")?;
+    ensure!(taken && said.contains("Warning: data.mesh.ingressClass: "), "{said}");
+    let (taken, said) = apply("accessLogFormat: \"%NOSUCH%\"")?;
+    ensure!(
+        !taken && said.contains("data.mesh.accessLogFormat") && said.contains("is no operator"),
+        "{said}"
+    );
+    let kept = ["get", "configmap", "istio", "-n", "istio-system", "-o", "jsonpath={.data.mesh}"];
+    let kept = mesh.kubectl_ok(&kept)?;
+    ensure!(kept == "{connectTimeout: 5s, ingressClass: x}", "{kept}");
     Ok(())
 }
 
