@@ -151,6 +151,8 @@ pub struct BootstrapOptions {
     pub mark: Option<u32>,
     /// Where a stock Envoy looks up names; absent: as the machine does.
     pub resolver: Option<SocketAddr>,
+    /// Whether it is for a stock Envoy.
+    pub stock: bool,
 }
 
 /// Writes the bootstrap.
@@ -178,6 +180,13 @@ pub fn bootstrap(options: &BootstrapOptions) -> Value {
             ],
         },
     });
+    if options.stock {
+        // Envoy's own limit on regular expressions is 100, which people's are beyond; Istio's agents write this one.
+        bootstrap["layeredRuntime"] = json!({ "layers": [{
+            "name": "static",
+            "staticLayer": { "re2.max_program_size.error_level": 32768 },
+        }]});
+    }
     if let Some(mark) = options.mark {
         // SOL_SOCKET, SO_MARK.
         bootstrap["clusterManager"] = json!({ "upstreamBindConfig": {
@@ -398,6 +407,7 @@ mod tests {
                 discovery,
                 mark,
                 resolver: mark.map(|_| "127.0.0.1:15053".parse().unwrap()),
+                stock: true,
             };
             let text = bootstrap(&options).to_string();
             let output = std::process::Command::new(&envoy)

@@ -2,90 +2,20 @@
 
 mod common;
 
-use std::process::Command;
-
-use common::{Mesh, RESOURCES, ingress, resources, service, stock, upsert};
+use common::envoy::{refused, taken};
+use common::{Look, Mesh, RESOURCES, ingress, resources, service, stock, upsert};
 use model::{Object, TlsSecret};
-use prost::Message;
-use proto::ResourceType;
-use proto::pb::envoy::config::bootstrap::v3::{Bootstrap, bootstrap};
-use proto::pb::envoy::config::cluster::v3::Cluster;
-use proto::pb::envoy::config::listener::v3::Listener;
-use serde_json::{Value, json};
+use serde_json::json;
 use translate::{Facets, Scope};
-
-fn decode<M: Message + prost::Name + Default>(json: &Value) -> M {
-    proto::json::decode(json).unwrap_or_else(|error| panic!("{error:?}: {json:#}"))
-}
-
-/// Everything as a static bootstrap. Routes, which are fetched by name, stand in listeners of their own.
-fn bootstrap(mesh: &Mesh, scope: &Scope) -> Bootstrap {
-    let bodies = |of| mesh.set(scope, of).iter().map(|resource| resource.body.clone()).collect::<Vec<_>>();
-    let mut clusters: Vec<Cluster> =
-        bodies(ResourceType::Cluster).iter().map(|body| Cluster::decode(&**body).unwrap()).collect();
-    for name in ["sds-grpc", "xds-grpc"] {
-        clusters.push(decode(&json!({
-            "name": name, "type": "STATIC", "connectTimeout": "1s",
-            "typedExtensionProtocolOptions": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicitHttpConfig": {"http2ProtocolOptions": {}}}},
-            "loadAssignment": {"clusterName": name, "endpoints": [{"lbEndpoints": [{"endpoint": {"address":
-                {"socketAddress": {"address": "127.0.0.1", "portValue": 1}}}}]}]}
-        })));
-    }
-    let mut listeners: Vec<Listener> =
-        bodies(ResourceType::Listener).iter().map(|body| Listener::decode(&**body).unwrap()).collect();
-    for (at, (name, config)) in mesh.json(scope, ResourceType::Route).into_iter().enumerate() {
-        listeners.push(decode(&json!({
-            "name": format!("routes of {name}"),
-            "address": {"socketAddress": {"address": "127.0.0.1", "portValue": 40000 + at}},
-            "filterChains": [{"filters": [{"name": "http", "typedConfig": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                "statPrefix": "x", "routeConfig": config,
-                "httpFilters": [{"name": "envoy.filters.http.router", "typedConfig": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}}]}]
-        })));
-    }
-    let ads = json!({"apiType": "GRPC", "transportApiVersion": "V3",
-        "grpcServices": [{"envoyGrpc": {"clusterName": "xds-grpc"}}]});
-    let mut made: Bootstrap =
-        decode(&json!({"node": {"id": "a", "cluster": "b"}, "dynamicResources": {"adsConfig": ads}}));
-    made.static_resources = Some(bootstrap::StaticResources { listeners, clusters, ..Default::default() });
-    made
-}
-
-#[track_caller]
-fn taken(mesh: &Mesh, scopes: &[(&str, Scope)]) {
-    for (_, scope) in scopes {
-        // Our own proxy is sent more, and takes it all: `Mesh::json` asserts it.
-        let own = Scope::new(Facets { extensions: true, ..scope.facets().clone() });
-        let types =
-            [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route];
-        types.into_iter().for_each(|of| drop(mesh.json(&own, of)));
-    }
-    let Some(envoy) = testkit::peers::need("envoy") else { return };
-    let dir = tempfile::tempdir().unwrap();
-    for (name, scope) in scopes {
-        let file = dir.path().join(format!("{name}.pb"));
-        std::fs::write(&file, bootstrap(mesh, scope).encode_to_vec()).unwrap();
-        let run = Command::new(&envoy)
-            .args(["--mode", "validate", "-l", "warn", "-c"])
-            .arg(&file)
-            .output()
-            .expect("envoy runs");
-        let said = String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "{name}: {said}");
-    }
-}
 
 #[test]
 fn bookinfo_is_taken() {
     let mesh = Mesh::bookinfo(RESOURCES);
     let router = Scope::new(Facets { extensions: false, ..ingress().facets().clone() });
-    let mut scopes: Vec<_> =
-        ["reviews", "ratings", "mysqldb", "productpage"].map(|app| (app, stock(app))).into();
-    scopes.push(("ingress", router));
-    taken(&mesh, &scopes);
+    let mut looks: Vec<_> =
+        ["reviews", "ratings", "mysqldb", "productpage"].map(|app| mesh.look(&stock(app))).into();
+    looks.push(mesh.look(&router));
+    taken(&looks);
 }
 
 #[test]
@@ -116,5 +46,185 @@ fn everything_else_is_taken() {
         dns_capture: true,
         ..stock("plain").facets().clone()
     });
-    taken(&mesh, &[("plain", stock("plain")), ("dual", dual), ("router", router)]);
+    taken(&[stock("plain"), dual, router].map(|scope| mesh.look(&scope)));
+}
+
+/// What `api` has of every kind.
+#[test]
+fn every_kind_is_taken() {
+    let mut mesh = Mesh::bookinfo("");
+    let everything = include_str!("../../api/tests/data/everything.yaml");
+    mesh.world.apply(vec![common::mesh(common::MESH)]);
+    // Envoy would read the files.
+    let files = "serverCertificate: /etc/c.pem, privateKey: /etc/k.pem, caCertificates: /etc/ca.pem";
+    assert!(everything.contains(files));
+    mesh.world.apply(resources(&everything.replace(files, "credentialName: mutual")));
+    let edge =
+        Scope::new(Facets { namespace: "edge".into(), extensions: false, ..ingress().facets().clone() });
+    let mut looks: Vec<_> =
+        ["productpage", "reviews", "ratings", "mysqldb"].map(|app| mesh.look(&stock(app))).into();
+    looks.push(mesh.look(&edge));
+    taken(&looks);
+}
+
+/// Each beside a Telemetry that uses its providers.
+#[test]
+fn mesh_configs_are_taken() {
+    let zipkin = "{name: z, zipkin: {service: zipkin.tracing.svc.cluster.local, port: 9411";
+    let otlp = "{name: z, opentelemetry: {service: zipkin.tracing.svc.cluster.local, port: 9411";
+    let file = "{name: l, envoyFileAccessLog: {path: /dev/stdout";
+    let telemetry = "
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: t, namespace: istio-system}
+spec:
+  tracing: [{providers: [{name: z}], randomSamplingPercentage: 12.5, customTags: {a: {literal: {value: b}}, f: {formatter: {value: '%REQ(x-a?:PATH)%'}}, h: {header: {name: x-b}}, e: {environment: {name: HOME}}}}]
+  accessLogging: [{providers: [{name: l}, {name: envoy}], filter: {expression: \"response.code >= 400 && !(request.headers['x'] in ['a', 'b'])\"}}]
+";
+    let cases = [
+        "accessLogFile: /dev/stdout".to_owned(),
+        "{accessLogFile: /dev/stdout, accessLogEncoding: JSON}".into(),
+        "{accessLogFile: /dev/stderr, accessLogFormat: '%START_TIME(%s.%3f)% %REQ(:METHOD?x-a):4% 100%%'}".into(),
+        json!({"accessLogFile": "/dev/stdout", "accessLogEncoding": "JSON",
+            "accessLogFormat": r#"{"a": "%DURATION% ms", "b": {"c": ["%PROTOCOL%", 1, true]}, "d": "%REQ(X)%"}"#})
+        .to_string(),
+        format!("extensionProviders: [{file}}}}}]"),
+        format!("extensionProviders: [{file}, logFormat: {{text: '%RESPONSE_FLAGS_LONG%'}}, omitEmptyValues: true}}}}]"),
+        format!("extensionProviders: [{file}, logFormat: {{labels: {{a: '%GRPC_STATUS(NUMBER)%', b: {{c: x}}}}}}}}}}]"),
+        format!("extensionProviders: [{zipkin}}}}}]"),
+        format!(
+            "extensionProviders: [{zipkin}, maxTagLength: 9, enable64bitTraceId: true, path: /x, timeout: 1s, \
+             traceContextOption: USE_B3_WITH_W3C_PROPAGATION, headers: [{{name: x-a, value: '100%'}}]}}}}]"
+        ),
+        format!("extensionProviders: [{otlp}}}}}]"),
+        format!("extensionProviders: [{otlp}, grpc: {{timeout: 2s, initialMetadata: [{{name: x-a, value: '5%'}}]}}}}}}]"),
+        format!(
+            "extensionProviders: [{otlp}, http: {{path: /v1/traces, timeout: 2s, headers: [{{name: x-a, value: b}}]}}}}}}]"
+        ),
+        format!("{{extensionProviders: [{zipkin}}}}}], defaultProviders: {{tracing: [z], metrics: [prometheus]}}}}"),
+        "{enableTracing: true, defaultConfig: {tracing: {sampling: 5, maxPathTagLength: 64, zipkin: {address: \
+         'zipkin.tracing:9411'}, customTags: {a: {literal: {value: b}}}}}}"
+            .into(),
+        "{outboundTrafficPolicy: {mode: REGISTRY_ONLY}, enableAutoMtls: false, h2UpgradePolicy: UPGRADE}".into(),
+        "{connectTimeout: 3s, protocolDetectionTimeout: 100ms, tcpKeepalive: {probes: 2, time: 10s, interval: 1s}, \
+         defaultHttpRetryPolicy: {attempts: 4, retryOn: '5xx,503'}, dnsRefreshRate: 9s}"
+            .into(),
+        "{meshMTLS: {minProtocolVersion: TLSV1_3}, pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}, \
+         trustDomain: a.example, trustDomainAliases: [b.example], inboundTrafficPolicy: {mode: LOCALHOST}}"
+            .into(),
+        "{defaultTrafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: 5}, tcp: {maxConnections: 6}}, \
+         outlierDetection: {consecutive5xxErrors: 3}}, localityLbSetting: {enabled: true}}"
+            .into(),
+        "{defaultConfig: {gatewayTopology: {numTrustedProxies: 2, forwardClientCertDetails: APPEND_FORWARD}, \
+         tracingServiceName: CANONICAL_NAME_ONLY, meshId: m}}"
+            .into(),
+    ];
+    let mut looks = Vec::new();
+    for case in cases {
+        for text in ["", telemetry] {
+            let mut mesh = Mesh::bookinfo(RESOURCES);
+            mesh.world.apply(vec![common::mesh(&case)]);
+            mesh.apply(text);
+            let router = Scope::new(Facets { extensions: false, ..ingress().facets().clone() });
+            looks.extend([stock("reviews"), stock("mysqldb"), router].map(|scope| mesh.look(&scope)));
+        }
+    }
+    taken(&looks);
+}
+
+/// Lines of logs with a format, and headers and tags where it may stand there.
+fn formatted(format: &str) -> Look {
+    let zipkin =
+        json!({"name": "z", "zipkin": {"service": "zipkin.tracing.svc.cluster.local", "port": 9411}});
+    let config = json!({"accessLogFile": "/dev/stdout", "accessLogFormat": format,
+        "extensionProviders": [zipkin], "defaultProviders": {"tracing": ["z"]}});
+    let mut mesh = Mesh::bookinfo("");
+    mesh.world.apply(vec![common::mesh(&config.to_string())]);
+    if !syntax::format::is_for_logs(format) {
+        let headers = json!({"request": {"set": {"x": format}}, "response": {"add": {"y": format}}});
+        let object = |kind: api::Kind, spec: serde_json::Value| {
+            let object = json!({"apiVersion": kind.info().api_version(), "kind": kind.info().name,
+                "metadata": {"name": "x", "namespace": "default"}, "spec": spec});
+            assert_eq!(api::validate(kind, &object).errors, []);
+            object.to_string()
+        };
+        let route = json!({"headers": headers, "route": [{"destination": {"host": "details"}}]});
+        mesh.apply(&object(api::Kind::VirtualService, json!({"hosts": ["details"], "http": [route]})));
+        mesh.apply(&object(
+            api::Kind::Telemetry,
+            json!({"tracing": [{"customTags": {"x": {"formatter": {"value": format}}}}]}),
+        ));
+    }
+    mesh.look(&stock("reviews"))
+}
+
+/// Every operator that is accepted here is one of Envoy's.
+#[test]
+fn every_operator_is_envoy_s() {
+    let arguments = [
+        ("REQ", "(x-a?:path):3"),
+        ("RESP", "(x-a)"),
+        ("TRAILER", "(x-a?x-b):3"),
+        ("REQ_WITHOUT_QUERY", "(:path)"),
+        ("PATH", "(NQ:ORIG)"),
+        ("QUERY_PARAM", "(a)"),
+        ("START_TIME", "(%F %T.%3f)"),
+        ("START_TIME_LOCAL", "(%s)"),
+        ("DOWNSTREAM_PEER_CERT_V_START", "(%Y)"),
+        ("DOWNSTREAM_PEER_CERT_V_END", "(%Y)"),
+        ("DYNAMIC_METADATA", "(a:b:c):5"),
+        ("FILTER_STATE", "(a:PLAIN):5"),
+        ("UPSTREAM_FILTER_STATE", "(a:TYPED)"),
+        ("GRPC_STATUS", "(SNAKE_STRING)"),
+        ("COMMON_DURATION", "(DS_RX_BEG:US_RX_END:us)"),
+    ];
+    let one = |name: &str| {
+        let argument =
+            arguments.iter().find(|(known, _)| *known == name).map_or("", |(_, argument)| argument);
+        format!("%{name}{argument}%")
+    };
+    let all: Vec<String> = syntax::format::names().map(|name| one(&name)).collect();
+    let (for_logs, others): (Vec<_>, Vec<_>) =
+        all.iter().cloned().partition(|format| syntax::format::is_for_logs(format));
+    let together = [formatted(&for_logs.concat()), formatted(&others.join(" "))];
+    let Some(said) = refused(&together) else { return };
+    let wrong: Vec<_> =
+        all.iter().filter_map(|format| Some((format, refused(&[formatted(format)])?))).collect();
+    panic!("{said}: {wrong:#?}");
+}
+
+/// Regular expressions that are accepted here are RE2's.
+#[test]
+fn regexes_are_envoy_s() {
+    let all = [
+        "/v[0-9]+/.*",
+        "(a{9}|b){9}",
+        "(?i)a(?:b)(?P<n>c)(?<m>d)(?s-i:.)",
+        "a*?b+?c??d{2,3}?",
+        "[]a-z[:digit:]-]",
+        r"[\[\]&-]",
+        r"\bword\b",
+        "(a|b{2})?c",
+        "a{0}",
+        r"\d{3}-\d{4}",
+        r"\p{Greek}",
+        r"\A\z",
+        r"\x{61}",
+        "é",
+        r"a\/\%\-b",
+        "[^/]{90}",
+    ];
+    let routes: Vec<_> = all
+        .iter()
+        .map(|regex| {
+            json!({"match": [{"uri": {"regex": regex}}, {"headers": {"x": {"regex": regex}}}],
+            "rewrite": {"uriRegexRewrite": {"match": regex, "rewrite": r"\0\\"}},
+            "route": [{"destination": {"host": "details"}}]})
+        })
+        .collect();
+    let service = json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "x", "namespace": "default"}, "spec": {"hosts": ["details"], "http": routes}});
+    assert_eq!(api::validate(api::Kind::VirtualService, &service).errors, []);
+    let mesh = Mesh::bookinfo(&service.to_string());
+    taken(&[mesh.look(&stock("reviews"))]);
 }

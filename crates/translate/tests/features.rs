@@ -93,6 +93,11 @@ spec:
         ("  - rewrite: {authority: other}\n", "/route/hostRewriteLiteral", json!("other")),
         ("  - match: [{uri: {exact: /x}, ignoreUriCase: true}]\n", "/match/caseSensitive", json!(false)),
         ("  - match: [{withoutHeaders: {a: {}}}]\n", "/match/headers/0/invertMatch", json!(true)),
+        (
+            "  - match: [{headers: {a: {regex: \"*\"}}}]\n",
+            "/match/headers/0",
+            json!({"name": "a", "presentMatch": true}),
+        ),
         ("  - match: [{method: {exact: PUT}}]\n", "/match/headers/0/name", json!(":method")),
         ("  - match: [{sourceLabels: {app: reviews}, uri: {prefix: /r}}]\n", "/match/prefix", json!("/r")),
         ("  - match: [{sourceLabels: {app: other}}]\n", "/name", json!("default")),
@@ -707,4 +712,58 @@ spec: {{accessLogging: [{text}]}}
     assert!(!logs(&telemetry("{disabled: true}")));
     assert!(logs(&telemetry("{match: {mode: CLIENT}, disabled: true}")));
     assert!(!logs(&telemetry("{match: {mode: SERVER}, disabled: true}")));
+}
+
+/// The first one anywhere in a listener.
+fn log_format(value: &Value) -> Option<&Value> {
+    match value {
+        Value::Object(map) => map.get("logFormat").or_else(|| map.values().find_map(log_format)),
+        Value::Array(list) => list.iter().find_map(log_format),
+        _ => None,
+    }
+}
+
+#[test]
+fn lines_of_a_provider_are_istio_s() {
+    let format = |provider: &str| {
+        let mut mesh = Mesh::bookinfo("");
+        mesh.world.apply(vec![common::mesh(&format!(
+            "{{extensionProviders: [{{name: l, envoyFileAccessLog: {{path: /dev/stdout{provider}}}}}], \
+             defaultProviders: {{accessLogging: [l]}}}}"
+        ))]);
+        log_format(&mesh.listener(&sidecar("reviews"), "virtualInbound")).cloned().unwrap_or_default()
+    };
+    let text =
+        |provider: &str| format(provider)["textFormatSource"]["inlineString"].as_str().unwrap().to_owned();
+    assert_eq!(
+        text(", logFormat: {text: '%PROTOCOL%'}"),
+        "%PROTOCOL%\n",
+        "lines end, whatever the format says"
+    );
+    assert!(text("").starts_with("[%START_TIME%]") && text(", logFormat: {text: ''}") == text(""));
+    assert_eq!(format(", logFormat: {labels: {a: '%PROTOCOL%'}}")["jsonFormat"], json!({"a": "%PROTOCOL%"}));
+    assert_eq!(format(", logFormat: {labels: {}}")["jsonFormat"]["method"], "%REQ(:METHOD)%");
+}
+
+/// What the tables above lead to, and every other mesh that they look at.
+#[test]
+fn a_real_envoy_takes_it_all() {
+    common::envoy::taken(&common::looks_of(&[
+        routes_say_what_virtual_services_say,
+        all_traffic_to_one_of_two_is_a_route_to_that_one,
+        clusters_say_what_destination_rules_say,
+        callers_pin_the_accounts_of_the_service,
+        peer_authentication_decides_what_a_port_takes,
+        a_policy_that_cannot_be_judged_on_tcp_refuses_there,
+        names_in_policies_are_taken_literally,
+        a_gateway_s_secret_stays_in_its_namespace,
+        a_sidecar_reads_the_secret_of_a_rule_that_chooses_it,
+        locality_decides_priorities_where_a_rule_asks,
+        a_service_for_its_machine_has_the_endpoints_there,
+        servers_outside_must_be_who_they_are_asked_for,
+        hosts_outside_are_reached_as_declared,
+        the_detected_protocol_of_an_address_has_routes_of_its_own,
+        logs_follow_telemetry,
+        lines_of_a_provider_are_istio_s,
+    ]));
 }

@@ -184,6 +184,7 @@ fn agent_options(args: &SidecarArgs) -> anyhow::Result<AgentOptions> {
             discovery: args.xds,
             mark: args.egress_fd.map(|_| MARK),
             resolver,
+            stock,
         },
     })
 }

@@ -1,6 +1,9 @@
 //! A mesh of Bookinfo's shape, and helpers to look at what it is translated to.
 #![allow(dead_code)]
 
+pub mod envoy;
+
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -177,6 +180,21 @@ pub struct Mesh {
     pub translator: Translator,
 }
 
+thread_local! {
+    /// What was looked at, while somebody wants to know.
+    static LOOKS: RefCell<Option<Vec<Look>>> = const { RefCell::new(None) };
+}
+
+/// A mesh at a moment, and who asked for configuration.
+pub type Look = (Snapshot, Scope);
+
+/// Every mesh that is looked at meanwhile, and by whom.
+pub fn looks_of(tests: &[fn()]) -> Vec<Look> {
+    LOOKS.set(Some(Vec::new()));
+    tests.iter().for_each(|test| test());
+    LOOKS.take().unwrap_or_default()
+}
+
 impl Mesh {
     /// Bookinfo with further resources.
     pub fn bookinfo(yaml: &str) -> Self {
@@ -195,7 +213,16 @@ impl Mesh {
         self.world.apply(resources(yaml))
     }
 
+    pub fn look(&self, scope: &Scope) -> Look {
+        (self.world.snapshot(), scope.clone())
+    }
+
     pub fn set(&self, scope: &Scope, of: ResourceType) -> Arc<ResourceSet> {
+        LOOKS.with_borrow_mut(|looks| {
+            if let Some(looks) = looks {
+                looks.push(self.look(scope));
+            }
+        });
         self.translator.set(&self.world.snapshot(), scope, of)
     }
 
