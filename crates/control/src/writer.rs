@@ -79,10 +79,11 @@ impl Writer {
                 }
             }
             deadline = None;
+            // Asked first: whatever was said before that is in the channel now, and is what was there at the start.
+            let synced = *self.synced.borrow();
             while let Ok(changes) = self.changes.try_recv() {
                 batch.extend(changes);
             }
-            let synced = *self.synced.borrow();
             match self.apply(std::mem::take(&mut batch)).await {
                 Some(writer) => self = writer,
                 None => return,

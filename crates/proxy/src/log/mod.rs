@@ -1,6 +1,7 @@
 //! Access-log files: workers render lines, one thread writes them in batches.
 //!
-//! Writing to a file or pipe can block; no worker ever does it. What does not fit in the queue is dropped and counted.
+//! Writing to a file or pipe can block; no worker ever does it. What does not fit in the queue, and what cannot be
+//! written, is dropped and counted. A file that cannot be opened or written is tried again.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,12 +9,16 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 /// Batches on the way to the writing thread.
 const QUEUE: usize = 256;
 /// A worker hands its lines over when it has this many bytes, or when it is asked to.
 const BATCH: usize = 32 * 1024;
+/// How long a file that could not be opened or written is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
 
 enum Message {
     Lines(Arc<str>, Vec<u8>),
@@ -24,6 +29,8 @@ enum Message {
 #[derive(Clone)]
 pub struct LogSink {
     queue: SyncSender<Message>,
+    /// Lines that could not be written.
+    lost: Arc<AtomicU64>,
 }
 
 impl LogSink {
@@ -31,10 +38,15 @@ impl LogSink {
     /// beside us owns the real ones.
     pub fn start(stdout: Option<PathBuf>) -> std::io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUE);
-        std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write_all(&lines, stdout.as_deref()))?;
-        Ok(Self { queue })
+        let lost = Arc::new(AtomicU64::new(0));
+        let mut files = Files { open: HashMap::new(), stdout, lost: Arc::clone(&lost) };
+        std::thread::Builder::new().name("access-log".into()).spawn(move || files.write_all(&lines))?;
+        Ok(Self { queue, lost })
+    }
+
+    /// Lines that were handed over and could not be written since this was last asked.
+    fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Ordering::Relaxed)
     }
 
     /// Waits until what was handed over is written.
@@ -51,26 +63,62 @@ impl LogSink {
             Err(
                 TrySendError::Full(Message::Lines(_, lines))
                 | TrySendError::Disconnected(Message::Lines(_, lines)),
-            ) => Err(lines.iter().filter(|b| **b == b'\n').count()),
+            ) => Err(count(&lines)),
             Err(_) => Ok(()),
         }
     }
 }
 
-fn write_all(messages: &Receiver<Message>, stdout: Option<&Path>) {
-    let mut files: HashMap<Arc<str>, Option<File>> = HashMap::new();
-    while let Ok(message) = messages.recv() {
-        match message {
-            Message::Lines(path, lines) => {
-                let file = files.entry(path).or_insert_with_key(|path| open(path, stdout));
-                if let Some(file) = file
-                    && let Err(error) = file.write_all(&lines)
-                {
-                    tracing::warn!(%error, "access log cannot be written");
-                }
+fn count(lines: &[u8]) -> usize {
+    lines.iter().filter(|b| **b == b'\n').count()
+}
+
+/// What the writing thread has.
+struct Files {
+    open: HashMap<Arc<str>, State>,
+    stdout: Option<PathBuf>,
+    lost: Arc<AtomicU64>,
+}
+
+enum State {
+    Open(File),
+    /// Not to be tried before then.
+    Failed(Instant),
+}
+
+impl Files {
+    fn write_all(&mut self, messages: &Receiver<Message>) {
+        while let Ok(message) = messages.recv() {
+            match message {
+                Message::Lines(path, lines) => self.write(&path, &lines, Instant::now()),
+                Message::Sync(done) => _ = done.send(()),
             }
-            Message::Sync(done) => _ = done.send(()),
         }
+    }
+
+    fn write(&mut self, path: &Arc<str>, lines: &[u8], now: Instant) {
+        let due = !matches!(self.open.get(path), Some(State::Open(_)))
+            && !matches!(self.open.get(path), Some(State::Failed(until)) if now < *until);
+        if due {
+            let state = open(path, self.stdout.as_deref()).map_or(State::Failed(now + PAUSE), State::Open);
+            self.open.insert(path.clone(), state);
+        }
+        let written = match self.open.get_mut(path) {
+            Some(State::Open(file)) => file.write_all(lines),
+            _ => {
+                self.lose(lines);
+                return;
+            }
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, path = &**path, "access log cannot be written");
+            self.lose(lines);
+            self.open.insert(path.clone(), State::Failed(now + PAUSE));
+        }
+    }
+
+    fn lose(&self, lines: &[u8]) {
+        self.lost.fetch_add(count(lines) as u64, Ordering::Relaxed);
     }
 }
 
@@ -83,7 +131,7 @@ fn open(path: &str, stdout: Option<&Path>) -> Option<File> {
     match OpenOptions::new().create(true).append(true).open(real) {
         Ok(file) => Some(file),
         Err(error) => {
-            tracing::warn!(%error, path = %real.display(), "access log cannot be opened");
+            tracing::warn!(%error, path = %real.display(), "access log cannot be opened; it is tried again");
             None
         }
     }
@@ -132,14 +180,34 @@ impl WorkerLog {
         }
     }
 
+    /// Lines that were lost. Of those that all workers share, whoever asks first counts them.
     pub fn dropped(&self) -> u64 {
-        *self.dropped.borrow()
+        let mut dropped = self.dropped.borrow_mut();
+        *dropped += self.sink.take_lost();
+        *dropped
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_tried_again_and_its_lines_count_as_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("later");
+        let path: Arc<str> = folder.join("access.log").to_str().unwrap().into();
+        let lost = Arc::new(AtomicU64::new(0));
+        let mut files = Files { open: HashMap::new(), stdout: None, lost: Arc::clone(&lost) };
+        let start = Instant::now();
+        files.write(&path, b"one\ntwo\n", start);
+        std::fs::create_dir(&folder).unwrap();
+        files.write(&path, b"three\n", start + PAUSE / 2);
+        assert_eq!(lost.load(Ordering::Relaxed), 3, "it was left alone for a moment");
+        files.write(&path, b"four\n", start + PAUSE);
+        assert_eq!(std::fs::read_to_string(&*path).unwrap(), "four\n");
+        assert_eq!(lost.load(Ordering::Relaxed), 3);
+    }
 
     #[test]
     fn lines_reach_their_file_and_stdout_is_redirected() {
