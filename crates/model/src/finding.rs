@@ -349,14 +349,14 @@ fn policies(rule: &net::DestinationRule) -> Vec<Policy<'_>> {
     found
 }
 
-/// What no proxy would take: the part of the resource that says it is left out.
+/// What makes no sense: the part of the resource that says it is left out, where proxies would not take it.
 fn malformed(about: ObjectRef, error: &api::FieldError) -> Finding {
     Finding {
         about,
         severity: Severity::Error,
         code: "Malformed",
         field: error.path.clone(),
-        message: format!("{}: it is left out", error.message),
+        message: error.message.clone(),
         hint: error.hint.clone().unwrap_or_default(),
     }
 }

@@ -260,17 +260,18 @@ fn what_dangles_is_found_and_named() {
     let routes = serde_json::json!({
         "hosts": ["a"], "gateways": ["mesh", "none"],
         "http": [{"route": [
-            {"destination": {"host": "a", "subset": "v9"}}, {"destination": {"host": "gone"}},
+            {"destination": {"host": "a", "subset": "v9"}, "weight": 1}, {"destination": {"host": "gone"}},
             {"destination": {"host": "a", "port": {"number": 81}}}
         ]}]
     });
+    let same = serde_json::json!({"hosts": ["a"], "http": [{"route": [{"destination": {"host": "a"}}]}]});
     let outlier =
         serde_json::json!({"host": "a", "trafficPolicy": {"outlierDetection": {"consecutive5xxErrors": 7}}});
     let snapshot = world.apply(vec![
         upsert("c", Object::Service(service("a", "10.0.0.1"))),
         upsert("c", Object::Slice(slice("a", &[("10.1.0.3", true)]))),
         upsert("c", Object::VirtualService(config("first", 1, routes))),
-        upsert("c", Object::VirtualService(config("second", 2, serde_json::json!({"hosts": ["a"]})))),
+        upsert("c", Object::VirtualService(config("second", 2, same))),
         upsert("c", Object::DestinationRule(config("a", 1, outlier))),
     ]);
     let found: Vec<_> =
