@@ -70,6 +70,13 @@ export interface Condition {
   status: string;
   reason?: string;
   message?: string;
+  observedGeneration?: number;
+}
+
+/** A finding about a resource; what it says in full is in the condition's message. */
+export interface ValidationMessage {
+  type?: { name?: string; code?: string };
+  level?: "ERROR" | "WARNING" | "INFO" | "UNKNOWN";
 }
 
 export interface Resource {
@@ -77,7 +84,7 @@ export interface Resource {
   kind: string;
   metadata: { name: string; namespace: string; resourceVersion?: string; generation?: number; [key: string]: unknown };
   spec: any;
-  status?: { conditions?: Condition[] };
+  status?: { conditions?: Condition[]; validationMessages?: ValidationMessage[]; observedGeneration?: number };
 }
 
 /** A refusal of the server, with its reasons by field. */
@@ -149,8 +156,12 @@ export const KINDS: Record<string, { group: string; plural: string }> = {
   Gateway: { group: "networking.istio.io/v1", plural: "gateways" },
   ServiceEntry: { group: "networking.istio.io/v1", plural: "serviceentries" },
   Sidecar: { group: "networking.istio.io/v1", plural: "sidecars" },
+  WorkloadEntry: { group: "networking.istio.io/v1", plural: "workloadentries" },
+  WorkloadGroup: { group: "networking.istio.io/v1", plural: "workloadgroups" },
+  ProxyConfig: { group: "networking.istio.io/v1beta1", plural: "proxyconfigs" },
   AuthorizationPolicy: { group: "security.istio.io/v1", plural: "authorizationpolicies" },
   PeerAuthentication: { group: "security.istio.io/v1", plural: "peerauthentications" },
+  RequestAuthentication: { group: "security.istio.io/v1", plural: "requestauthentications" },
   Telemetry: { group: "telemetry.istio.io/v1", plural: "telemetries" },
 };
 
@@ -161,8 +172,12 @@ function url(kind: string, namespace?: string, name?: string): string {
   return `/api/k8s/apis/${known.group}${where}/${known.plural}${name ? `/${name}` : ""}`;
 }
 
+/** All of a kind; none where the API server has no such kind. */
 export async function list(kind: string): Promise<Resource[]> {
-  const { body } = await call(url(kind));
+  const { body } = await call(url(kind)).catch((error) => {
+    if (error instanceof Refusal && error.status === 404) return { body: { items: [] } };
+    throw error;
+  });
   return body.items.map((item: Resource) => ({ ...item, apiVersion: KINDS[kind]!.group, kind }));
 }
 

@@ -1,7 +1,6 @@
 // What a lever does to a resource. Pure: a resource in, a changed copy out.
 
-import type { Edge, Resource } from "./api";
-import { groupBy, perSecond } from "./figures";
+import type { Resource } from "./api";
 
 export interface Settings {
   /** Weight by subset of the rule that matches everything. */
@@ -69,60 +68,6 @@ export function withSettings(name: string, namespace: string, routes: Resource |
   return base;
 }
 
-/** What a change means, in words. `bad` is what somebody will notice. */
-export interface Effect {
-  tone: "info" | "warn" | "bad";
-  text: string;
-}
-
-const effect = (tone: Effect["tone"], text: string): Effect => ({ tone, text });
-
-const rateOf = (edges: Edge[], seconds: number): number =>
-  edges.reduce((n, e) => n + Object.values(e.requests).reduce((a, b) => a + b, 0), 0) / Math.max(seconds, 0.001);
-
-/** What moving the levers of routes means for the requests that flow now. */
-export function routeEffects(name: string, before: Settings, after: Settings, matched: number, its: Edge[], seconds: number): Effect[] {
-  const effects: Effect[] = [];
-  const all = rateOf(its, seconds);
-  const sumOf = (weights: Record<string, number>) => Object.values(weights).reduce((a, b) => a + b, 0);
-  const share = (settings: Settings, subset: string) => (settings.weights[subset] ?? 0) / sumOf(settings.weights);
-  if (sumOf(after.weights) > 0 && JSON.stringify(before.weights) !== JSON.stringify(after.weights)) {
-    for (const subset of Object.keys(after.weights)) {
-      const now = rateOf(its.filter((e) => e.destination.version === subset), seconds);
-      const will = share(after, subset);
-      effects.push(effect("info", `${name} ${subset} gets ${(100 * will).toFixed(0)} % of the requests: ${perSecond(now)} now, about ${perSecond(all * will)} then`));
-    }
-  }
-  if (before.timeout !== after.timeout) {
-    effects.push(after.timeout ? effect("warn", `A call that takes longer than ${after.timeout} is answered 504`) : effect("info", "Calls may take as long as they do"));
-  }
-  const delayed = after.delayPercent > 0 && after.delaySeconds > 0;
-  if (delayed && (before.delayPercent !== after.delayPercent || before.delaySeconds !== after.delaySeconds)) {
-    effects.push(effect("bad", `${after.delayPercent} % of the requests wait ${after.delaySeconds} s before they are sent: about ${perSecond((all * after.delayPercent) / 100)}`));
-  }
-  if (after.abortPercent > 0 && (before.abortPercent !== after.abortPercent || before.abortStatus !== after.abortStatus)) {
-    effects.push(effect("bad", `${after.abortPercent} % of the requests are answered ${after.abortStatus} by the caller's proxy and never arrive: about ${perSecond((all * after.abortPercent) / 100)}`));
-  }
-  if ((before.delayPercent > 0 && !delayed) || (before.abortPercent > 0 && after.abortPercent === 0)) effects.push(effect("info", "Faults are no longer injected"));
-  if (matched > 0) effects.push(effect("info", `${matched === 1 ? "One rule with a match comes" : `${matched} rules with matches come`} first and stay${matched === 1 ? "s" : ""} as it was`.replace("stay as it was", "stay as they were")));
-  return effects;
-}
-
-export const isMatched = (routes: Resource | null): number => (routes?.spec.http ?? []).filter((r: any) => r.match?.length > 0).length;
-
-/** `cluster.local/ns/default/sa/reviews`: how policies write identities. */
-export const principal = (identity: string): string => identity.replace(/^spiffe:\/\//, "");
-
-/** Who calls, by identity, with what they send. Callers without a certificate have none. */
-export function callers(its: Edge[], seconds: number): { principal: string | null; names: string; rate: number }[] {
-  const found = groupBy(its.flatMap((edge) => (edge.principals.length > 0 ? edge.principals : [null]).map((p) => ({ p, edge }))), ({ p }) => p);
-  return [...found].map(([p, of]) => ({
-    principal: p === null ? null : principal(p),
-    names: [...new Set(of.map(({ edge }) => edge.source.name))].join(", "),
-    rate: rateOf(of.map(({ edge }) => edge), seconds),
-  }));
-}
-
 /** The policy that lets only these identities call, or nothing where everybody may. */
 export function onlyCallers(name: string, namespace: string, selector: Record<string, string>, allowed: string[] | null): Resource | null {
   if (allowed === null) return null;
@@ -136,21 +81,6 @@ export function onlyCallers(name: string, namespace: string, selector: Record<st
 
 export const allowedBy = (policy: Resource | null): string[] | null =>
   policy === null ? null : (policy.spec.rules ?? []).flatMap((r: any) => (r.from ?? []).flatMap((f: any) => f.source?.principals ?? []));
-
-export function callerEffects(allowed: string[] | null, its: Edge[], seconds: number): Effect[] {
-  if (allowed === null) return [effect("info", "Every caller is let in, as far as no other policy says otherwise")];
-  const seen = callers(its, seconds);
-  const out = seen.filter((c) => c.principal === null || !allowed.includes(c.principal));
-  const refused = out.map((c) => effect("bad", `${c.names} (${c.principal ?? "no identity"}) is refused with 403: ${perSecond(c.rate)} now`));
-  return refused.length > 0 ? refused : [effect("info", "Everybody who called in the last minutes may go on calling; all others are refused")];
-}
-
-export function modeEffects(mode: string, its: Edge[], seconds: number): Effect[] {
-  if (mode !== "STRICT") return [effect("info", mode === "DISABLE" ? "Connections are no longer encrypted" : "Plaintext is taken as well as mutual TLS")];
-  const plain = its.filter((e) => e.mutualTls === false);
-  if (plain.length === 0) return [effect("info", "Everybody who called in the last minutes uses mutual TLS already; plaintext is refused")];
-  return plain.map((e) => effect("bad", `${e.source.name} calls in plaintext and is refused: ${perSecond(rateOf([e], seconds))} now`));
-}
 
 function assign(target: any, field: string, value: unknown): void {
   if (value === undefined) delete target[field];

@@ -3,7 +3,8 @@
 import { useEffect, useState } from "preact/hooks";
 import { type Edge, type Resource, written } from "./api";
 import { perSecond } from "./figures";
-import { allowedBy, callerEffects, callers, modeEffects, onlyCallers } from "./plan";
+import { callers } from "./effects";
+import { allowedBy, onlyCallers } from "./plan";
 import { Proposal, type Wish } from "./proposal";
 import { seconds } from "./state";
 
@@ -34,8 +35,8 @@ export function Policies({ name, namespace, authentication, authorizations, sele
   const labels = selector ?? { app: name };
   const toggle = (principal: string) =>
     allow((now) => ((now ?? []).includes(principal) ? (now ?? []).filter((p) => p !== principal) : [...(now ?? []), principal]));
-  const showCallers = () => propose({ before: own && written(own), after: onlyCallers(name, namespace, labels, allowed), effects: callerEffects(allowed, its, seconds.value) });
-  const showMode = () => propose({ before: authentication && written(authentication), after: wanted ? peerAuthentication(name, namespace, labels, wanted) : null, effects: modeEffects(wanted, its, seconds.value) });
+  const showCallers = () => propose({ before: own && written(own), after: onlyCallers(name, namespace, labels, allowed) });
+  const showMode = () => propose({ before: authentication && written(authentication), after: wanted ? peerAuthentication(name, namespace, labels, wanted) : null });
   return (
     <section class="card levers" data-testid="policies">
       <h2>Who may call</h2>

@@ -190,7 +190,7 @@ function Levers({ host, its }: { host: string; its: Edge[] }) {
   if (!found) return <section class="card">…</section>;
   return (
     <div>
-      <Steer name={name} namespace={namespace} routes={found.routes} rule={found.rule} its={its} changed={load} />
+      <Steer name={name} namespace={namespace} routes={found.routes} rule={found.rule} changed={load} />
       <Policies name={name} namespace={namespace} {...found} its={its} changed={load} />
     </div>
   );

@@ -1,21 +1,19 @@
 // The levers of a service's routes: weights, timeout, faults. Nothing is written before its YAML was shown.
 
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { type Edge, type Resource, written } from "./api";
-import { isMatched, routeEffects, settings, type Settings, subsets, withSettings } from "./plan";
+import { type Resource, written } from "./api";
+import { settings, type Settings, subsets, withSettings } from "./plan";
 import { Proposal, type Wish } from "./proposal";
-import { seconds } from "./state";
 
 interface Props {
   name: string;
   namespace: string;
   routes: Resource | null;
   rule: Resource | null;
-  its: Edge[];
   changed: () => void;
 }
 
-export function Steer({ name, namespace, routes, rule, its, changed }: Props) {
+export function Steer({ name, namespace, routes, rule, changed }: Props) {
   const initial = useMemo(() => settings(routes, rule), [routes, rule]);
   const [wanted, want] = useState<Settings>(initial);
   const [proposal, propose] = useState<Wish | null>(null);
@@ -29,7 +27,7 @@ export function Steer({ name, namespace, routes, rule, its, changed }: Props) {
   const sum = weights.reduce((n, [, weight]) => n + weight, 0);
   const show = () => {
     const after = written(withSettings(name, namespace, routes, wanted));
-    propose({ before: routes && written(routes), after, effects: routeEffects(name, initial, wanted, isMatched(routes), its, seconds.value) });
+    propose({ before: routes && written(routes), after });
   };
   return (
     <section class="card levers" data-testid="steer">
@@ -56,7 +54,7 @@ export function Steer({ name, namespace, routes, rule, its, changed }: Props) {
       </fieldset>
       <p>
         <button data-testid="preview" disabled={JSON.stringify(wanted) === JSON.stringify(initial)} onClick={show}>Show the change</button>
-        {routes && <button class="second" onClick={() => propose({ before: written(routes), after: null, effects: [] })}>Remove all routes of {name}…</button>}
+        {routes && <button class="second" onClick={() => propose({ before: written(routes), after: null })}>Remove all routes of {name}…</button>}
       </p>
       {proposal && <Proposal key={JSON.stringify(proposal.after)} {...proposal} close={() => propose(null)} done={changed} />}
     </section>
