@@ -26,6 +26,7 @@ use agent::{
     },
     netlink::{self, links::Hardware},
 };
+use libtest_mimic::{Arguments, Trial};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,47 +41,61 @@ fn main() -> ExitCode {
         ["stand-in", broker] => stand_in(broker.parse().unwrap()),
         ["application", report] => application(Path::new(report)),
         ["starter", pid_file] => starter(pid_file),
-        ["rules"] => rules_agree(),
-        ["links"] => links_keep_their_addresses(),
-        ["as-user"] => all_tests("an ordinary user"),
-        ["--list", ..] => println!("hosts: test"),
-        _ => everybody(),
+        ["here-rules"] => rules_agree(),
+        ["here-links"] => links_keep_their_addresses(),
+        ["as-user", ..] => return all_tests("an ordinary user", arguments_of(&words[1..])),
+        _ => return everybody(&words),
     }
     ExitCode::SUCCESS
 }
 
+/// As the usual test programs take them; one after the other, since the processes that they start need a main thread.
+fn arguments_of(words: &[&str]) -> Arguments {
+    let arguments = Arguments::from_iter(["hosts"].iter().chain(words));
+    Arguments { test_threads: Some(1), ..arguments }
+}
+
 /// Both at once: two users' hubs stand side by side.
-fn everybody() {
-    let ordinary = nix::unistd::Uid::effective().is_root().then(|| {
+fn everybody(words: &[&str]) -> ExitCode {
+    let arguments = arguments_of(words);
+    let plays = !arguments.list && tests("").iter().any(|test| !arguments.is_filtered_out(test));
+    let ordinary = (plays && nix::unistd::Uid::effective().is_root()).then(|| {
         let folder = tempfile::tempdir().unwrap();
         open_to_all(folder.path());
         let copy = folder.path().join("hosts");
         fs::copy(env::current_exe().unwrap(), &copy).unwrap();
-        let child =
-            Command::new(copy).arg("as-user").uid(NOBODY).gid(NOBODY).current_dir("/").spawn().unwrap();
-        (folder, child)
+        let mut command = Command::new(copy);
+        command.arg("as-user").args(words).uid(NOBODY).gid(NOBODY).current_dir("/");
+        (folder, command.spawn().unwrap())
     });
-    all_tests("the caller");
-    if let Some((_folder, mut child)) = ordinary {
-        assert!(child.wait().unwrap().success(), "the tests of an ordinary user");
-    }
+    let own = all_tests("the caller", arguments);
+    let well = ordinary.is_none_or(|(_folder, mut child)| child.wait().unwrap().success());
+    if well { own } else { ExitCode::FAILURE }
 }
 
-fn all_tests(who: &str) {
+fn all_tests(who: &str, arguments: Arguments) -> ExitCode {
+    libtest_mimic::run(&arguments, tests(who)).exit_code()
+}
+
+fn tests(who: &str) -> Vec<Trial> {
     let tests: [(&str, fn()); 8] = [
-        ("hardware addresses stay whoever comes and goes", hardware_addresses),
-        ("the rules in netlink are the rules in text", rules_in_a_namespace),
-        ("the machine allows everything that is needed", machine_allows),
-        ("a workload is captured, cannot undo it, and is reached", workload_is_captured),
-        ("the application's exit code and signals are its own", exit_is_its_own),
-        ("a command that does not exist is reported as by a shell", missing_command),
-        ("workloads get addresses and nothing is left of the hub", nothing_is_left),
-        ("a killed starter leaves nothing", killed_starter_leaves_nothing),
+        ("hardware_addresses_stay_whoever_comes_and_goes", hardware_addresses),
+        ("the_rules_in_netlink_are_the_rules_in_text", rules_in_a_namespace),
+        ("the_machine_allows_everything_that_is_needed", machine_allows),
+        ("a_workload_is_captured_cannot_undo_it_and_is_reached", workload_is_captured),
+        ("the_application_s_exit_code_and_signals_are_its_own", exit_is_its_own),
+        ("a_command_that_does_not_exist_is_reported_as_by_a_shell", missing_command),
+        ("workloads_get_addresses_and_nothing_is_left_of_the_hub", nothing_is_left),
+        ("a_killed_starter_leaves_nothing", killed_starter_leaves_nothing),
     ];
-    for (name, test) in tests {
-        test();
-        println!("test {name} (as {who}) ... ok");
-    }
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+        .with_kind(who)
+    };
+    tests.into_iter().map(trial).collect()
 }
 
 fn launcher(test: &str) -> Launcher {
@@ -152,7 +167,8 @@ fn hardware_addresses() {
         return;
     }
     let own = env::current_exe().unwrap();
-    let status = Command::new("unshare").args(["--map-root-user", "--net"]).arg(own).arg("links").status();
+    let status =
+        Command::new("unshare").args(["--map-root-user", "--net"]).arg(own).arg("here-links").status();
     assert!(status.unwrap().success(), "hardware addresses change");
 }
 
@@ -184,7 +200,8 @@ fn rules_in_a_namespace() {
         return;
     }
     let own = env::current_exe().unwrap();
-    let status = Command::new("unshare").args(["--map-root-user", "--net"]).arg(own).arg("rules").status();
+    let status =
+        Command::new("unshare").args(["--map-root-user", "--net"]).arg(own).arg("here-rules").status();
     assert!(status.unwrap().success(), "the renderings of the rules differ");
 }
 
