@@ -40,6 +40,8 @@ pub struct AnalyzeArgs {
     /// How to show them [default: lines of text]
     #[arg(long, short, value_enum)]
     output: Option<Format>,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -74,10 +76,19 @@ struct Line {
     hint: String,
 }
 
-pub(crate) async fn execute(args: &AnalyzeArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn execute(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
+    let AnalyzeArgs { global, .. } = args;
     ensure!(args.use_api || !args.filename.is_empty(), "nothing to look at: name files with --filename");
-    let namespace = global.namespace.as_deref().unwrap_or("default");
-    let mut seen = if args.use_api { Seen::of(global).await? } else { Seen::nothing() };
+    ensure!(
+        args.use_api || global.server.kubeconfig.is_none(),
+        "--use-api=false asks no API server: leave --kubeconfig out"
+    );
+    ensure!(
+        !(args.all_namespaces && args.filename.is_empty() && global.namespace().is_some()),
+        "--all-namespaces looks at all: leave --namespace out"
+    );
+    let namespace = global.namespace().unwrap_or("default");
+    let mut seen = if args.use_api { Seen::of(&global.server).await? } else { Seen::nothing() };
     if !args.filename.is_empty() {
         seen.add(&args.filename, namespace)?;
     }

@@ -11,6 +11,8 @@ use agent::host::{
     probe::{self, Finding, Outcome},
 };
 
+use crate::output::Format;
+
 /// The API server and the control plane listen on these, on the host's loopback.
 const PORTS: [(u16, &str); 6] = [
     (6443, "the embedded API"),
@@ -25,21 +27,16 @@ const DESCRIPTORS: u64 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
-    /// Print the findings as JSON
-    #[arg(short, long, value_name = "FORMAT")]
+    /// How to show them [default: lines of text]
+    #[arg(short, long, value_enum)]
     output: Option<Format>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Json,
 }
 
 pub(crate) fn execute(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let findings = findings()?;
     let mut out = io::stdout().lock();
     let told = match args.output {
-        Some(Format::Json) => format!("{}\n", serde_json::to_string_pretty(&findings)?),
+        Some(format) => format.text(&findings)?,
         None => text(&findings, out.is_terminal() && std::env::var_os("NO_COLOR").is_none()),
     };
     match out.write_all(told.as_bytes()) {

@@ -6,7 +6,7 @@ use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-use crate::GlobalArgs;
+use crate::ServerArgs;
 
 /// Where `mizzen up` keeps the store, its keys and the kubeconfig, unless told otherwise.
 pub fn default_data_dir() -> PathBuf {
@@ -18,7 +18,7 @@ pub fn default_data_dir() -> PathBuf {
 pub(crate) const NO_SERVER: &str =
     "no API server: start `mizzen up`, or name a kubeconfig with --kubeconfig or KUBECONFIG";
 
-impl GlobalArgs {
+impl ServerArgs {
     /// The kubeconfig to use: the one that was named, else the one that `mizzen up` wrote; `None` leaves the choice
     /// to Kubernetes' own rules (`~/.kube/config`, the account of a pod).
     pub fn kubeconfig_file(&self) -> Option<PathBuf> {

@@ -2,13 +2,13 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context;
 use serde_json::Value;
 
-use crate::GlobalArgs;
+use crate::ServerArgs;
 use crate::client::{NO_SERVER, default_data_dir};
 use crate::control::escape;
 
@@ -23,10 +23,14 @@ pub struct DashboardArgs {
     /// Print the address and open nothing
     #[arg(long)]
     no_browser: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 }
 
-pub(crate) fn execute(args: &DashboardArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let token = token(global)?;
+pub(crate) fn execute(args: &DashboardArgs) -> anyhow::Result<ExitCode> {
+    let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
+    let file = args.server.kubeconfig_file().or(own.filter(|file| file.is_file())).context(NO_SERVER)?;
+    let token = token(&file)?;
     if token.is_none() {
         eprintln!("the kubeconfig has no token: the console will ask for one");
     }
@@ -38,7 +42,8 @@ pub(crate) fn execute(args: &DashboardArgs, global: &GlobalArgs) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-fn address(console: &str, token: Option<&str>) -> String {
+/// Where the console is entered, signed in if there is a token.
+pub(crate) fn address(console: &str, token: Option<&str>) -> String {
     let console = console.trim_end_matches('/');
     match token {
         Some(token) => format!("{console}/#token={}", escape(token)),
@@ -47,11 +52,9 @@ fn address(console: &str, token: Option<&str>) -> String {
 }
 
 /// The current user's token, as the kubeconfig has it.
-fn token(global: &GlobalArgs) -> anyhow::Result<Option<String>> {
-    let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
-    let file = global.kubeconfig_file().or(own.filter(|file| file.is_file())).context(NO_SERVER)?;
+pub(crate) fn token(file: &Path) -> anyhow::Result<Option<String>> {
     let about = || format!("kubeconfig {}", file.display());
-    let text = std::fs::read_to_string(&file).with_context(about)?;
+    let text = std::fs::read_to_string(file).with_context(about)?;
     let config: Value = serde_yaml_ng::from_str(&text).with_context(about)?;
     let Some(user) = current_user(&config) else { return Ok(None) };
     if let Some(token) = user["token"].as_str() {

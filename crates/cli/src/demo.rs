@@ -23,7 +23,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    GlobalArgs,
     check::{findings, obstacles},
     workload::{Door, Inside, Mesh, Registry, Running, ensure_namespace, programs},
 };
@@ -46,7 +45,7 @@ pub struct DemoArgs {
     rate: u16,
 }
 
-pub(crate) fn execute(args: &DemoArgs, _global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn execute(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     runtime::logging::init(runtime::logging::Format::Text, "error");
     let obstacles = obstacles(&findings()?);
     if !obstacles.is_empty() {

@@ -51,6 +51,8 @@ pub struct ExplainArgs {
     output: Option<Format>,
     /// Where the request goes: http://, https:// or tcp://
     url: Uri,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
 }
 
 /// All that is known of the way, as `-o json` shows it.
@@ -68,9 +70,9 @@ struct Way {
     inbound: Option<Side>,
 }
 
-pub(crate) async fn execute(args: &ExplainArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let namespace = global.namespace.as_deref().unwrap_or("default");
-    let mut seen = Seen::of(global).await?;
+pub(crate) async fn execute(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let namespace = args.global.namespace().unwrap_or("default");
+    let mut seen = Seen::of(&args.global.server).await?;
     if !args.filename.is_empty() {
         seen.add(&args.filename, namespace)?;
         for problem in &seen.problems {

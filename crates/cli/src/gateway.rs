@@ -43,6 +43,8 @@ pub struct GatewayArgs {
     door: Option<IpAddr>,
     #[command(flatten)]
     proxy: ProxyArgs,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
 }
 
 /// A port of this machine, and the gateway's that it leads to.
@@ -71,15 +73,15 @@ impl FromStr for Listen {
     }
 }
 
-pub(crate) fn execute(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn execute(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
     runtime::logging::init(runtime::logging::Format::Text, "warn");
-    crate::block_on(run(args, global))
+    crate::block_on(run(args))
 }
 
-fn spec(args: &GatewayArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> anyhow::Result<Spec> {
+fn spec(args: &GatewayArgs, join: Option<&JoinFile>) -> anyhow::Result<Spec> {
     let mut spec = Spec::sidecar(&args.name);
     spec.kind = Kind::Router;
-    spec.namespace = global.namespace.clone().unwrap_or_else(|| NAMESPACE.into());
+    spec.namespace = args.global.namespace().unwrap_or(NAMESPACE).into();
     let kind = match args.door {
         Some(_) => DOOR,
         None => args.name.strip_prefix("istio-").unwrap_or(&args.name),
@@ -91,7 +93,7 @@ fn spec(args: &GatewayArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> any
     Ok(spec)
 }
 
-async fn run(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+async fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     // First, since a port in use is the commonest obstacle.
     let mut doors = Vec::new();
@@ -101,9 +103,9 @@ async fn run(args: &GatewayArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode
         doors.push((Door::open(listen.address).await?, listen));
     }
     let join = args.proxy.join_file()?;
-    let spec = spec(args, global, join.as_ref())?;
+    let spec = spec(args, join.as_ref())?;
     let mesh = Mesh {
-        registry: registry(join, global).await?,
+        registry: registry(join, &args.global).await?,
         launcher: Launcher::default(),
         proxy: programs::find(&["mizzen-proxy"])?.remove(0),
     };

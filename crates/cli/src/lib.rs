@@ -23,36 +23,37 @@ mod run;
 mod snapshot;
 mod table;
 mod token;
+mod version;
 mod wait;
 mod workload;
 
-pub use args::{Cli, Command, GlobalArgs, UpArgs};
+pub use args::{Cli, Command, GlobalArgs, ServerArgs, UpArgs};
 pub use client::default_data_dir;
 
 use std::process::ExitCode;
 
 /// Runs every command but `up`. Called on the main thread before any other thread exists: commands that make
 /// namespaces need that, and those that do not start a runtime of their own.
-pub fn execute(command: Command, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(_) => anyhow::bail!("`up` is assembled by the program"),
-        Command::Demo(args) => demo::execute(&args, global),
-        Command::Run(args) => run::execute(&args, global),
-        Command::Gateway(args) => gateway::execute(&args, global),
+        Command::Demo(args) => demo::execute(&args),
+        Command::Run(args) => run::execute(&args),
+        Command::Gateway(args) => gateway::execute(&args),
         Command::Check(args) => check::execute(&args),
         Command::Hub(args) => run::hub(&args),
-        Command::Apply(args) => block_on(objects::apply(&args, global)),
-        Command::Get(args) => block_on(objects::get(&args, global)),
-        Command::Delete(args) => block_on(objects::delete(&args, global)),
-        Command::Wait(args) => block_on(wait::execute(&args, global)),
-        Command::ProxyStatus(args) => block_on(proxy_status::execute(&args, global)),
-        Command::ProxyConfig(args) => block_on(proxy_config::execute(&args, global)),
-        Command::Explain(args) => block_on(explain::execute(&args, global)),
-        Command::Analyze(args) => block_on(analyze::execute(&args, global)),
-        Command::Dashboard(args) => dashboard::execute(&args, global),
-        Command::Token(args) => block_on(token::execute(&args, global)),
+        Command::Apply(args) => block_on(objects::apply(&args)),
+        Command::Get(args) => block_on(objects::get(&args)),
+        Command::Delete(args) => block_on(objects::delete(&args)),
+        Command::Wait(args) => block_on(wait::execute(&args)),
+        Command::ProxyStatus(args) => block_on(proxy_status::execute(&args)),
+        Command::ProxyConfig(args) => block_on(proxy_config::execute(&args)),
+        Command::Explain(args) => block_on(explain::execute(&args)),
+        Command::Analyze(args) => block_on(analyze::execute(&args)),
+        Command::Dashboard(args) => dashboard::execute(&args),
+        Command::Token(args) => block_on(token::execute(&args)),
         Command::Crds => crds(),
-        Command::Version => version(),
+        Command::Version(args) => block_on(version::execute(&args)),
         Command::Completion { shell } => completion(shell),
     }
 }
@@ -68,11 +69,6 @@ fn crds() -> anyhow::Result<ExitCode> {
         println!("---");
         print!("{}", serde_yaml_ng::to_string(&crd)?);
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn version() -> anyhow::Result<ExitCode> {
-    println!("mizzen {}", env!("CARGO_PKG_VERSION"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,11 +14,13 @@ pub(crate) use delete::execute as delete;
 pub(crate) use get::execute as get;
 pub(crate) use manifests::{read as read_manifests, text};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
 use kube::discovery::{ApiCapabilities, Discovery, Scope};
 use kube::{Api, Client};
+
+use crate::GlobalArgs;
 
 /// The kinds that an API server serves.
 pub(crate) struct Kinds {
@@ -66,6 +68,18 @@ impl Kinds {
                 Api::namespaced_with(self.client.clone(), namespace, resource)
             }
         }
+    }
+}
+
+/// The namespace of an object of a manifest. As with kubectl, one that the object names itself is not overruled.
+fn place(own: Option<&str>, global: &GlobalArgs) -> anyhow::Result<String> {
+    match (own, global.namespace()) {
+        (Some(own), Some(asked)) if own != asked => {
+            bail!(
+                "its metadata.namespace is {own:?}, not {asked:?}: leave --namespace out, or change the manifest"
+            )
+        }
+        (own, asked) => Ok(own.or(asked).unwrap_or("default").to_owned()),
     }
 }
 

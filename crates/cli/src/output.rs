@@ -13,11 +13,15 @@ pub enum Format {
 
 impl Format {
     pub(crate) fn print(self, value: &impl Serialize) -> anyhow::Result<()> {
-        match self {
-            Self::Json => println!("{}", serde_json::to_string_pretty(value)?),
-            Self::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
-        }
+        print!("{}", self.text(value)?);
         Ok(())
+    }
+
+    pub(crate) fn text(self, value: &impl Serialize) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Json => format!("{}\n", serde_json::to_string_pretty(value)?),
+            Self::Yaml => serde_yaml_ng::to_string(value)?,
+        })
     }
 }
 

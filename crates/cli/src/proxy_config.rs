@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::GlobalArgs;
+use crate::args::NamespaceArgs;
 use crate::control::{ControlArgs, ProxyStatus, escape};
 use crate::output::Format;
 use crate::table::align;
@@ -29,6 +29,8 @@ use crate::table::align;
 pub struct ProxyConfigArgs {
     #[command(subcommand)]
     kind: Kind,
+    #[command(flatten)]
+    pub(crate) scope: NamespaceArgs,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -87,7 +89,7 @@ struct Of {
     #[arg(required_unless_present = "file")]
     proxy: Option<String>,
     /// A proxy's own `/config_dump` instead; `-` for standard input
-    #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "proxy")]
+    #[arg(long, short = 'f', value_name = "FILE", conflicts_with_all = ["proxy", "control", "namespace"])]
     file: Option<PathBuf>,
     #[command(flatten)]
     control: ControlArgs,
@@ -102,17 +104,18 @@ struct View {
     resources: Vec<Value>,
 }
 
-pub(crate) async fn execute(args: &ProxyConfigArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn execute(args: &ProxyConfigArgs) -> anyhow::Result<ExitCode> {
+    let namespace = args.scope.namespace.as_deref();
     let (of, view) = match &args.kind {
-        Kind::Listeners { of, port } => (of, listeners::view(&dump(of, global).await?, *port)),
-        Kind::Routes { of, name } => (of, routes::view(&dump(of, global).await?, name.as_deref())),
+        Kind::Listeners { of, port } => (of, listeners::view(&dump(of, namespace).await?, *port)),
+        Kind::Routes { of, name } => (of, routes::view(&dump(of, namespace).await?, name.as_deref())),
         Kind::Clusters { of, fqdn, port } => {
-            (of, clusters::view(&dump(of, global).await?, fqdn.as_deref(), *port))
+            (of, clusters::view(&dump(of, namespace).await?, fqdn.as_deref(), *port))
         }
         Kind::Endpoints { of, cluster } => {
-            (of, endpoints::view(&dump(of, global).await?, cluster.as_deref()))
+            (of, endpoints::view(&dump(of, namespace).await?, cluster.as_deref()))
         }
-        Kind::Secrets { of } => (of, secrets::view(&dump(of, global).await?)),
+        Kind::Secrets { of } => (of, secrets::view(&dump(of, namespace).await?)),
     };
     match of.output {
         Some(format) => format.print(&view.resources)?,
@@ -122,13 +125,13 @@ pub(crate) async fn execute(args: &ProxyConfigArgs, global: &GlobalArgs) -> anyh
     Ok(ExitCode::SUCCESS)
 }
 
-async fn dump(of: &Of, global: &GlobalArgs) -> anyhow::Result<Value> {
+async fn dump(of: &Of, namespace: Option<&str>) -> anyhow::Result<Value> {
     if let Some(file) = &of.file {
         let text = crate::objects::text(file)?;
         return serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()));
     }
     let proxy = of.proxy.as_deref().context("name a proxy, or a file with --file")?;
-    let namespace = global.namespace.as_deref().unwrap_or("default");
+    let namespace = namespace.unwrap_or("default");
     let ProxyStatus { proxy, identity, .. } = of.control.proxy(proxy, namespace).await?;
     let mut dump: Value = of.control.get(&format!("/debug/config_dump?proxyID={}", escape(&proxy))).await?;
     if let (Some(identity), Some(configs)) = (identity, dump["configs"].as_array_mut()) {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::Value;
 
-use crate::GlobalArgs;
+use crate::args::NamespaceArgs;
 use crate::control::{ControlArgs, MeshStatus, ProxyStatus, TypeState, short_type};
 use crate::output::{Format, colours, paint_states};
 use crate::table::align;
@@ -24,13 +24,15 @@ pub struct ProxyStatusArgs {
     /// How to show it [default: a table]
     #[arg(long, short, value_enum)]
     output: Option<Format>,
+    #[command(flatten)]
+    pub(crate) scope: NamespaceArgs,
 }
 
 const TYPES: [&str; 5] = ["CDS", "LDS", "EDS", "RDS", "SDS"];
 
-pub(crate) async fn execute(args: &ProxyStatusArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn execute(args: &ProxyStatusArgs) -> anyhow::Result<ExitCode> {
     let mut raw: Value = args.control.get("/debug/syncz").await?;
-    let namespace = global.namespace.as_deref();
+    let namespace = args.scope.namespace.as_deref();
     let wanted = |proxy: &ProxyStatus| match (&args.proxy, namespace) {
         (Some(name), namespace) => {
             let namespace = namespace.unwrap_or("default");

@@ -34,6 +34,8 @@ pub struct RunArgs {
     user: Option<String>,
     #[command(flatten)]
     proxy: ProxyArgs,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -50,18 +52,18 @@ pub(crate) fn hub(args: &HubArgs) -> anyhow::Result<ExitCode> {
     Ok(agent::host::entry(&args.arguments))
 }
 
-pub(crate) fn execute(args: &RunArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn execute(args: &RunArgs) -> anyhow::Result<ExitCode> {
     runtime::logging::init(runtime::logging::Format::Text, "warn");
     let join = args.proxy.join_file()?;
-    let spec = spec(args, global, join.as_ref())?;
-    let status = crate::block_on(run(spec, join, global))?;
+    let spec = spec(args, join.as_ref())?;
+    let status = crate::block_on(run(spec, join, &args.global))?;
     match status {
         ExitStatus::Code(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
         ExitStatus::Signal(signal) => end_by(signal),
     }
 }
 
-fn spec(args: &RunArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> anyhow::Result<Spec> {
+fn spec(args: &RunArgs, join: Option<&JoinFile>) -> anyhow::Result<Spec> {
     let mut spec = Spec::sidecar(&args.service);
     spec.version.clone_from(&args.version);
     spec.ports.clone_from(&args.ports);
@@ -70,8 +72,8 @@ fn spec(args: &RunArgs, global: &GlobalArgs, join: Option<&JoinFile>) -> anyhow:
     spec.user.clone_from(&args.user);
     spec.group = join.map(|_| spec.workload());
     spec.command.clone_from(&args.command);
-    if let Some(namespace) = &global.namespace {
-        spec.namespace.clone_from(namespace);
+    if let Some(namespace) = args.global.namespace() {
+        spec.namespace = namespace.into();
     }
     spec.proxy_log = args.proxy.log_of(&spec.workload());
     Ok(spec)
@@ -108,7 +110,7 @@ async fn run(spec: Spec, join: Option<JoinFile>, global: &GlobalArgs) -> anyhow:
 pub(crate) async fn registry(join: Option<JoinFile>, global: &GlobalArgs) -> anyhow::Result<Registry> {
     Ok(match join {
         Some(join) => Registry::Joined(join.into()),
-        None => Registry::Api(global.answering_client().await?),
+        None => Registry::Api(global.server.answering_client().await?),
     })
 }
 

@@ -12,7 +12,7 @@ use registry::kubernetes::{Config, watch};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::GlobalArgs;
+use crate::ServerArgs;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,8 +29,8 @@ impl Seen {
     }
 
     /// All that the API server has at this moment.
-    pub(crate) async fn of(global: &GlobalArgs) -> anyhow::Result<Self> {
-        let client = global.answering_client().await?;
+    pub(crate) async fn of(server: &ServerArgs) -> anyhow::Result<Self> {
+        let client = server.answering_client().await?;
         let settings = Settings::default();
         let config =
             Config { cluster: settings.home.clone(), root_namespace: settings.root_namespace.to_string() };

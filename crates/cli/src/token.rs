@@ -22,6 +22,8 @@ const GATEWAY_NAMESPACE: &str = "istio-system";
 pub struct TokenArgs {
     #[command(subcommand)]
     command: TokenCommand,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,11 +57,11 @@ struct CreateArgs {
     control_plane: Option<String>,
 }
 
-pub(crate) async fn execute(args: &TokenArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let TokenCommand::Create(args) = &args.command;
+pub(crate) async fn execute(args: &TokenArgs) -> anyhow::Result<ExitCode> {
+    let TokenArgs { command: TokenCommand::Create(args), global } = args;
     ensure!(args.ttl <= LONGEST && !args.ttl.is_zero(), "--ttl is more than nothing and at most 24h");
     let spec = spec(args, global);
-    let client = global.client().await?;
+    let client = global.server.client().await?;
     if args.door.is_some() {
         ensure_namespace(client.clone(), &spec.namespace).await?;
     }
@@ -92,8 +94,8 @@ fn spec(args: &CreateArgs, global: &GlobalArgs) -> Spec {
         spec.namespace = GATEWAY_NAMESPACE.into();
         spec.labels.insert("istio".into(), DOOR.into());
     }
-    if let Some(namespace) = &global.namespace {
-        spec.namespace.clone_from(namespace);
+    if let Some(namespace) = global.namespace() {
+        spec.namespace = namespace.into();
     }
     spec
 }

@@ -40,6 +40,8 @@ pub struct WaitArgs {
     timeout: Duration,
     #[command(flatten)]
     control: ControlArgs,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,10 +52,16 @@ enum For {
     Deletion,
 }
 
-pub(crate) async fn execute(args: &WaitArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn execute(args: &WaitArgs) -> anyhow::Result<ExitCode> {
+    let WaitArgs { global, .. } = args;
     let end = Instant::now() + args.timeout;
     let about = match (&args.kind, &args.name) {
         (Some(kind), Some(name)) => Some(Target::find(args, global, kind, name).await?),
+        _ if global.server.kubeconfig.is_some() || global.namespace().is_some() => {
+            bail!(
+                "without KIND NAME all changes are waited for, everywhere: leave --kubeconfig and --namespace out"
+            )
+        }
         _ if args.what == For::Deletion => bail!("--for=deletion needs KIND NAME: what is to be gone?"),
         _ => None,
     };
@@ -90,9 +98,9 @@ struct Target {
 
 impl Target {
     async fn find(args: &WaitArgs, global: &GlobalArgs, kind: &str, name: &str) -> anyhow::Result<Self> {
-        let kinds = Kinds::of(global.answering_client().await?).await?;
+        let kinds = Kinds::of(global.server.answering_client().await?).await?;
         let (resource, capabilities) = kinds.named(kind)?;
-        let namespace = global.namespace.clone().unwrap_or_else(|| "default".into());
+        let namespace = global.namespace().unwrap_or("default").to_owned();
         let api = kinds.api(&resource, &capabilities, Some(&namespace));
         let shown = display(&resource, name);
         if args.what == For::Distribution && api.get_opt(name).await.map_err(explain)?.is_none() {

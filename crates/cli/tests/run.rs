@@ -9,10 +9,10 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use clap::Parser;
 use cli::Cli;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use kube::{
@@ -20,11 +20,13 @@ use kube::{
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use libtest_mimic::{Arguments, Trial};
 use nix::{
     libc,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tokio::runtime::Runtime;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const NOBODY: u32 = 65534;
@@ -35,35 +37,45 @@ fn main() -> ExitCode {
     match Path::new(&name).file_name().and_then(|n| n.to_str()) {
         Some("mizzen-proxy") => stand_in(),
         Some("application") => application(),
-        Some("as-user") => all("an ordinary user"),
+        Some("mizzen") => return mizzen(),
+        Some("as-user") => return all("an ordinary user", &arguments()),
         // The helpers are started under the name of their file in /proc.
-        _ if env::args().nth(1).is_some_and(|a| a == "run" || a == "hub") => return mizzen(),
-        _ if env::args().any(|a| a == "--list") => println!("run: test"),
-        _ => {
-            if nix::unistd::Uid::effective().is_root() {
-                as_user();
-            }
-            all("the caller");
-        }
+        _ if env::args().nth(1).is_some_and(|a| a == "hub") => return mizzen(),
+        _ => return everybody(),
     }
     ExitCode::SUCCESS
 }
 
+/// As the usual test programs take them; one after the other, since all play on one control plane.
+fn arguments() -> Arguments {
+    Arguments { test_threads: Some(1), ..Arguments::from_args() }
+}
+
+fn everybody() -> ExitCode {
+    let arguments = arguments();
+    let plays =
+        !arguments.list && tests("", &Arc::default()).iter().any(|test| !arguments.is_filtered_out(test));
+    let ordinary = !plays || !nix::unistd::Uid::effective().is_root() || as_user();
+    let own = all("the caller", &arguments);
+    if ordinary { own } else { ExitCode::FAILURE }
+}
+
 fn mizzen() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
-    cli::execute(command, &global).unwrap_or_else(|error| {
+    cli::execute(Cli::read()).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
 }
 
-fn as_user() {
+/// Whether all went well.
+fn as_user() -> bool {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("as-user");
     fs::copy(env::current_exe().unwrap(), &copy).unwrap();
     open_to_all(folder.path());
-    let status = Command::new(copy).uid(NOBODY).gid(NOBODY).current_dir("/").status().unwrap();
-    assert!(status.success(), "the tests of an ordinary user");
+    let mut command = Command::new(copy);
+    command.args(env::args_os().skip(1)).uid(NOBODY).gid(NOBODY).current_dir("/");
+    command.status().unwrap().success()
 }
 
 fn open_to_all(path: &Path) {
@@ -71,20 +83,40 @@ fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
 }
 
-fn all(who: &str) {
+/// What all tests play on; made by the first of them.
+type Stage = Arc<OnceLock<(Mesh, Runtime)>>;
+
+fn all(who: &str, arguments: &Arguments) -> ExitCode {
     tls::install_provider();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mesh = runtime.block_on(Mesh::start());
-    for (name, test) in [
-        ("output and exit code are the command's own", exit_code as fn(&Mesh, &tokio::runtime::Runtime)),
-        ("a command that is killed kills its starter in the same way", killed),
-        ("a workload is registered, ready, drained and gone", registered),
-        ("a starter that is killed takes everything with it", starter_killed),
-    ] {
-        test(&mesh, &runtime);
-        println!("test {name} (as {who}) ... ok");
+    let stage = Stage::default();
+    let conclusion = libtest_mimic::run(arguments, tests(who, &stage));
+    if let Some((mesh, runtime)) = Arc::into_inner(stage).and_then(OnceLock::into_inner) {
+        runtime.block_on(mesh.api.shutdown());
     }
-    runtime.block_on(mesh.api.shutdown());
+    conclusion.exit_code()
+}
+
+fn tests(who: &str, stage: &Stage) -> Vec<Trial> {
+    let tests: [(&str, fn(&Mesh, &Runtime)); 4] = [
+        ("output_and_exit_code_are_the_command_s_own", exit_code),
+        ("a_command_that_is_killed_kills_its_starter_in_the_same_way", killed),
+        ("a_workload_is_registered_ready_drained_and_gone", registered),
+        ("a_starter_that_is_killed_takes_everything_with_it", starter_killed),
+    ];
+    let trial = |(name, test): (&str, fn(&Mesh, &Runtime))| {
+        let stage = Arc::clone(stage);
+        let play = move || {
+            let (mesh, runtime) = stage.get_or_init(|| {
+                let mut builder = tokio::runtime::Builder::new_multi_thread();
+                let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+                (runtime.block_on(Mesh::start()), runtime)
+            });
+            test(mesh, runtime);
+            Ok(())
+        };
+        Trial::test(name, play).with_kind(who)
+    };
+    tests.into_iter().map(trial).collect()
 }
 
 struct Mesh {
@@ -181,7 +213,7 @@ fn health(entry: &serde_json::Value) -> &str {
     entry["status"]["conditions"][0]["status"].as_str().unwrap_or("not said")
 }
 
-fn exit_code(mesh: &Mesh, runtime: &tokio::runtime::Runtime) {
+fn exit_code(mesh: &Mesh, runtime: &Runtime) {
     let script = "echo to out; echo to err >&2; id -u; exit 7";
     let words =
         ["--service", "job", "--port", "http=80:8000", "--ready", "http://:15021/", "--", "sh", "-c", script];
@@ -201,13 +233,13 @@ fn exit_code(mesh: &Mesh, runtime: &tokio::runtime::Runtime) {
     });
 }
 
-fn killed(mesh: &Mesh, _: &tokio::runtime::Runtime) {
+fn killed(mesh: &Mesh, _: &Runtime) {
     let output = mesh.run(&["--service", "job", "--", "sh", "-c", "kill -KILL $$"]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{told}");
 }
 
-fn registered(mesh: &Mesh, runtime: &tokio::runtime::Runtime) {
+fn registered(mesh: &Mesh, runtime: &Runtime) {
     let mut child = start_application(mesh);
     let entries = runtime.block_on(mesh.until("ready", |e| e.first().is_some_and(|e| health(e) == "True")));
     let spec = &entries[0]["spec"];
@@ -244,7 +276,7 @@ fn start_application(mesh: &Mesh) -> Child {
     command.spawn().unwrap()
 }
 
-fn starter_killed(mesh: &Mesh, _: &tokio::runtime::Runtime) {
+fn starter_killed(mesh: &Mesh, _: &Runtime) {
     let script = format!("echo up; exec sleep 1000.{}", std::process::id());
     let mut child = mesh.run(&["--service", "sleeper", "--", "sh", "-c", &script]).spawn().unwrap();
     let mut up = [0; 3];

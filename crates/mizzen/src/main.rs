@@ -4,14 +4,12 @@ mod up;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
-    let result = match command {
-        Command::Up(args) => up::execute(&args, &global),
-        other => cli::execute(other, &global),
+    let result = match Cli::read() {
+        Command::Up(args) => up::execute(&args),
+        other => cli::execute(other),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -25,7 +25,7 @@ use ::console::Collector;
 use agent::host::{Hub, Launcher};
 use anyhow::Context;
 use ca::{Authenticators, Policy};
-use cli::{GlobalArgs, UpArgs};
+use cli::{ServerArgs, UpArgs};
 use tokio::net::TcpListener;
 
 /// Where the mesh's own configuration and keys are.
@@ -33,13 +33,13 @@ const ROOT_NAMESPACE: &str = "istio-system";
 /// How long the last words to an API server may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-pub(crate) fn execute(args: &UpArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn execute(args: &UpArgs) -> anyhow::Result<ExitCode> {
     tls::install_provider();
     runtime::logging::init(runtime::logging::Format::Text, "warn,audit=info");
     // The hub is joined before threads exist: its process is started from this one.
     let hub = if args.no_hub { None } else { join_hub() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(run(args, global, hub));
+    let outcome = runtime.block_on(run(args, hub));
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome.map(|()| ExitCode::SUCCESS)
 }
@@ -55,9 +55,9 @@ fn join_hub() -> Option<Arc<Hub>> {
     }
 }
 
-async fn run(args: &UpArgs, global: &GlobalArgs, hub: Option<Arc<Hub>>) -> anyhow::Result<()> {
+async fn run(args: &UpArgs, hub: Option<Arc<Hub>>) -> anyhow::Result<()> {
     let data_dir = args.data_dir.clone().unwrap_or_else(cli::default_data_dir);
-    let api = Api::open(args, global, &data_dir).await?;
+    let api = Api::open(args, &data_dir).await?;
     let client = kube::Client::try_from(api.config.clone()).context("a client for the API server")?;
 
     let trust_domains = trust::read(&client).await.context("the mesh's configuration")?;
@@ -118,10 +118,10 @@ struct Api {
 }
 
 impl Api {
-    async fn open(args: &UpArgs, global: &GlobalArgs, data_dir: &Path) -> anyhow::Result<Self> {
-        if let Some(kubeconfig) = &global.kubeconfig {
-            // Named on the command line, it is the cluster to work on.
-            let config = global.client_config().await?;
+    async fn open(args: &UpArgs, data_dir: &Path) -> anyhow::Result<Self> {
+        if let Some(kubeconfig) = &args.kubeconfig {
+            let server = ServerArgs { kubeconfig: Some(kubeconfig.clone()) };
+            let config = server.client_config().await?;
             make_private(data_dir)?;
             return Ok(Self { embedded: None, config, kubeconfig: kubeconfig.clone() });
         }

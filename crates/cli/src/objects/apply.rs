@@ -9,7 +9,7 @@ use kube::api::{DynamicObject, Patch, PatchParams, TypeMeta};
 use kube::core::GroupVersionKind;
 use serde_json::Value;
 
-use super::{Kinds, display, explain, manifests};
+use super::{Kinds, display, explain, manifests, place};
 use crate::GlobalArgs;
 
 /// Create or change resources
@@ -24,13 +24,15 @@ pub struct ApplyArgs {
     /// Take over fields that others manage
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
 }
 
-pub(crate) async fn execute(args: &ApplyArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let kinds = Kinds::of(global.answering_client().await?).await?;
+pub(crate) async fn execute(args: &ApplyArgs) -> anyhow::Result<ExitCode> {
+    let kinds = Kinds::of(args.global.server.answering_client().await?).await?;
     let mut failed = false;
     for value in manifests::read(&args.filename)? {
-        match one(args, global, &kinds, value).await {
+        match one(args, &kinds, value).await {
             Ok(line) => println!("{line}"),
             Err(error) => {
                 failed = true;
@@ -42,7 +44,7 @@ pub(crate) async fn execute(args: &ApplyArgs, global: &GlobalArgs) -> anyhow::Re
 }
 
 /// One object; the others do not suffer from its faults.
-async fn one(args: &ApplyArgs, global: &GlobalArgs, kinds: &Kinds, value: Value) -> anyhow::Result<String> {
+async fn one(args: &ApplyArgs, kinds: &Kinds, value: Value) -> anyhow::Result<String> {
     let object: DynamicObject =
         serde_json::from_value(value).context("an object without apiVersion or kind")?;
     let types: &TypeMeta = object.types.as_ref().context("an object without apiVersion or kind")?;
@@ -52,10 +54,10 @@ async fn one(args: &ApplyArgs, global: &GlobalArgs, kinds: &Kinds, value: Value)
         .resolve_gvk(&gvk)
         .with_context(|| format!("the API server has no {} in {}", types.kind, types.api_version))?;
     let name = object.metadata.name.clone().context("an object without metadata.name")?;
-    let namespace =
-        object.namespace().or_else(|| global.namespace.clone()).unwrap_or_else(|| "default".into());
-    let api = kinds.api(&resource, &capabilities, Some(&namespace));
     let shown = display(&resource, &name);
+    let namespace =
+        place(object.metadata.namespace.as_deref(), &args.global).with_context(|| shown.clone())?;
+    let api = kinds.api(&resource, &capabilities, Some(&namespace));
 
     let before = api.get_opt(&name).await.map_err(explain)?.and_then(|object| object.resource_version());
     let mut params = PatchParams::apply("mizzen").validation_strict();

@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, TypeMeta};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::discovery::ApiCapabilities;
 
-use super::{Kinds, display, explain, manifests};
+use super::{Kinds, display, explain, manifests, place};
 use crate::GlobalArgs;
 
 /// Delete resources
@@ -26,6 +26,8 @@ pub struct DeleteArgs {
     /// Do not complain of what is not there
     #[arg(long)]
     ignore_not_found: bool,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
 }
 
 struct Target {
@@ -35,13 +37,21 @@ struct Target {
     name: String,
 }
 
-pub(crate) async fn execute(args: &DeleteArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let kinds = Kinds::of(global.answering_client().await?).await?;
+pub(crate) async fn execute(args: &DeleteArgs) -> anyhow::Result<ExitCode> {
+    let DeleteArgs { global, .. } = args;
+    let kinds = Kinds::of(global.server.answering_client().await?).await?;
     let mut failed = false;
     for target in targets(args, &kinds)? {
-        let namespace = target.namespace.as_deref().or(global.namespace.as_deref()).unwrap_or("default");
-        let api = kinds.api(&target.resource, &target.capabilities, Some(namespace));
         let shown = display(&target.resource, &target.name);
+        let namespace = match place(target.namespace.as_deref(), global) {
+            Ok(namespace) => namespace,
+            Err(error) => {
+                failed = true;
+                eprintln!("error: {:#}", error.context(shown));
+                continue;
+            }
+        };
+        let api = kinds.api(&target.resource, &target.capabilities, Some(&namespace));
         match api.delete(&target.name, &DeleteParams::default()).await {
             Ok(_) => println!("{shown} deleted"),
             Err(kube::Error::Api(status)) if status.code == 404 && args.ignore_not_found => {}

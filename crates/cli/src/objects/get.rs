@@ -17,14 +17,16 @@ pub struct GetArgs {
     /// Name; all of the kind when absent
     name: Option<String>,
     /// In all namespaces
-    #[arg(long, short = 'A')]
+    #[arg(long, short = 'A', conflicts_with_all = ["namespace", "name"])]
     all_namespaces: bool,
     /// Only those with these labels
-    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    #[arg(long, short = 'l', value_name = "SELECTOR", conflicts_with = "name")]
     selector: Option<String>,
     /// How to show them
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,10 +40,11 @@ enum Format {
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
-pub(crate) async fn execute(args: &GetArgs, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
-    let kinds = Kinds::of(global.answering_client().await?).await?;
+pub(crate) async fn execute(args: &GetArgs) -> anyhow::Result<ExitCode> {
+    let GetArgs { global, .. } = args;
+    let kinds = Kinds::of(global.server.answering_client().await?).await?;
     let (resource, capabilities) = kinds.named(&args.kind)?;
-    let namespace = global.namespace.as_deref().unwrap_or("default");
+    let namespace = global.namespace().unwrap_or("default");
     let api = kinds.api(&resource, &capabilities, (!args.all_namespaces).then_some(namespace));
     let mut url = api.resource_url().to_owned();
     if let Some(name) = &args.name {

@@ -47,7 +47,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long, value_name = "HOST:PORT")]
     control_plane: Option<String>,
     /// Join the mesh of another host with this file, which `mizzen token create` printed there; - for standard input
-    #[arg(long, value_name = "FILE", requires = "network")]
+    #[arg(long, value_name = "FILE", requires = "network", conflicts_with = "kubeconfig")]
     join: Option<PathBuf>,
 }
 
