@@ -4,6 +4,7 @@
 //! made lives in processes, their namespaces and one temporary folder.
 
 mod check;
+mod database;
 mod parts;
 mod plane;
 mod traffic;
@@ -26,6 +27,7 @@ use crate::{
     check::{findings, obstacles},
     workload::{Door, Inside, Mesh, Registry, Running, ensure_namespace, programs},
 };
+use database::Database;
 use plane::Plane;
 use traffic::Traffic;
 
@@ -128,7 +130,11 @@ async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> any
         .context("the product page's port: choose another with --port")?;
     stage.say("starting the control plane");
     let launcher = Launcher::default();
-    stage.plane = Some(Plane::start(&stage.folder, &launcher).await?);
+    // The database takes a few seconds to be made.
+    let folder = stage.folder.clone();
+    let made = async { anyhow::Ok(Database::make(&folder).await) };
+    let (plane, database) = tokio::try_join!(Plane::start(&stage.folder, &launcher), made)?;
+    stage.plane = Some(plane);
     let plane = stage.plane.as_ref().context("the control plane")?;
     let client = plane.client().await?;
     let registry = Registry::Api(client.clone());
@@ -138,13 +144,13 @@ async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> any
     plane.apply(&parts::manifests(&stage.folder)?).await?;
 
     stage.say("starting the gateway and Bookinfo's services");
-    let specs = parts::all(&programs.bookinfo, &stage.folder);
+    let specs = parts::all(&programs.bookinfo, &database, &stage.folder);
     let prepared = try_join_all(specs.into_iter().map(|spec| Running::prepare(&mesh, spec))).await?;
     stage.running = prepared;
     try_join_all(stage.running.iter_mut().map(Running::start)).await?;
     let gateway = stage.running.first().context("the gateway")?;
     let hub = Arc::new(agent::host::Hub::join(&mesh.launcher)?);
-    let gateway = Inside { hub, address: (gateway.address, parts::GATEWAY_PORT).into() };
+    let gateway = Inside { hub: Arc::clone(&hub), address: (gateway.address, parts::GATEWAY_PORT).into() };
 
     stage.say("waiting for the product page");
     plane.await_settled().await?;
@@ -152,14 +158,15 @@ async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> any
     // Who comes earlier waits at the door instead of being told 503.
     let _door = door.lead_to(gateway);
     if args.check {
-        let report = check::all(args.port, plane).await;
+        let proxies = stage.running.iter().map(|running| check::Proxy::of(running, &hub)).collect();
+        let report = check::Demo { port: args.port, plane, proxies, database: &database }.check().await;
         stage.progress.finish_and_clear();
         return Ok(report);
     }
     let traffic = Traffic::start(args.port, args.rate);
     stage.progress.finish_and_clear();
-    let console = plane.console();
-    print!("{}", parts::welcome(args.port, console.as_deref(), plane.kubeconfig(), &stage.folder));
+    let console = plane.console_signed_in()?;
+    print!("{}", parts::welcome(args.port, &console, &database, plane.kubeconfig(), &stage.folder));
     let ended = join_ended(&mut stage.running).await;
     drop(traffic);
     ended

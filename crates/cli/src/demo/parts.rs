@@ -2,11 +2,13 @@
 
 use std::{
     fs,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 
+use super::database::Database;
 use crate::workload::{Kind, Spec};
 
 /// Where the gateway listens in the mesh.
@@ -22,6 +24,13 @@ const MANIFESTS: [(&str, &str); 2] = [
         include_str!("../../../../samples/bookinfo/networking/destination-rule-all.yaml"),
     ),
 ];
+
+/// Sends the spans of all requests to a Zipkin on this machine.
+const ZIPKIN: (&str, &str) =
+    ("zipkin.yaml", include_str!("../../../../samples/bookinfo/telemetry/zipkin.yaml"));
+
+/// What stands in the samples for an address that they cannot know.
+const SOMEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// What people are invited to apply.
 const TO_TRY: [(&str, &str); 4] = [
@@ -63,11 +72,39 @@ pub(super) fn manifests(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         anyhow::Ok(path)
     };
     TO_TRY.iter().try_for_each(|manifest| write(manifest).map(drop))?;
+    if let Some(address) = machine_address() {
+        let (name, text) = ZIPKIN;
+        write(&(name, &at(text, address)))?;
+    }
     MANIFESTS.iter().map(write).collect()
 }
 
+/// An address of this machine that workloads reach: that by which it would reach others. Nothing is sent.
+fn machine_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((SOMEWHERE, 9)).ok()?;
+    socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+/// The manifest with an address in the place of the one that stands for it.
+fn at(manifest: &str, address: IpAddr) -> String {
+    let placeholder = format!("address: {SOMEWHERE}");
+    manifest.replace(&placeholder, &format!("address: {address}"))
+}
+
+/// How to see traces.
+fn traces(mizzen: &str, folder: &Path) -> String {
+    let manifest = folder.join(ZIPKIN.0);
+    if manifest.is_file() {
+        let apply = format!("{mizzen} apply -f {}", manifest.display());
+        format!("are not kept here; with a Zipkin on port 9411 of this machine:\n              {apply}")
+    } else {
+        "are not kept here; docs/demo.md says how to see them in a Zipkin".into()
+    }
+}
+
 /// The gateway first, then the services.
-pub(super) fn all(bookinfo: &Path, folder: &Path) -> Vec<Spec> {
+pub(super) fn all(bookinfo: &Path, database: &Database, folder: &Path) -> Vec<Spec> {
     let log = |name: &str| folder.join(format!("{name}.log"));
     let mut gateway = Spec::sidecar("istio-ingressgateway");
     gateway.kind = Kind::Router;
@@ -79,7 +116,10 @@ pub(super) fn all(bookinfo: &Path, folder: &Path) -> Vec<Spec> {
         spec.version = Some((*version).into());
         spec.service_account = Some((*account).into());
         spec.ports = port.parse().into_iter().collect();
-        spec.command = vec![bookinfo.into(), service.into()];
+        spec.command = match *service {
+            "mysqldb" => database.command(bookinfo),
+            service => vec![bookinfo.into(), service.into()],
+        };
         spec.environment = vec![("SERVICE_VERSION".into(), version.into())];
         spec.concurrency = Some(1);
         spec.output = Some(log(&spec.workload()));
@@ -90,14 +130,23 @@ pub(super) fn all(bookinfo: &Path, folder: &Path) -> Vec<Spec> {
 }
 
 /// What is printed once all is up.
-pub(super) fn welcome(port: u16, console: Option<&str>, kubeconfig: &Path, folder: &Path) -> String {
-    let console = console.unwrap_or("`mizzen dashboard` opens it");
+pub(super) fn welcome(
+    port: u16,
+    console: &str,
+    database: &Database,
+    kubeconfig: &Path,
+    folder: &Path,
+) -> String {
+    let database = database.told();
     let mizzen = std::env::current_exe().map_or_else(|_| "mizzen".into(), |exe| exe.display().to_string());
+    let traces = traces(&mizzen, folder);
     let (kubeconfig, folder) = (kubeconfig.display(), folder.display());
     format!(
         "\n  Bookinfo    http://localhost:{port}/productpage\n  \
          Console     {console}\n  \
-         Logs        {folder}\n\n\
+         Database    {database}\n  \
+         Logs        {folder}\n  \
+         Traces      {traces}\n\n\
          Five things to try, in another terminal:\n\n  \
          export KUBECONFIG={kubeconfig}\n\n  \
          1. half of the reviews with red stars\n     {mizzen} apply -f {folder}/virtual-service-reviews-50-v3.yaml\n  \
@@ -114,8 +163,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn spans_go_to_the_machine_s_own_address() {
+        let text = at(ZIPKIN.1, [10, 1, 2, 3].into());
+        assert!(text.contains("endpoints:\n  - address: 10.1.2.3\n"), "{text}");
+        for object in api::yaml::documents(&text).unwrap() {
+            let read = registry::manifest::object(&object);
+            assert!(read.is_ok(), "{read:?}");
+        }
+    }
+
+    #[test]
     fn every_service_has_a_valid_port_and_the_gateway_is_first() {
-        let specs = all(Path::new("/bookinfo"), Path::new("/logs"));
+        let database = Database::Sample(String::new());
+        let specs = all(Path::new("/bookinfo"), &database, Path::new("/logs"));
         assert_eq!((specs[0].kind, specs[0].labels()["istio"].as_str()), (Kind::Router, "ingressgateway"));
         assert_eq!(specs.len(), SERVICES.len() + 1);
         for spec in &specs[1..] {

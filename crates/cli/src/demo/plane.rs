@@ -1,7 +1,7 @@
 //! The demo's control plane: `mizzen up` as a process of its own, with everything in the demo's folder.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -24,9 +24,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::control::ControlArgs;
+use crate::{
+    control::{ControlArgs, MeshStatus},
+    dashboard,
+};
 
 const API_PORT: u16 = 6443;
+const CONSOLE_PORT: u16 = 20001;
 const START: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -49,7 +53,8 @@ impl Plane {
         let mut command =
             std::process::Command::new(std::env::current_exe().context("where this program is")?);
         command
-            .args(["up", "--api-port", &API_PORT.to_string(), "--data-dir"])
+            .args(["up", "--api-port", &API_PORT.to_string(), "--console-port", &CONSOLE_PORT.to_string()])
+            .arg("--data-dir")
             .arg(&data)
             .env("MIZZEN_HUB", &launcher.hub)
             .env_remove("KUBECONFIG")
@@ -95,11 +100,16 @@ impl Plane {
         Client::try_from(config.context("the control plane's kubeconfig")?).context("make a client")
     }
 
+    /// How the proxies are.
+    pub(super) async fn status(&self) -> anyhow::Result<MeshStatus> {
+        let control = ControlArgs { control: Uri::from_static("http://127.0.0.1:15014") };
+        control.status().await
+    }
+
     /// Until every proxy has accepted everything that was applied and started so far.
     pub(super) async fn await_settled(&self) -> anyhow::Result<()> {
-        let control = ControlArgs { control: Uri::from_static("http://127.0.0.1:15014") };
         let settled = async {
-            while !control.status().await.is_ok_and(|status| status.is_settled()) {
+            while !self.status().await.is_ok_and(|status| status.is_settled()) {
                 sleep(PAUSE).await;
             }
         };
@@ -108,11 +118,19 @@ impl Plane {
             .context("the proxies do not accept their configuration; `mizzen proxy-status` says why")
     }
 
-    /// The console's address, as the control plane announced it.
-    pub(super) fn console(&self) -> Option<String> {
-        let text = std::fs::read_to_string(&self.log).ok()?;
-        let line = text.lines().find_map(|line| line.trim().strip_prefix("console: "))?;
-        line.split_whitespace().next().map(str::to_owned)
+    /// Where the console listens.
+    pub(super) fn console(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), CONSOLE_PORT)
+    }
+
+    /// The user's token, which the console wants.
+    pub(super) fn token(&self) -> anyhow::Result<Option<String>> {
+        dashboard::token(&self.kubeconfig)
+    }
+
+    /// An address at which one is signed in.
+    pub(super) fn console_signed_in(&self) -> anyhow::Result<String> {
+        Ok(dashboard::address(&format!("http://{}", self.console()), self.token()?.as_deref()))
     }
 
     pub(super) fn kubeconfig(&self) -> &Path {

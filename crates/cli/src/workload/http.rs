@@ -2,6 +2,10 @@
 
 use std::{io, net::SocketAddr, str::FromStr, time::Duration};
 
+use http::{Request, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,7 +14,7 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAGE_PATIENCE: Duration = Duration::from_secs(20);
-const LONGEST_PAGE: u64 = 1 << 20;
+const LONGEST_PAGE: usize = 8 << 20;
 
 /// Where `--ready` asks: `http://:9080/health`; without a host, in the workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,26 +66,39 @@ async fn ask(mut stream: TcpStream, method: &str, path: &str) -> io::Result<u16>
 
 /// Status and body of a page, on a connection of its own.
 pub(crate) async fn get(from: SocketAddr, path: &str) -> io::Result<(u16, String)> {
-    get_on(TcpStream::connect(from), from, path).await
+    get_on(TcpStream::connect(from), from, path, None).await
 }
 
-/// The same on a connection that somebody else makes.
+/// The same on a connection that somebody else makes, perhaps with a token.
 pub(crate) async fn get_on(
     connect: impl Future<Output = io::Result<TcpStream>>,
     from: SocketAddr,
     path: &str,
+    token: Option<&str>,
 ) -> io::Result<(u16, String)> {
     let get = async {
-        let mut stream = connect.await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {from}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.take(LONGEST_PAGE).read_to_end(&mut answer).await?;
-        let status = parse_status(&answer);
-        let status = status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer"))?;
-        let text = String::from_utf8_lossy(&answer);
-        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        Ok((status, body.to_owned()))
+        let stream = TokioIo::new(connect.await?);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(stream).await.map_err(io::Error::other)?;
+        let mut request = Request::get(path).header(header::HOST, from.to_string());
+        request = request.header(header::CONNECTION, "close");
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(io::Error::other)?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), LONGEST_PAGE).collect().await;
+            let body = body.map_err(io::Error::other)?.to_bytes();
+            Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        // The connection moves while the answer is waited for, and goes with it.
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            _ = connection => answer.await,
+        }
     };
     timeout(PAGE_PATIENCE, get).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
