@@ -122,9 +122,12 @@ async function call(path: string, init: RequestInit = {}): Promise<{ body: any; 
   if (!response.ok) {
     throw new Refusal(body.message ?? response.statusText, response.status, body.details?.causes ?? []);
   }
-  const warning = response.headers.get("warning");
-  return { body, warnings: warning ? warning.split(/, (?=299)/).map((w) => w.replace(/^299 \S+ /, "")) : [] };
+  return { body, warnings: warningsIn(response.headers.get("warning") ?? "") };
 }
+
+/** The texts of `299 - "…", 299 - "…"`. */
+export const warningsIn = (header: string): string[] =>
+  [...header.matchAll(/299 \S+ "((?:[^"\\]|\\.)*)"/g)].map(([, text = ""]) => text.replace(/\\(.)/g, "$1"));
 
 /** Without a window: all that the proxies ever counted. */
 export const graph = async (window: number | null): Promise<Span> =>
