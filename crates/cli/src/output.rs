@@ -20,7 +20,8 @@ impl Format {
     pub(crate) fn text(self, value: &impl Serialize) -> anyhow::Result<String> {
         Ok(match self {
             Self::Json => format!("{}\n", serde_json::to_string_pretty(value)?),
-            Self::Yaml => serde_yaml_ng::to_string(value)?,
+            // By way of JSON, so that both say the same: on its own YAML writes choices as tags.
+            Self::Yaml => serde_yaml_ng::to_string(&serde_json::to_value(value)?)?,
         })
     }
 }
@@ -57,4 +58,20 @@ pub(crate) fn paint_states(wanted: bool, table: &str) -> String {
     [("SYNCED", Colour::Green), ("STALE", Colour::Yellow), ("NACK", Colour::Red)]
         .iter()
         .fold(table.to_owned(), |text, (word, colour)| text.replace(word, &paint(true, *colour, word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_says_what_json_says() {
+        #[derive(Serialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Choice {
+            Works(&'static str),
+        }
+        assert_eq!(Format::Yaml.text(&Choice::Works("well")).unwrap(), "works: well\n");
+        assert_eq!(Format::Json.text(&Choice::Works("well")).unwrap(), "{\n  \"works\": \"well\"\n}\n");
+    }
 }
