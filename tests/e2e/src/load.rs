@@ -50,6 +50,9 @@ pub struct Plan {
     pub fresh: bool,
     #[arg(long)]
     pub http2: bool,
+    /// All share one pool of connections: with HTTP/2, one connection with a stream for each request
+    #[arg(long)]
+    pub share: bool,
     #[arg(long, default_value_t = 1)]
     pub vary: u64,
     /// Each connection keeps the cookies that it is given
@@ -202,10 +205,12 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
     };
     let telling = plan.progress.clone().map(|file| tokio::spawn(tell(file, Arc::clone(&report))));
     let numbers = Arc::new(AtomicU64::new(0));
+    let shared = connection(&plan, dial.clone());
     let workers: Vec<_> = (0..plan.connections.max(1))
         .map(|_| {
             let (plan, left, report) = (Arc::clone(&plan), Arc::clone(&left), Arc::clone(&report));
-            tokio::spawn(worker(plan, (left, Arc::clone(&numbers)), dial.clone(), report))
+            let client = if plan.share { shared.clone() } else { connection(&plan, dial.clone()) };
+            tokio::spawn(worker(plan, (left, Arc::clone(&numbers)), client, report))
         })
         .collect();
     for worker in workers {
@@ -265,10 +270,9 @@ fn connection(plan: &Plan, dial: Dial) -> Connection {
 async fn worker(
     plan: Arc<Plan>,
     (left, numbers): (Arc<AtomicI64>, Arc<AtomicU64>),
-    dial: Dial,
+    client: Connection,
     report: Arc<Mutex<Report>>,
 ) {
-    let client = connection(&plan, dial);
     // The first number of a connection is the connection's own.
     let mut cookie: Option<(u64, String)> = None;
     while left.fetch_sub(1, Ordering::Relaxed) > 0 {

@@ -2,14 +2,15 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::marker::PhantomData;
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use agent::host::{Hub, Launcher};
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -348,6 +349,30 @@ impl Mesh {
         Ok(serde_json::from_value(list["items"].take())?)
     }
 
+    /// The address of an app's first workload.
+    pub fn address(&self, app: &str) -> anyhow::Result<IpAddr> {
+        let path = "jsonpath={.items[0].spec.address}";
+        let address =
+            self.kubectl_ok(&["get", "workloadentries", "-l", &format!("app={app}"), "-o", path])?;
+        address.parse().with_context(|| format!("{app} is at {address:?}"))
+    }
+
+    /// What connects to a port of that workload from the mesh's network, where no proxy stands before the caller.
+    pub fn bare(
+        &self,
+        app: &str,
+        port: u16,
+    ) -> anyhow::Result<impl Fn() -> io::Result<TcpStream> + Send + use<>> {
+        let target = SocketAddr::new(self.address(app)?, port);
+        let hub = Hub::join(&Launcher::default())?;
+        Ok(move || {
+            let socket = hub.stream_socket(target.is_ipv6())?;
+            socket.set_nonblocking(false)?;
+            socket.connect(&target.into())?;
+            Ok(TcpStream::from(socket))
+        })
+    }
+
     /// How far every proxy is, as the control plane's own page says.
     pub fn proxies(&self) -> anyhow::Result<serde_json::Value> {
         let (_, body) = get_page("127.0.0.1:15014", "/debug/syncz").context("no answer of /debug/syncz")?;
@@ -364,9 +389,8 @@ impl Mesh {
     /// Starts a gateway with arguments of `mizzen gateway`; returns when its ports of this machine lead to it.
     pub fn gateway(&self, arguments: &[&str]) -> anyhow::Result<Workload> {
         let name = "gateway";
-        let log = self.folder.path().join("gateway-proxy.log");
         let mut command = self.mizzen(["gateway", "--proxy-log"]);
-        command.arg(log).args(Proxies::of_next_caller()?).args(arguments);
+        command.arg(self.proxy_log(name)).args(Proxies::of_next_caller()?).args(arguments);
         let mut gateway = self.spawn(command, name, PathBuf::new())?;
         let doors = arguments.iter().filter(|argument| **argument == "--listen").count();
         let open = || {
@@ -552,6 +576,13 @@ impl Load {
         let began = Instant::now();
         let answered = || (self.so_far().last.status == status).then(|| began.elapsed());
         until(&format!("requests are answered {status}"), START, answered)
+    }
+
+    /// Waits until more answers are of a kind than there are now; how long that took.
+    pub fn until_more(&self, of_kind: impl Fn(&Report) -> u64) -> anyhow::Result<Duration> {
+        let (began, before) = (Instant::now(), of_kind(&self.so_far()));
+        let more = || (of_kind(&self.so_far()) > before).then(|| began.elapsed());
+        until("requests are answered otherwise", START, more)
     }
 
     /// Waits for what it counted, while a load that lingers stays.

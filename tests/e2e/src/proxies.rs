@@ -45,6 +45,11 @@ impl Proxies {
         CHOSEN.get().is_some_and(|chosen| chosen.callers.iter().all(is_stock))
     }
 
+    /// The proxy beside the first caller.
+    pub fn of_caller() -> Proxy {
+        CHOSEN.get().and_then(|chosen| chosen.callers.first().copied()).unwrap_or_default()
+    }
+
     /// What `mizzen run` of the next caller is told.
     pub fn of_next_caller() -> anyhow::Result<Vec<OsString>> {
         CHOSEN.get().map_or(Ok(Vec::new()), |chosen| next(&chosen.callers, &CALLING))

@@ -1,17 +1,21 @@
 //! Identity and authorization.
 
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use e2e::capture::{Packets, TLS_RECORDS};
-use e2e::load::visit;
-use e2e::mesh::{Load, get_text, program};
+use e2e::load::{Report, visit};
+use e2e::mesh::{get_text, program};
 use e2e::proxies::Proxy;
+use e2e::serve::What;
 use e2e::stage::Scenario;
 use e2e::{Mesh, Proxies, Workload, processes, until, until_ok, yaml};
+use serde_json::{Value, json};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("identity_every_call_is_mutual_tls", on_the_wire),
@@ -20,7 +24,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     ("identity_is_of_the_trust_domain_that_the_mesh_says", trust_domain),
     ("identity_certificates_are_renewed_under_load", renewal),
     ("identity_roots_are_rotated_under_load", rotation),
-    ("authorization_guards_the_database", database),
+    ("authorization_guards_the_database", database_at_once),
     ("authorization_by_method_and_path", authorization_at_once),
     ("authorization_at_the_gateway", at_the_gateway),
 ];
@@ -28,6 +32,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const URL: &str = "http://reviews:9080/reviews/0";
 const PATIENCE: Duration = Duration::from_secs(20);
 const MARKER: &str = "nobody-may-read-this-on-the-wire";
+/// What reviews says of a book.
+const REVIEWER: &str = "Reviewer1";
 
 /// With no PeerAuthentication at all every call of Bookinfo is mutual TLS, on the wire too; every certificate has its
 /// SPIFFE URI; no key is in any file.
@@ -38,16 +44,17 @@ fn on_the_wire() -> anyhow::Result<()> {
     let parts = [("details", "v1"), ("ratings", "v1"), ("reviews", "v3"), ("productpage", "v1")];
     let services: Vec<Workload> =
         parts.iter().map(|(service, version)| bookinfo(&mesh, service, version)).collect::<Result<_, _>>()?;
+    let gateway = mesh.gateway(&["--listen", "8081=8080"])?;
     let page = "http://productpage:9080/productpage";
     mesh.until_answers(page)?;
     let [_, _, reviews, _] = services.as_slice() else { unreachable!("four were started") };
     let capture = Capture::start(&mesh, reviews)?;
     let asked =
         mesh.load(&["--url", page, "--count", "20", "--header", &format!("x-request-id: {MARKER}")])?;
-    ensure!(asked.failed() == 0 && asked.last.body.contains("Shakespeare"), "{asked:?}");
+    ensure!(asked.failed() == 0 && asked.last.body.contains(REVIEWER), "{asked:?}");
 
     let packets = capture.packets()?;
-    ensure!(!packets.contains(MARKER) && !packets.contains("Shakespeare"), "plaintext is on the wire");
+    ensure!(!packets.contains(MARKER) && !packets.contains(REVIEWER), "plaintext is on the wire");
     let words = packets.first_words(9080);
     // From productpage, and to ratings: each flow has two directions.
     ensure!(words.len() >= 4, "the capture missed the calls: {words:?}");
@@ -55,10 +62,7 @@ fn on_the_wire() -> anyhow::Result<()> {
 
     for (workload, (service, _)) in services.iter().zip(parts) {
         let pid = workload.process("bookinfo")?;
-        let certificates = processes::inside(pid, || get_text("127.0.0.1:15000", "/certs"))?;
-        let certificates = certificates.with_context(|| format!("/certs of {service}"))?;
-        let id = spiffe(service);
-        ensure!(certificates.contains(&id), "{service} has no certificate for {id}: {certificates}");
+        proves(pid, &spiffe(service))?;
         let metrics = processes::inside(pid, || get_text("127.0.0.1:15000", "/stats/prometheus"))?;
         let metrics = metrics.with_context(|| format!("metrics of {service}"))?;
         let received: Vec<&str> = metrics
@@ -71,6 +75,15 @@ fn on_the_wire() -> anyhow::Result<()> {
         let secure = |line: &&str| line.contains("connection_security_policy=\"mutual_tls\"");
         ensure!(received.iter().all(secure), "{service}: {received:#?}");
     }
+    let of_gateway = "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway";
+    proves(gateway.process("mizzen-proxy")?, of_gateway)?;
+
+    // Where plaintext is asked for the capture shows it: what was not found before was not there.
+    mesh.apply(PLAINTEXT)?;
+    until("plaintext is seen on the wire", PATIENCE, || {
+        mesh.load(&["--url", page, "--count", "4"]).ok().filter(|report| report.failed() == 0)?;
+        capture.packets().ok()?.contains(REVIEWER).then_some(())
+    })?;
     drop(capture);
     no_key_in_any_file(&mesh, began)
 }
@@ -81,14 +94,7 @@ pub(crate) fn impostor() -> anyhow::Result<()> {
     mesh.log_requests()?;
     let impostor = mesh.serve("impostor", "v1", "impostor")?;
     mesh.until_answers("http://impostor:9080/")?;
-    let address = mesh.kubectl_ok(&[
-        "get",
-        "workloadentries",
-        "-l",
-        "app=impostor",
-        "-o",
-        "jsonpath={.items[0].spec.address}",
-    ])?;
+    let address = mesh.address("impostor")?;
     let claim = |account: &str| {
         mesh.apply(&format!(
             "
@@ -210,18 +216,13 @@ pub(crate) fn identity() -> anyhow::Result<()> {
     let told = |what: &str| secure.last_body.contains(what);
     ensure!(told(&peer) && told(&format!("URI={callers}")), "not mutual: {}", secure.last_body);
     for (pid, id) in [(reviews.process("mizzen-e2e")?, own), (load.process("mizzen-e2e")?, callers)] {
-        let certificates = processes::inside(pid, || visit("http://127.0.0.1:15000/certs", 1))??.last_body;
-        ensure!(certificates.contains(&id), "no certificate for {id}: {certificates}");
+        proves(pid, &id)?;
     }
+    // A peer that has neither a proxy nor a certificate is let in until STRICT is asked for.
+    let heard = ask_bare(&mesh)?;
+    ensure!(heard.starts_with("HTTP/1.1 200 "), "PERMISSIVE refuses plaintext: {heard:?}");
 
-    mesh.apply(
-        "
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: reviews, namespace: default}
-spec: {host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}
-",
-    )?;
+    mesh.apply(PLAINTEXT)?;
     // Plaintext is let in, and a capture shows it: what was not found before was not there.
     until("plaintext is seen on the wire", PATIENCE, || {
         let report = load.next(10).ok()?;
@@ -233,6 +234,10 @@ spec: {host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}
         mesh.load(&["--url", URL, "--count", "5"]).ok().filter(|report| report.ok() == 0)
     })?;
     ensure!(refused.status(503) == 5, "{refused:?}");
+    let heard = ask_bare(&mesh)?;
+    ensure!(heard.is_empty(), "STRICT answers plaintext: {heard:?}");
+    let asked = reviews.events().iter().filter(|e| e.path == BARE && e.what == What::Begun).count();
+    ensure!(asked == 1, "{asked} requests of a peer without a certificate reached reviews");
     mesh.kubectl_ok(&["delete", "destinationrule", "reviews"])?;
     mesh.apply(&allow("reviews", "client"))?;
     // The client's identity is the only one that is let in: were it not proven, this would be denied.
@@ -242,20 +247,58 @@ spec: {host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}
     no_key_in_any_file(&mesh, began)
 }
 
+const PLAINTEXT: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec: {host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}
+";
+
+/// The path that [`ask_bare`] asks for.
+const BARE: &str = "/bare";
+
+/// All that reviews answers to a plaintext request which no proxy sends.
+fn ask_bare(mesh: &Mesh) -> anyhow::Result<String> {
+    let mut stream = mesh.bare("reviews", 9080)?()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut heard = Vec::new();
+    let request = format!("GET {BARE} HTTP/1.1\r\nhost: reviews:9080\r\nconnection: close\r\n\r\n");
+    let ended = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut heard));
+    let open = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    ensure!(!open, "the connection was left to hang");
+    Ok(String::from_utf8_lossy(&heard).into_owned())
+}
+
 fn spiffe(account: &str) -> String {
     format!("spiffe://cluster.local/ns/default/sa/{account}")
 }
 
+/// Every certificate that the proxy beside a process shows to others has this identity and no other.
+fn proves(pid: u32, id: &str) -> anyhow::Result<()> {
+    let page = processes::inside(pid, || visit("http://127.0.0.1:15000/certs", 1))??.last_body;
+    let page: Value = serde_json::from_str(&page).context(page)?;
+    let chains = page["certificates"].as_array().into_iter().flatten();
+    let mut leaves =
+        chains.filter_map(|certificate| certificate["cert_chain"].as_array()?.first()).peekable();
+    ensure!(leaves.peek().is_some(), "no certificate for {id}: {page:#}");
+    let other = leaves.find(|leaf| leaf["subject_alt_names"] != json!([{"uri": id}]));
+    ensure!(other.is_none(), "not {id} alone: {other:#?}");
+    Ok(())
+}
+
 /// With certificates of one minute nothing fails under load while all of them are renewed and the first ones expire:
-/// between our proxies and stock Envoys, in whatever way these ask the control plane.
+/// between our proxies and stock Envoys, in whatever way these ask the control plane, each as caller and as callee. No
+/// renewed key is in any file either.
 fn renewal() -> anyhow::Result<()> {
+    e2e::stage::own_temporary_folders()?;
+    let began = SystemTime::now();
     if testkit::peers::envoy().is_some() {
         let [delta, sotw, rest] = ["delta", "sotw", "rest"].map(Proxy::Envoy);
-        let (callers, callees) = (vec![Proxy::Mizzen, delta, rest], vec![Proxy::Mizzen, sotw, rest]);
-        Proxies { callers, callees }.choose()?;
+        let all = vec![Proxy::Mizzen, delta, sotw, rest];
+        Proxies { callers: all.clone(), callees: all }.choose()?;
     }
     let mesh = Mesh::start_with(&["--workload-cert-ttl", "1m"])?;
-    let replicas = ["one", "two", "three"];
+    let replicas = ["one", "two", "three", "four"];
     let _replicas =
         replicas.map(|name| mesh.serve("reviews", "v1", name)).into_iter().collect::<Result<Vec<_>, _>>()?;
     let load = |name, more: &[&str]| {
@@ -265,8 +308,9 @@ fn renewal() -> anyhow::Result<()> {
     let loads = [
         ("kept", load("kept", &["--pause", "20"])?),
         ("fresh", load("fresh", &["--pause", "50", "--fresh"])?),
-        ("third", load("third", &["--pause", "30"])?),
+        ("HTTP/2", load("http2", &["--pause", "30", "--http2"])?),
     ];
+    let socket = mesh.start_hold(&["--websocket", "reviews:9080"])?;
     for (_, load) in &loads {
         load.until_only(&replicas)?;
     }
@@ -275,10 +319,10 @@ fn renewal() -> anyhow::Result<()> {
         let id = format!("identity={} ", spiffe(account));
         mesh.whole_log("up").lines().filter(|l| l.contains("certificate.issued") && l.contains(&id)).count()
     };
-    // The first certificates of all six have expired when each was renewed twice.
+    // The first certificates of all eight have expired when each was renewed twice.
     let first = Instant::now();
     until("all certificates were renewed twice", Duration::from_secs(150), || {
-        let renewed = issued("reviews") >= 9 && issued("client") >= 9;
+        let renewed = issued("reviews") >= 12 && issued("client") >= 12;
         (renewed && first.elapsed() > Duration::from_secs(65)).then_some(())
     })?;
     let mut sent = 0;
@@ -288,8 +332,10 @@ fn renewal() -> anyhow::Result<()> {
         ensure!(report.names.len() == replicas.len(), "{kind}: {:?}", report.names);
         sent += report.sent;
     }
+    let held = socket.stop()?;
+    ensure!(held.problem.is_none() && held.received == held.sent, "the WebSocket was cut: {held:?}");
     println!("{sent} requests, {} certificates", issued("reviews") + issued("client"));
-    Ok(())
+    no_key_in_any_file(&mesh, began)
 }
 
 /// A new root is trusted by everybody before it signs, and old and new leaves meet, while traffic flows.
@@ -330,10 +376,19 @@ fn rotation() -> anyhow::Result<()> {
 
 /// Only the account of ratings v2 may open a TCP connection to the real database, whose server speaks first.
 pub(crate) fn database() -> anyhow::Result<()> {
+    guarded_database().map(drop)
+}
+
+/// The same, and a changed policy acts within a second.
+fn database_at_once() -> anyhow::Result<()> {
+    guarded_database()?.map_or(Ok(()), |moments| at_once(&moments))
+}
+
+fn guarded_database() -> anyhow::Result<Option<Moments>> {
     let (Some(server), Some(install)) =
         (testkit::peers::need("mariadbd"), testkit::peers::need("mariadb-install-db"))
     else {
-        return Ok(());
+        return Ok(None);
     };
     let mesh = Mesh::start()?;
     let _database = mariadb(&mesh, &server, &install)?;
@@ -371,9 +426,20 @@ pub(crate) fn database() -> anyhow::Result<()> {
     until("ratings v2 is refused", PATIENCE, || {
         mesh.load(&["--url", stars, "--count", "1"]).ok().filter(|report| report.status(500) == 1)
     })?;
-    let heard = other()?;
-    ensure!(heard.reached(), "who is named now may: {heard:?}");
-    Ok(())
+    // Who is named now may, and opens one connection after the other while that changes.
+    let to = "tcp://mysqldb:3306";
+    let load =
+        mesh.start_load_from("other", "other", &[], &["--url", to, "--connections", "1", "--pause", "10"])?;
+    let before = load.next(5)?;
+    ensure!(before.failed() == 0 && before.last.body.contains("MariaDB"), "who is named may not: {before:?}");
+    let moments = flips(
+        |account| mesh.apply(&allow("mysqldb", account)),
+        [
+            ("bookinfo-ratings-v2", &|| load.until_more(Report::failed)),
+            ("other", &|| load.until_more(Report::ok)),
+        ],
+    )?;
+    Ok(Some(moments))
 }
 
 /// A rule on method and path answers 403 with Envoy's body, and a changed policy acts on open connections.
@@ -390,26 +456,24 @@ fn authorization_at_once() -> anyhow::Result<()> {
 /// denied, let through, and so on.
 type Moments = Vec<Duration>;
 
-/// Changes a policy a few times under load.
+/// Changes a policy a few times under load, to and fro, and waits each time until that is seen.
 fn flips(
-    load: &Load,
     policy: impl Fn(&str) -> anyhow::Result<()>,
-    paths: [&str; 2],
+    steps: [(&str, &dyn Fn() -> anyhow::Result<Duration>); 2],
 ) -> anyhow::Result<Moments> {
-    let statuses = [403, 200].into_iter().zip(paths).cycle().take(6);
-    let flips = statuses.map(|(status, paths)| {
-        policy(paths)?;
-        load.until_answered(status)
+    let flips = steps.iter().cycle().take(6).map(|(what, until_seen)| {
+        policy(what)?;
+        until_seen()
     });
     flips.collect()
 }
 
 fn at_once(moments: &Moments) -> anyhow::Result<()> {
     println!("a changed policy acted {moments:?} after kubectl returned");
-    // On a machine that does other things as well, some may be late.
+    // On a machine that does other things as well, one of three may be late.
     for first in [0, 1] {
-        let best = moments.iter().skip(first).step_by(2).min();
-        ensure!(best.is_some_and(|took| *took < Duration::from_secs(1)), "{moments:?}");
+        let in_time = moments.iter().skip(first).step_by(2).filter(|took| **took < Duration::from_secs(1));
+        ensure!(in_time.count() >= 2, "{moments:?}");
     }
     Ok(())
 }
@@ -457,7 +521,10 @@ spec:
     })?;
     policy("GET", "/other")?;
     load.until_answered(200)?;
-    let moments = flips(&load, |paths| policy("GET", paths), ["/reviews/*", "/other"])?;
+    let moments = flips(
+        |paths| policy("GET", paths),
+        [("/reviews/*", &|| load.until_answered(403)), ("/other", &|| load.until_answered(200))],
+    )?;
     let report = load.stop()?;
     ensure!(report.last_failure == "RBAC: access denied", "{report:?}");
     let since = report.since(&let_in);
@@ -517,10 +584,17 @@ spec:
     }
     policy("/public/*, /reviews/*")?;
     load.until_answered(200)?;
-    at_once(&flips(&load, policy, ["/public/*", "/public/*, /reviews/*"])?)?;
+    let moments = flips(
+        policy,
+        [
+            ("/public/*", &|| load.until_answered(403)),
+            ("/public/*, /reviews/*", &|| load.until_answered(200)),
+        ],
+    )?;
+    at_once(&moments)?;
     let report = load.stop()?;
     ensure!(
-        report.status(403) > 0 && report.errors.is_empty(),
+        report.status(403) > 0 && report.errors.is_empty() && report.opened == 1,
         "the open connection was not denied: {report:?}"
     );
     ensure!(report.last.status == 200, "the open connection stayed denied: {report:?}");
@@ -614,18 +688,36 @@ impl Capture {
 
 /// Neither in the mesh's folder, nor in temporary folders, nor in logs, nor in anything that a process holds open.
 fn no_key_in_any_file(mesh: &Mesh, began: SystemTime) -> anyhow::Result<()> {
+    // Those that are put there are found, in each form that a key may have: so others would be.
+    let key = rcgen::KeyPair::generate()?;
+    let der = key.serialize_der();
+    let forms = [key.serialize_pem().into_bytes(), STANDARD.encode(&der).into_bytes(), der];
+    let mut planted = Vec::new();
+    for (number, form) in forms.iter().enumerate() {
+        let file = mesh.folder().join(format!("planted-{number}"));
+        std::fs::write(&file, form)?;
+        planted.push(file);
+    }
     let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
     let logs = home.join(".local/state/mizzen");
     let folders = [mesh.folder(), Path::new("/tmp"), Path::new("/dev/shm"), Path::new("/run"), &logs];
     let mut looked_at = 0;
+    let mut found = Vec::new();
     for file in folders.iter().flat_map(|folder| walk(folder)) {
         let new = std::fs::metadata(&file).and_then(|file| file.modified()).is_ok_and(|at| at >= began);
         if new {
             let content = std::fs::read(&file).unwrap_or_default();
-            ensure!(!holds_key(&content), "a private key lies in {}", file.display());
             looked_at += 1;
+            if holds_key(&content) {
+                found.push(file);
+            }
         }
     }
+    // A folder may lie in another one.
+    found.sort();
+    found.dedup();
+    ensure!(found == planted, "private keys lie in {found:?}, and were put in {planted:?}");
+    planted.iter().try_for_each(std::fs::remove_file)?;
     ensure!(looked_at > 5, "only {looked_at} files were looked at");
     for pid in processes::descendants(std::process::id()) {
         for (name, mut file) in processes::open_files(pid) {
@@ -639,14 +731,18 @@ fn no_key_in_any_file(mesh: &Mesh, began: SystemTime) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// PEM of whatever kind, or the beginning of PKCS #8 or SEC1 for a key on P-256.
+/// PEM of whatever kind, or the beginning of PKCS #8 or SEC1 for a key on P-256, in base64 as well.
 fn holds_key(content: &[u8]) -> bool {
     const PKCS8: &[u8] = &[
         0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
         0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x04,
     ];
     let has = |what: &[u8]| content.windows(what.len()).any(|window| window == what);
-    has(b"PRIVATE KEY-----") || has(PKCS8) || has(&[0x02, 0x01, 0x01, 0x04, 0x20])
+    let base64 = [&b"MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg"[..], b"MHcCAQEEI"];
+    has(b"PRIVATE KEY-----")
+        || has(PKCS8)
+        || has(&[0x02, 0x01, 0x01, 0x04, 0x20])
+        || base64.into_iter().any(has)
 }
 
 fn walk(folder: &Path) -> Vec<PathBuf> {
