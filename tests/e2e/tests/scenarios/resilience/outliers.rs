@@ -28,7 +28,8 @@ fn three(mesh: &Mesh) -> anyhow::Result<[Workload; 3]> {
     Ok(replicas)
 }
 
-/// The sick replica is out from its seventh error in a row, and gets no request while it is.
+/// The sick replica is out from its seventh error in a row, and gets no request while it is; also where several threads
+/// count what many connections meet.
 pub(crate) fn eject_at_the_seventh_error() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let [sick, weak, well] = three(&mesh)?;
@@ -47,6 +48,21 @@ pub(crate) fn eject_at_the_seventh_error() -> anyhow::Result<()> {
     ensure!(report.status(503) == 7, "not ejected at the seventh error: {report:?}");
     ensure!(report.ok() + 7 == report.sent, "{report:?}");
     ensure!(!report.names.contains_key("sick"), "{report:?}");
+
+    let before = sick.begun();
+    let crowd = ["--url", URL, "--connections", "8", "--pause", "2"];
+    let crowd = mesh.start_load_as("crowd", &["--proxy-concurrency", "2"], &crowd)?;
+    crowd.next(800)?;
+    // Who was under way at the seventh error still gets there.
+    let met = sick.begun() - before;
+    ensure!((7..=7 + 8).contains(&met), "the sick replica got {met} requests of eight connections");
+    crowd.next(800)?;
+    ensure!(sick.begun() == before + met, "the sick replica got more once it was ejected");
+    let report = crowd.stop()?;
+    ensure!(
+        report.status(503) == met as u64 && report.ok() + report.status(503) == report.sent,
+        "{report:?}"
+    );
     Ok(())
 }
 
@@ -65,7 +81,12 @@ pub(crate) fn let_back_and_spare_a_share() -> anyhow::Result<()> {
         (errors(&since(&sick, of_sick)) >= 7).then_some(())
     })?;
     // The second one to fail stays: it would be two thirds.
+    let failed = (errors(&since(&sick, of_sick)), errors(&since(&weak, of_weak)));
     weak.behave("status=503")?;
+    until("the weak one has failed often enough, too", PATIENCE, || {
+        (errors(&since(&weak, of_weak)) >= failed.1 + 14).then_some(())
+    })?;
+    ensure!(errors(&since(&sick, of_sick)) == failed.0, "the sick one was let back before that was tried");
     until("the sick replica is let back, and fails again", PATIENCE, || {
         (errors(&since(&sick, of_sick)) >= 10).then_some(())
     })?;
