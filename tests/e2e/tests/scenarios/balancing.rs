@@ -72,6 +72,11 @@ fn within(report: &Report, name: &str, share: f64, points: f64) -> anyhow::Resul
     Ok(())
 }
 
+/// All three have the same share, but for so many points.
+fn spread(report: &Report, points: f64) -> anyhow::Result<()> {
+    ["a", "b", "c"].iter().try_for_each(|name| within(report, name, 1.0 / 3.0, points))
+}
+
 fn none_failed(report: &Report) -> anyhow::Result<()> {
     ensure!(report.failed() == 0, "requests were lost: {report:?}");
     Ok(())
@@ -93,9 +98,9 @@ pub(crate) fn round_robin() -> anyhow::Result<()> {
 pub(crate) fn least_request() -> anyhow::Result<()> {
     let (mesh, [_a, _b, slow]) = three()?;
     mesh.steer(&rule("loadBalancer: {simple: LEAST_REQUEST}"))?;
-    let even = mesh.load(&["--url", URL, "--count", "3000", "--connections", "8"])?;
+    let even = mesh.load(&["--url", URL, "--count", ALL, "--connections", "8"])?;
     none_failed(&even)?;
-    ["a", "b", "c"].iter().try_for_each(|name| within(&even, name, 1.0 / 3.0, 8.0))?;
+    spread(&even, 3.0)?;
     slow.behave("delay=30")?;
     let report = mesh.load(&["--url", URL, "--count", ALL, "--connections", "8"])?;
     none_failed(&report)?;
@@ -113,7 +118,7 @@ pub(crate) fn random() -> anyhow::Result<()> {
     none_failed(&report)?;
     println!("{:?}", report.names);
     // More than four standard deviations.
-    ["a", "b", "c"].iter().try_for_each(|name| within(&report, name, 1.0 / 3.0, 2.0))
+    spread(&report, 2.0)
 }
 
 /// Who answered each user; an error if that was more than one.
@@ -128,19 +133,37 @@ fn homes(report: &Report) -> anyhow::Result<BTreeMap<u64, String>> {
     report.places.iter().map(home).collect()
 }
 
-/// A user stays at one replica, users are spread, and when a replica leaves most others stay where they are.
+/// A user stays at one replica, whoever's proxy is asked; users are spread; when a replica comes or leaves most others stay
+/// where they are.
 pub(crate) fn by_header() -> anyhow::Result<()> {
     let (mesh, [_a, _b, c]) = three()?;
     mesh.steer(&rule("loadBalancer: {consistentHash: {httpHeaderName: x-user}}"))?;
     let users = ["--url", URL, "--connections", "8", "--vary", "300", "--header", "x-user: user-{}"];
+    let other = mesh.start_load(&[&users[..], &["--count", "3000"]].concat())?;
     let report = mesh.load(&[&users[..], &["--count", ALL]].concat())?;
     none_failed(&report)?;
     let before = homes(&report)?;
     println!("{:?}", report.names);
     ensure!(before.len() == 300, "{} users", before.len());
-    for name in ["a", "b", "c"] {
-        within(&report, name, 1.0 / 3.0, 15.0)?;
-    }
+    spread(&report, 15.0)?;
+    ensure!(homes(&other.report()?)? == before, "another caller's proxy leads users elsewhere");
+
+    let d = mesh.serve("ratings", "v1", "d")?;
+    until("the fourth replica gets traffic", PATIENCE, || {
+        let report = mesh.load(&[&users[..], &["--count", "300"]].concat()).ok()?;
+        report.names.contains_key("d").then_some(())
+    })?;
+    let report = mesh.load(&[&users[..], &["--count", "3000"]].concat())?;
+    none_failed(&report)?;
+    let with_fourth = homes(&report)?;
+    let moved = |user: &&u64| with_fourth[*user] != "d" && with_fourth[*user] != before[*user];
+    let (moved, at_fourth) =
+        (before.keys().filter(moved).count(), with_fourth.values().filter(|name| *name == "d").count());
+    println!("a fourth came and has {at_fourth} users, {moved} others moved");
+    // Each has fewer places on a ring of a fixed size once there are four.
+    ensure!(moved * 4 < before.len(), "{moved} users moved to where they had been able to go before");
+    within(&report, "d", 0.25, 15.0)?;
+    d.stop()?;
     c.stop()?;
     let report = mesh.load(&[&users[..], &["--count", "3000"]].concat())?;
     none_failed(&report)?;
@@ -162,14 +185,16 @@ pub(crate) fn by_cookie() -> anyhow::Result<()> {
         "loadBalancer: {consistentHash: {httpCookie: {name: user, path: /ratings, ttl: 1h}, maglev: {tableSize: 65537}}}",
     ))?;
     let brought = ["--url", URL, "--connections", "8", "--vary", "300", "--header", "cookie: a=b; user=u{}"];
-    let report = mesh.load(&[&brought[..], &["--count", "5000"]].concat())?;
+    let report = mesh.load(&[&brought[..], &["--count", ALL]].concat())?;
     none_failed(&report)?;
     ensure!(homes(&report)?.len() == 300, "{:?}", report.places);
     println!("brought: {:?}", report.names);
-    for name in ["a", "b", "c"] {
-        within(&report, name, 1.0 / 3.0, 15.0)?;
-    }
-    let given = ["--url", URL, "--connections", "24", "--keep-cookies", "--count", "5000"];
+    spread(&report, 15.0)?;
+    let first = mesh.load(&["--url", URL, "--connections", "1", "--count", "1"])?;
+    let cookie = first.last.headers.get("set-cookie").map(String::as_str).unwrap_or_default();
+    let as_asked = cookie.starts_with("user=") && cookie.contains("Path=/ratings");
+    ensure!(as_asked && cookie.contains("Max-Age=3600"), "given was {cookie:?}");
+    let given = ["--url", URL, "--connections", "24", "--keep-cookies", "--count", ALL];
     let report = mesh.load(&given)?;
     none_failed(&report)?;
     println!("given: {:?}", report.names);
@@ -225,7 +250,7 @@ pub(crate) fn default_of_the_mesh() -> anyhow::Result<()> {
     load.until_only(&["a", "b", "c"])?;
     let fair = load.next(300)?;
     println!("default {:?}, own {:?}", stuck.names, fair.names);
-    ["a", "b", "c"].iter().try_for_each(|name| within(&fair, name, 1.0 / 3.0, 5.0))?;
+    spread(&fair, 5.0)?;
     mesh.kubectl_ok(&["delete", "destinationrule", "ratings"])?;
     load.until_only(&home)?;
     none_failed(&load.stop()?)
@@ -268,10 +293,6 @@ impl Crowd {
         println!("{what}: {:?}", report.names);
         Ok(report)
     }
-}
-
-fn spread(report: &Report, points: f64) -> anyhow::Result<()> {
-    ["a", "b", "c"].iter().try_for_each(|name| within(report, name, 1.0 / 3.0, points))
 }
 
 /// The mesh's default, then a service's own ROUND_ROBIN, LEAST_REQUEST and RANDOM, and the default again, on one mesh.
@@ -369,6 +390,15 @@ fn places() -> anyhow::Result<Places> {
     Ok(Places { mesh, near, next_zone, _next_region: next_region })
 }
 
+/// Not one of so many more requests goes elsewhere, and none fails.
+fn stays(load: &Load, names: &[&str], count: u64) -> anyhow::Result<()> {
+    let report = load.next(count)?;
+    none_failed(&report)?;
+    let strayed = report.names.keys().any(|name| !names.contains(&name.as_str()));
+    ensure!(!strayed, "not all went to {names:?}: {:?}", report.names);
+    Ok(())
+}
+
 /// Where nobody asks, everywhere; where a rule asks, in the zone, then in the next, then in the other region, and back.
 fn failover_by_readiness() -> anyhow::Result<()> {
     let Places { mesh, near, next_zone, _next_region } = places()?;
@@ -378,11 +408,13 @@ fn failover_by_readiness() -> anyhow::Result<()> {
         "loadBalancer: {localityLbSetting: {enabled: true, failover: [{from: region1, to: region2}]}}",
     ))?;
     load.until_only(NEAR)?;
+    stays(&load, NEAR, 500)?;
     let [near1, near2] = near;
     near1.stop()?;
     load.until_only(&["near2"])?;
     near2.stop()?;
     load.until_only(&["zone2"])?;
+    stays(&load, &["zone2"], 200)?;
     next_zone.stop()?;
     load.until_only(&["region2"])?;
     let lost = load.so_far().failed();
@@ -397,6 +429,9 @@ fn failover_by_readiness() -> anyhow::Result<()> {
     load.until_only(&["zone2"])?;
     zone2.crash()?;
     load.until_only(&["region2"])?;
+    let _near1 = serve_at(&mesh, "region1/zone1", "again")?;
+    load.until_only(&["again"])?;
+    stays(&load, &["again"], 200)?;
     load.stop().map(drop)
 }
 
@@ -410,6 +445,7 @@ fn failover_by_outliers() -> anyhow::Result<()> {
         "outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 2s, maxEjectionPercent: 100}",
     ))?;
     load.until_only(NEAR)?;
+    stays(&load, NEAR, 500)?;
     for replica in &near {
         replica.behave("status=503")?;
     }
@@ -420,6 +456,7 @@ fn failover_by_outliers() -> anyhow::Result<()> {
         replica.behave("")?;
     }
     load.until_only(NEAR)?;
+    stays(&load, NEAR, 200)?;
     let report = load.stop()?;
     println!("{:?}", report.statuses);
     ensure!(report.errors.is_empty() && report.sent == report.ok() + report.status(503), "{report:?}");
