@@ -16,7 +16,7 @@ pub(crate) use manifests::{read as read_manifests, text};
 
 use anyhow::{Context, bail};
 use kube::api::DynamicObject;
-use kube::core::ApiResource;
+use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use kube::discovery::{ApiCapabilities, Discovery, Scope};
 use kube::{Api, Client};
 
@@ -54,6 +54,28 @@ impl Kinds {
                 known.sort();
                 format!("the API server has no kind {name:?}; it has {}", known.join(", "))
             })
+    }
+
+    /// By what a manifest says.
+    fn resolve(&self, types: &TypeMeta) -> anyhow::Result<(ApiResource, ApiCapabilities)> {
+        let gvk = GroupVersionKind::try_from(types).with_context(|| types.api_version.clone())?;
+        self.discovery.resolve_gvk(&gvk).with_context(|| {
+            let group = self.discovery.get(&gvk.group);
+            let versions = group.into_iter().flat_map(|group| {
+                let serves = |version: &&str| {
+                    group.versioned_resources(version).iter().any(|(resource, _)| resource.kind == gvk.kind)
+                };
+                group.versions().filter(serves).map(|version| format!("{}/{version}", gvk.group))
+            });
+            let others: Vec<String> = versions.collect();
+            let hint = if others.is_empty() { "" } else { "; write " };
+            format!(
+                "the API server has no {} in {}{hint}{}",
+                types.kind,
+                types.api_version,
+                others.join(" or ")
+            )
+        })
     }
 
     pub(crate) fn api(

@@ -8,8 +8,8 @@ use http::header;
 use http_body_util::BodyExt;
 use kube::api::{DynamicObject, Patch, PatchParams, TypeMeta};
 use kube::client::Body;
+use kube::core::Request;
 use kube::core::response::Status;
-use kube::core::{GroupVersionKind, Request};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 
@@ -52,11 +52,7 @@ async fn one(args: &ApplyArgs, kinds: &Kinds, value: Value) -> anyhow::Result<St
     let object: DynamicObject =
         serde_json::from_value(value).context("an object without apiVersion or kind")?;
     let types: &TypeMeta = object.types.as_ref().context("an object without apiVersion or kind")?;
-    let gvk = GroupVersionKind::try_from(types).with_context(|| types.api_version.clone())?;
-    let (resource, capabilities) = kinds
-        .discovery
-        .resolve_gvk(&gvk)
-        .with_context(|| format!("the API server has no {} in {}", types.kind, types.api_version))?;
+    let (resource, capabilities) = kinds.resolve(types)?;
     let name = object.metadata.name.clone().context("an object without metadata.name")?;
     let shown = display(&resource, &name);
     let namespace =

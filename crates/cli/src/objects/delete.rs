@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use kube::api::{DeleteParams, TypeMeta};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::core::ApiResource;
 use kube::discovery::ApiCapabilities;
 
 use super::{Kinds, display, explain, manifests, place};
@@ -84,11 +84,7 @@ fn targets(args: &DeleteArgs, kinds: &Kinds) -> anyhow::Result<Vec<Target>> {
         .map(|object| {
             let types: TypeMeta =
                 serde_json::from_value(object.clone()).context("an object without apiVersion or kind")?;
-            let gvk = GroupVersionKind::try_from(&types).with_context(|| types.api_version.clone())?;
-            let (resource, capabilities) = kinds
-                .discovery
-                .resolve_gvk(&gvk)
-                .with_context(|| format!("the API server has no {} in {}", types.kind, types.api_version))?;
+            let (resource, capabilities) = kinds.resolve(&types)?;
             let name =
                 object["metadata"]["name"].as_str().context("an object without metadata.name")?.to_owned();
             let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);

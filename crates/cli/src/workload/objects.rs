@@ -19,6 +19,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{Port, Spec};
+use crate::objects::explain;
 
 /// Istio's name for whom the token is meant.
 const AUDIENCE: &str = "istio-ca";
@@ -218,18 +219,18 @@ pub(crate) async fn ensure_namespace(client: Client, name: &str) -> anyhow::Resu
     made.map(drop).with_context(|| format!("namespace {name}"))
 }
 
-async fn create_if_absent<K>(api: &Api<K>, name: &str, object: &K) -> kube::Result<bool>
+async fn create_if_absent<K>(api: &Api<K>, name: &str, object: &K) -> anyhow::Result<bool>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize + kube::Resource,
 {
-    if let Some(found) = api.get_opt(name).await? {
+    if let Some(found) = api.get_opt(name).await.map_err(explain)? {
         tracing::debug!(name = found.name_any(), "exists");
         return Ok(false);
     }
     match api.create(&PostParams::default(), object).await {
         // Another replica was faster.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        result => result.map(|_| true),
+        result => result.map(|_| true).map_err(explain),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Bad input: each gets a clear error, nothing is lost, nothing crashes, and the mesh serves on.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Write as _;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -11,11 +12,14 @@ use anyhow::{Context, bail, ensure};
 use e2e::garbage::Report;
 use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Mesh, until};
+use e2e::{Mesh, until, yaml};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::relay::Relay;
+
+use crate::ingress::Certificate;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("bad_manifests_and_bodies_are_refused_and_change_nothing", manifests),
@@ -52,6 +56,7 @@ fn manifests() -> anyhow::Result<()> {
         (&ROUTE.replace("hosts: [reviews]", "hosts: 7"), "spec.hosts"),
         (&ROUTE.replace("weight: 100", "weight: many"), "spec.http[0].route[0].weight"),
         (&ROUTE.replace("weight: 100", "wieght: 100"), "wieght"),
+        (&ROUTE.replace("istio.io/v1", "istio.io/v9"), "networking.istio.io/v1"),
     ] {
         std::fs::write(&file, yaml)?;
         let output = mesh.mizzen(["apply", "-f"]).arg(&file).output()?;
@@ -82,12 +87,17 @@ fn manifests() -> anyhow::Result<()> {
         refused(what, &raw(&text)?, words)?;
     }
 
+    // The console, which passes bodies on, reads as little of one.
+    let answer = post("127.0.0.1:20001", "/api/k8s/api/v1/namespaces/default/configmaps", 8 << 20)?;
+    ensure!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("body too large"), "{answer}");
+
     let after = mesh.kubectl_ok(&["get", "virtualservice", "reviews", "-o", "yaml"])?;
     ensure!(before == after, "what was stored before is another now:\n{before}\n{after}");
     still_serves(&mesh)
 }
 
-/// Tokens that are none, that are meant for somebody else, and certificates of strangers or of the past.
+/// Tokens that are none, that are meant for somebody else, and certificates of strangers or of the past: at the control
+/// plane, and at a sidecar.
 fn credentials() -> anyhow::Result<()> {
     let ca = Ca::new("the mesh's root")?;
     let mesh = Mesh::start_prepared(&[], |data| ca.plug_in(&data.join("cacerts")))?;
@@ -130,33 +140,58 @@ fn credentials() -> anyhow::Result<()> {
     let said = agent(&mesh, &stranger, &elsewhere)?;
     ensure!(said.contains("certificate"), "the agent trusts a control plane of another root:\n{said}");
 
-    // The control plane's TLS.
+    // The TLS of the control plane, and of a sidecar, which a relay leads to.
+    let relay = TcpListener::bind("127.0.0.1:0")?;
+    let sidecar = relay.local_addr()?.to_string();
+    let _relay = Relay::start(relay, mesh.bare("reviews", 9080)?)?;
     let id = "spiffe://cluster.local/ns/default/sa/reviews";
-    for (what, certificate, words) in [
-        ("one of another root", stranger.leaf(id, Life::Now)?, "alert"),
-        ("one that expired", ca.leaf(id, Life::Past)?, "expired"),
-        ("one that is not valid yet", ca.leaf(id, Life::Future)?, "alert"),
-        ("one without an identity", ca.leaf("https://example.com/", Life::Now)?, "alert"),
-    ] {
-        let said = hello(&mesh, &certificate)?;
-        ensure!(said.to_lowercase().contains(words), "a certificate, {what}, is not refused:\n{said}");
+    for (to, alpn) in [("127.0.0.1:15012", "h2"), (&*sidecar, "istio,h2")] {
+        for (what, certificate, words) in [
+            ("one of another root", stranger.leaf(id, Life::Now)?, "alert"),
+            ("one that expired", ca.leaf(id, Life::Past)?, "expired"),
+            ("one that is not valid yet", ca.leaf(id, Life::Future)?, "alert"),
+            ("one without an identity", ca.leaf("https://example.com/", Life::Now)?, "alert"),
+        ] {
+            let said = hello(&mesh, to, alpn, &certificate)?;
+            ensure!(
+                said.to_lowercase().contains(words),
+                "{to}: a certificate, {what}, is not refused:\n{said}"
+            );
+        }
+        let said = hello(&mesh, to, alpn, &ca.leaf(id, Life::Now)?)?;
+        ensure!(!said.to_lowercase().contains("alert"), "{to}: a good certificate is refused:\n{said}");
     }
-    let said = hello(&mesh, &ca.leaf(id, Life::Now)?)?;
-    ensure!(!said.to_lowercase().contains("alert"), "a good certificate is refused:\n{said}");
     still_serves(&mesh)
 }
 
-/// Every port of the control plane and of a workload, from the outside and from the inside.
+/// Every port of the control plane, of a workload, of a gateway and of a door between networks, from the outside and from
+/// the inside, while others call as ever.
 fn garbage() -> anyhow::Result<()> {
-    let mesh = Mesh::start()?;
+    let mesh = Mesh::start_with(&["--network", "here"])?;
     let victim = mesh.serve("reviews", "v1", "victim")?;
+    let listens = ["--listen", "8081=8080", "--listen", "8443", "--door", "127.0.0.1", "--network", "here"];
+    let gateway = mesh.gateway(&[&["--name", "istio-eastwestgateway"], &listens[..]].concat())?;
+    Certificate::new("books.example.com")?.store(&mesh, "books-tls")?;
+    mesh.apply(
+        &format!("{}{TLS_SERVER}", yaml::door_to(8080, "reviews", 9080)).replace("ingress", "eastwest"),
+    )?;
     mesh.until_answers(URL)?;
-    let address = mesh.objects("workloadentries")?.first().map(|e| e["spec"]["address"].clone());
-    let address = address.as_ref().and_then(Value::as_str).context("no address")?.to_owned();
+    let by_gateway = ["--url", "http://127.0.0.1:8081/", "--connections", "1", "--pause", "10"];
+    until("the gateway leads to reviews", PATIENCE, || {
+        mesh.load_from_outside(&[&by_gateway[..], &["--count", "1"]].concat())
+            .ok()
+            .filter(|report| report.ok() == 1)
+    })?;
+    let others = [
+        ("a caller", mesh.start_load(&["--url", URL, "--connections", "1", "--pause", "10"])?),
+        ("a visitor", mesh.start_load_from_outside(&by_gateway)?),
+    ];
+    let address = mesh.address("reviews")?;
     let before = mesh.proxies()?;
     let control_plane = mesh.control_plane().context("no control plane")?;
 
-    let ports: Vec<String> = PORTS.iter().chain(&[15017]).map(|port| format!("127.0.0.1:{port}")).collect();
+    let edge = [8081, 8443, 15443];
+    let ports: Vec<String> = PORTS.iter().chain(&edge).map(|port| format!("127.0.0.1:{port}")).collect();
     let output = Command::new(program("mizzen-e2e")).args(["garbage", "--tcp"]).args(&ports).output()?;
     let outside: Report = serde_json::from_slice(&output.stdout)?;
 
@@ -192,11 +227,21 @@ fn garbage() -> anyhow::Result<()> {
         println!("{port}: {kinds:#?}");
     }
     ensure!(load.failed() == 0, "the thrower's own sidecar serves no more: {load:?}");
+    for (who, load) in others {
+        let report = load.stop()?;
+        ensure!(report.failed() == 0 && report.sent > 50, "{who} was disturbed: {report:?}");
+    }
+    ensure!(gateway.process("mizzen-proxy").is_ok(), "the gateway is gone");
 
     expect(&outside, "127.0.0.1:6443", "noise", "TLS alert")?;
     expect(&outside, "127.0.0.1:15012", "noise", "TLS alert")?;
     expect(&outside, "127.0.0.1:15010", "gRPC: noise for a discovery request", "gRPC")?;
-    for port in ["127.0.0.1:8080", "127.0.0.1:15014", "127.0.0.1:20001"] {
+    // Ports that know by the first bytes that nobody is meant do not answer.
+    for port in ["127.0.0.1:8443", "127.0.0.1:15443"] {
+        expect(&outside, port, "noise", "closed")?;
+        expect(&outside, port, "half a TLS hello", "closed")?;
+    }
+    for port in ["127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:15014", "127.0.0.1:20001"] {
         expect(&outside, port, "NUL in a header", "HTTP/1.1 400")?;
     }
     for port in [15000, 15020, 15021, 15090] {
@@ -204,6 +249,11 @@ fn garbage() -> anyhow::Result<()> {
     }
     expect(&inside, &format!("{address}:9080"), "NUL in a header", "HTTP/1.1 400")?;
 
+    for port in [15001, 15006].map(|port| format!("127.0.0.1:{port}")) {
+        expect(&inside, &port, "noise", "closed")?;
+    }
+    // Nobody listens there as long as nothing asks for HBONE.
+    expect(&inside, "127.0.0.1:15008", "noise", "refused")?;
     ensure!(mesh.control_plane() == Some(control_plane), "the control plane is another process");
     let after = mesh.proxies()?;
     let stream = |status: &Value| {
@@ -236,43 +286,54 @@ fn full_disk() -> anyhow::Result<()> {
         let is_ready = |entry: &Value| entry["status"]["conditions"][0]["status"] == "True";
         (entries.len() == 2 && entries.iter().all(is_ready)).then_some(())
     })?;
-    disk.fill()?;
     let file = mesh.folder().join("big.yaml");
-    let mut stored = Vec::new();
-    let refusal = loop {
-        ensure!(stored.len() < 200, "the disk never fills");
-        let name = format!("m{}", stored.len());
+    let store = |number: usize| -> anyhow::Result<Output> {
         let text = "x".repeat(100_000);
-        std::fs::write(
-            &file,
-            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{k: {text}}}\n"),
-        )?;
-        let output = mesh.kubectl(&["create", "-f", &file.display().to_string()])?;
+        let head = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m{number}}}");
+        std::fs::write(&file, format!("{head}\ndata: {{k: {text}}}\n"))?;
+        mesh.kubectl(&["create", "-f", &file.display().to_string()])
+    };
+    ensure!(store(0)?.status.success(), "there is no room from the start");
+    disk.fill()?;
+    let essence = "jsonpath={.metadata.uid} {.metadata.generation} {.spec}";
+    let route = |mesh: &Mesh| mesh.kubectl_ok(&["get", "virtualservice", "reviews", "-o", essence]);
+    let before = route(&mesh)?;
+    let mut stored = 1;
+    let refusal = loop {
+        ensure!(stored < 200, "the disk never fills");
+        let output = store(stored)?;
         if !output.status.success() {
             break String::from_utf8_lossy(&output.stderr).into_owned();
         }
-        stored.push(name);
+        stored += 1;
     };
-    println!("{} objects of 100 kB fitted; then: {refusal}", stored.len());
+    println!("{stored} objects of 100 kB fitted; then: {refusal}");
     ensure!(refusal.to_lowercase().contains("no space") || refusal.contains("full"), "{refusal}");
-    mesh.kubectl_ok(&["get", "virtualservice", "reviews"])?;
+    ensure!(route(&mesh)? == before, "the route is another: {before}");
     // What needs to be stored is refused with the reason; a workload that is there already needs nothing.
     let mut run = mesh.mizzen(["run", "--service", "latecomer", "--port", "http=9080", "--", "true"]);
     let output = run.output()?;
     let told = String::from_utf8_lossy(&output.stderr);
     println!("mizzen run on a full disk: {} {told}", output.status);
-    std::thread::sleep(Duration::from_secs(1));
-    let report = load.stop_after(20)?;
+    ensure!(
+        !output.status.success() && told.contains("not stored: No space left"),
+        "{}: {told}",
+        output.status
+    );
+    let during = load.next(200)?;
+    ensure!(during.failed() == 0, "the full disk cost requests: {during:?}");
+    let report = load.stop()?;
     ensure!(report.failed() == 0, "the full disk cost requests: {report:?}");
 
     mesh.kill_control_plane();
     mesh.restart().context("a restart with a full disk")?;
-    mesh.kubectl_ok(&["get", "virtualservice", "reviews"])?;
+    ensure!(route(&mesh)? == before, "the route is another: {before}");
     disk.clear()?;
     until("there is room again", PATIENCE, || mesh.apply(&ROUTE.replace("5s", "6s")).ok())?;
-    for name in &stored {
-        mesh.kubectl_ok(&["get", "configmap", name])?;
-    }
+    let kept = mesh.kubectl_ok(&["get", "configmaps", "-o", "name"])?;
+    let kept: BTreeSet<&str> = kept.lines().filter_map(|name| name.strip_prefix("configmap/m")).collect();
+    let stored: BTreeSet<String> = (0..stored).map(|number| number.to_string()).collect();
+    ensure!(stored.iter().map(String::as_str).eq(kept.iter().copied()), "stored {stored:?}, kept {kept:?}");
     still_serves(&mesh)
 }
 
@@ -296,7 +357,33 @@ fn port_in_use() -> anyhow::Result<()> {
     let data = mesh.kubeconfig();
     let data = data.parent().context("no data folder")?;
     refused("a second mizzen up on the same store", &up(data)?, "in use")?;
+    for (arguments, port) in
+        [(["--listen", "8081=8080"].as_slice(), 8081), (&["--door", "127.0.0.1", "--network", "here"], 15443)]
+    {
+        let _taken = TcpListener::bind(("127.0.0.1", port))?;
+        let output = mesh.mizzen(["gateway"]).args(arguments).output()?;
+        refused(&format!("mizzen gateway with {port} in use"), &output, &format!("127.0.0.1:{port}"))?;
+    }
+    let entries = mesh.kubectl_ok(&["get", "workloadentries", "-n", "istio-system", "-o", "name"])?;
+    ensure!(entries.is_empty(), "a gateway that never was left traces: {entries}");
     still_serves(&mesh)
+}
+
+/// What a server answers to a body of so many bytes before it has read all of it.
+fn post(address: &str, path: &str, length: usize) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n\r\n")?;
+    let mut writing = stream.try_clone()?;
+    // Ends when the server closes.
+    let body = std::thread::spawn(move || {
+        std::io::copy(&mut std::io::repeat(b'x').take(length as u64), &mut writing)
+    });
+    let mut answer = [0; 1024];
+    let read = stream.read(&mut answer)?;
+    stream.shutdown(Shutdown::Both)?;
+    drop(body.join());
+    Ok(String::from_utf8_lossy(&answer[..read]).into_owned())
 }
 
 fn refused(what: &str, output: &Output, words: &str) -> anyhow::Result<()> {
@@ -366,13 +453,13 @@ fn agent(mesh: &Mesh, trusted: &Ca, token: &str) -> anyhow::Result<String> {
     Ok(read())
 }
 
-/// What OpenSSL says of a connection to the control plane with this certificate.
-fn hello(mesh: &Mesh, certificate: &Leaf) -> anyhow::Result<String> {
+/// What OpenSSL says of a connection to HOST:PORT with this certificate.
+fn hello(mesh: &Mesh, to: &str, alpn: &str, certificate: &Leaf) -> anyhow::Result<String> {
     let (chain, key) = (mesh.folder().join("leaf.pem"), mesh.folder().join("leaf.key"));
     std::fs::write(&chain, &certificate.chain)?;
     std::fs::write(&key, &certificate.key)?;
     let mut client = Command::new("openssl");
-    client.args(["s_client", "-connect", "127.0.0.1:15012", "-alpn", "h2", "-ign_eof", "-cert"]);
+    client.args(["s_client", "-connect", to, "-alpn", alpn, "-ign_eof", "-cert"]);
     client.arg(chain).arg("-key").arg(key);
     let mut child = client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut input = child.stdin.take().context("no input")?;
@@ -496,6 +583,19 @@ impl Drop for SmallDisk {
         let _ = umount2(self.path(), MntFlags::MNT_DETACH);
     }
 }
+
+/// What the gateway serves on 8443.
+const TLS_SERVER: &str = "---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: secure, namespace: default}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 8443, name: https, protocol: HTTPS}
+    hosts: [books.example.com]
+    tls: {mode: SIMPLE, credentialName: books-tls}
+";
 
 /// A few lines that stand for 10^9 words.
 fn laughs() -> String {

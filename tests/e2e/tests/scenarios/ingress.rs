@@ -10,7 +10,7 @@ use e2e::dial::fingerprint;
 use e2e::load::Report;
 use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Mesh, Workload, until, yaml};
+use e2e::{Mesh, Workload, until, until_ok, yaml};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("ingress_two_hosts_by_tls_and_a_certificate_replaced_live", two_hosts),
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const HTTP: &str = "127.0.0.1:8081";
 const HTTPS: &str = "127.0.0.1:8443";
 
-/// Two hosts, each with its own certificate; plaintext is sent to TLS; a certificate is replaced and no request fails.
+/// Two hosts, each with its own certificate; plaintext is sent to TLS; a certificate is replaced, by a good one and by
+/// broken ones, and no request fails.
 fn two_hosts() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _books = mesh.serve("books", "v1", "books")?;
@@ -66,13 +67,27 @@ fn two_hosts() -> anyhow::Result<()> {
     })?;
     let other = outside.ask("https://shop.example.com:8443/")?;
     ensure!(other.certificates.contains_key(&shop.fingerprint), "the other host's changed too: {other:?}");
-    std::thread::sleep(Duration::from_millis(300));
+    fresh.next(20)?;
+
+    // What is no pair and what is no certificate is refused by name, and the last good one serves on.
+    let mixed = Certificate { key: shop.key.clone(), ..next.clone() };
+    let nonsense = Certificate { certificate: "nonsense\n".into(), ..next.clone() };
+    for (broken, reason) in [(mixed, "does not belong to the certificate"), (nonsense, "no PEM block")] {
+        broken.store(&mesh, "books-tls")?;
+        until_ok("the broken certificate is refused by name", PATIENCE, || {
+            let status = mesh.mizzen_ok(&["proxy-status", "-o", "json"])?;
+            ensure!(status.contains("books-tls") && status.contains(reason), "{reason}: {status}");
+            Ok(())
+        })?;
+        let report = outside.ask("https://books.example.com:8443/")?;
+        ensure!(report.certificates.contains_key(&next.fingerprint), "{reason}: {report:?}");
+    }
     let (kept, fresh) = (kept.stop_after(20)?, fresh.stop_after(20)?);
     ensure!(kept.failed() == 0, "a kept connection failed: {kept:?}");
     ensure!(fresh.failed() == 0, "a new connection failed: {fresh:?}");
     ensure!(kept.certificates.len() == 1, "connections were closed: {kept:?}");
     let both = [&books, &next].iter().all(|c| fresh.certificates.contains_key(&c.fingerprint));
-    ensure!(both, "the load did not see both certificates: {fresh:?}");
+    ensure!(both && fresh.certificates.len() == 2, "the load saw not just both certificates: {fresh:?}");
     println!("{} requests while the certificate was replaced", kept.sent + fresh.sent);
     Ok(())
 }
@@ -97,8 +112,13 @@ fn moving_routes() -> anyhow::Result<()> {
 
     routes(&[("/books", "books"), ("/moved", "books")])?;
     until("a route is added", PATIENCE, || answers("/moved/1", "books"))?;
+    moved.until_only(&["books"])?;
+    let before = moved.so_far();
     routes(&[("/books", "books"), ("/moved", "shop")])?;
     until("it is moved", PATIENCE, || answers("/moved/1", "shop"))?;
+    moved.until_only(&["shop"])?;
+    let while_moving = moved.so_far().since(&before);
+    ensure!(while_moving.failed() == 0, "there was no route for a moment: {while_moving:?}");
     routes(&[("/books", "books")])?;
     until("it is removed", PATIENCE, || {
         outside.ask("http://any.example.com:8081/moved/1").ok().filter(|report| report.status(404) == 1)
@@ -149,7 +169,7 @@ spec:
         for (path, name) in list.iter().copied().chain([rest]) {
             let name = name.split('.').next().unwrap_or(name);
             until(&format!("{path} leads to {name}"), PATIENCE, || answers(path, name))
-                .with_context(|| mesh.logs("gateway-proxy"))?;
+                .with_context(|| mesh.logs("gateway.proxy"))?;
         }
         Ok(())
     };
@@ -264,14 +284,15 @@ impl Outside<'_> {
 }
 
 /// A certificate that signs itself.
-struct Certificate {
+#[derive(Clone)]
+pub(crate) struct Certificate {
     certificate: String,
     key: String,
     fingerprint: String,
 }
 
 impl Certificate {
-    fn new(host: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(host: &str) -> anyhow::Result<Self> {
         let made = rcgen::generate_simple_self_signed(vec![host.to_owned()])?;
         Ok(Self {
             certificate: made.cert.pem(),
@@ -281,7 +302,7 @@ impl Certificate {
     }
 
     /// As a Secret beside the gateway, made or replaced.
-    fn store(&self, mesh: &Mesh, name: &str) -> anyhow::Result<()> {
+    pub(crate) fn store(&self, mesh: &Mesh, name: &str) -> anyhow::Result<()> {
         let block = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
         mesh.apply(&format!(
             "
