@@ -11,7 +11,8 @@ use anyhow::{Context as _, ensure};
 use e2e::mesh::program;
 use e2e::proxies::{Proxy, envoys_below};
 use e2e::stage::Scenario;
-use e2e::{Mesh, Proxies, until};
+use e2e::{Mesh, Proxies, processes, until};
+use serde_json::Value;
 
 use crate::{balancing, resilience, security, traffic};
 
@@ -35,6 +36,7 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
     "balances_as_it_is_told" balancing::as_told,
     "balances_by_hash" balancing::by_hash,
     "shifts_traffic" traffic::shift,
+    "shifts_traffic_back_under_load" traffic::shift_back,
     "retries_by_default" resilience::retries::by_default,
     "retries_as_configured" resilience::retries::as_configured,
     "retries_over_a_lossy_and_cut_network" resilience::retries::over_a_lossy_and_cut_network,
@@ -49,7 +51,8 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
     "refuses_an_impostor" security::impostor,
     "guards_the_database" security::database,
     "authorizes" security::authorization,
-    "authorizes_at_the_gateway" security::at_the_gateway,;
+    "authorizes_at_the_gateway" security::at_the_gateway,
+    "drains_ends_and_leaves_nothing" leaves_nothing,;
     ("envoy_balancing_round_robin", || beside_all("delta", balancing::round_robin)),
     ("envoy_balancing_least_request", || beside_all("sotw", balancing::least_request)),
     ("envoy_balancing_random", || beside_all("rest", balancing::random)),
@@ -61,7 +64,6 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
     ("mizzen_calls_envoy_and_is_authorized", || beside_callee(security::authorization)),
     ("envoy_calls_mizzen_with_identity", || beside_caller(security::identity)),
     ("envoy_calls_mizzen_and_is_authorized", || beside_caller(security::authorization)),
-    ("envoy_drains_ends_and_leaves_nothing", || beside_all("delta", leaves_nothing)),
     ("envoy_reaches_what_lies_outside", || beside_all("delta", outside)),
 ];
 
@@ -90,7 +92,8 @@ fn play(proxies: Proxies, body: Body) -> anyhow::Result<()> {
 
 const REVIEWS: &str = "http://reviews:9080/reviews/0";
 
-/// It is really Envoy that runs; a stop under load loses no request; Envoy's process and its socket go with the workload.
+/// It is really Envoy that runs, and asks in the way that is meant; a stop under load loses no request; Envoy's process and
+/// its socket go with the workload.
 fn leaves_nothing() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let leaves = mesh.serve("reviews", "v1", "leaves")?;
@@ -102,7 +105,16 @@ fn leaves_nothing() -> anyhow::Result<()> {
     let envoys = envoys_below(leaves.pid());
     let [envoy] = envoys[..] else { anyhow::bail!("one Envoy was expected, not {envoys:?}") };
     ensure!(envoys_below(stays.pid()).is_empty(), "the second replica has our proxy");
-    let socket = sds_socket(envoy)?;
+    let bootstrap = bootstrap(envoy)?;
+    let dynamic = &bootstrap["dynamicResources"];
+    let (source, asks) = match Proxies::of_caller() {
+        Proxy::Envoy("delta") => (&dynamic["adsConfig"], "DELTA_GRPC"),
+        Proxy::Envoy("sotw") => (&dynamic["adsConfig"], "GRPC"),
+        Proxy::Envoy("rest") => (&dynamic["cdsConfig"]["apiConfigSource"], "REST"),
+        other => anyhow::bail!("{other:?} asks in no way that is known"),
+    };
+    ensure!(source["apiType"] == asks, "not {asks}: {dynamic:#}");
+    let socket = sds_socket(&bootstrap)?;
     ensure!(socket.exists(), "{} is no socket", socket.display());
     let load = mesh.start_load(&["--url", REVIEWS, "--connections", "4", "--pause", "5"])?;
     mesh.load(&["--url", REVIEWS, "--count", "20"])?;
@@ -115,12 +127,16 @@ fn leaves_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where that Envoy gets its certificates, from its command line.
-fn sds_socket(envoy: u32) -> anyhow::Result<PathBuf> {
-    let line = std::fs::read_to_string(format!("/proc/{envoy}/cmdline"))?;
-    let bootstrap = line.split('\0').find(|word| word.starts_with('{')).context("no bootstrap")?;
+/// What that Envoy was started with, from its command line.
+fn bootstrap(envoy: u32) -> anyhow::Result<Value> {
+    let words = processes::words(envoy);
+    let bootstrap = words.iter().find(|word| word.starts_with('{')).context("no bootstrap")?;
     ensure!(!bootstrap.contains("PRIVATE KEY"), "a key on the command line");
-    let bootstrap: serde_json::Value = serde_json::from_str(bootstrap)?;
+    Ok(serde_json::from_str(bootstrap)?)
+}
+
+/// Where it gets its certificates.
+fn sds_socket(bootstrap: &Value) -> anyhow::Result<PathBuf> {
     let clusters = bootstrap["staticResources"]["clusters"].as_array().context("no clusters")?;
     let sds = clusters.iter().find(|cluster| cluster["name"] == "sds-grpc").context("no sds-grpc")?;
     let endpoint = &sds["loadAssignment"]["endpoints"][0]["lbEndpoints"][0]["endpoint"];

@@ -1,18 +1,23 @@
 //! Starts and ends: of workloads, of jobs, of the control plane.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use e2e::mesh::program;
 use e2e::stage::Scenario;
 use e2e::{Mesh, processes, until, yaml};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::traffic::app;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("control_plane_killed_and_traffic_goes_on", control_plane_killed),
     ("certificates_that_expired_without_a_control_plane_are_renewed", renewal_resumes),
     ("workload_stopped_under_load_loses_no_request", stopped),
+    ("application_that_dies_at_sigterm_loses_no_request_either", dies_at_sigterm),
     ("workload_killed_under_load_loses_what_was_in_flight_and_its_entry", killed),
     ("entries_of_the_dead_outlive_a_restart_by_a_grace", grace_starts_anew),
     ("job_ends_its_proxy_and_passes_on_its_exit_code", jobs),
@@ -21,8 +26,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const URL: &str = "http://reviews:9080/reviews/0";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a control plane that comes back must know.
-const KINDS: [&str; 5] =
-    ["services", "serviceaccounts", "virtualservices", "destinationrules", "workloadentries"];
+const KINDS: [&str; 9] = [
+    "services",
+    "serviceaccounts",
+    "virtualservices",
+    "destinationrules",
+    "workloadentries",
+    "authorizationpolicies",
+    "gateways",
+    "secrets",
+    "configmaps",
+];
 
 /// Old and new connections go on; the restarted control plane knows everything, and the next change applies.
 fn control_plane_killed() -> anyhow::Result<()> {
@@ -39,8 +53,16 @@ fn control_plane_killed() -> anyhow::Result<()> {
         })
     };
     all_go_to(&mesh, "v1")?;
-    let steady = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "5"])?;
-    let fresh = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "10", "--fresh"])?;
+    mesh.apply(&format!("{}---{POLICY}", yaml::door_to(8080, "reviews", 9080)))?;
+    mesh.kubectl_ok(&["create", "secret", "generic", "kept", "--from-literal=word=secret"])?;
+    mesh.kubectl_ok(&["create", "configmap", "kept", "--from-literal=word=open"])?;
+    // Whoever is held up for long fails: that traffic flows again at the restart is not enough.
+    let load = |name, how: &[&str]| {
+        let load = ["--url", URL, "--connections", "2", "--patience", "5000"];
+        mesh.start_load_as(name, &[], &[&load[..], how].concat())
+    };
+    let steady = load("steady", &["--pause", "5"])?;
+    let fresh = load("fresh", &["--pause", "10", "--fresh"])?;
     let socket = mesh.start_hold(&["--websocket", "reviews:9080"])?;
     let connected = until("all proxies are connected", PATIENCE, || {
         proxies(&mesh).ok().filter(|proxies| proxies.len() == 5)
@@ -48,7 +70,9 @@ fn control_plane_killed() -> anyhow::Result<()> {
     let before = state(&mesh)?;
 
     mesh.kill_control_plane();
-    std::thread::sleep(Duration::from_secs(2));
+    for (what, during) in [("steady", steady.next(500)?), ("fresh", fresh.next(100)?)] {
+        ensure!(during.failed() == 0, "{what}: requests were lost without a control plane: {during:?}");
+    }
     mesh.restart()?;
     let after = state(&mesh)?;
     ensure!(before == after, "the state is another:\n{before:#?}\n{after:#?}");
@@ -115,6 +139,29 @@ fn stopped() -> anyhow::Result<()> {
     }
     let entries = mesh.objects("workloadentries")?;
     ensure!(entries.len() == 1, "only the entry of the one that stays is left: {entries:#?}");
+    Ok(())
+}
+
+/// One that handles no signal is asked to end only when its callers have gone elsewhere.
+fn dies_at_sigterm() -> anyhow::Result<()> {
+    let Some(python) = testkit::peers::need("python3") else { return Ok(()) };
+    let mesh = Mesh::start()?;
+    let _stays = mesh.serve("reviews", "v1", "stays")?;
+    let mut command = mesh.run("reviews", "python", &["--version", "v2", "--port", "http=9080"]);
+    command.arg("--").arg(python).arg(app("details.py"));
+    let goes = mesh.spawn(command, "python", PathBuf::new())?;
+    both_answer(&mesh, "details-python")?;
+    let steady = mesh.start_load(&["--url", URL, "--connections", "4", "--pause", "2"])?;
+    let fresh = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "5", "--fresh"])?;
+    for load in [&steady, &fresh] {
+        load.until_only(&["stays", "details-python"])?;
+    }
+    goes.stop()?;
+    for (what, load) in [("steady", steady), ("fresh", fresh)] {
+        load.until_only(&["stays"])?;
+        let report = load.stop()?;
+        ensure!(report.failed() == 0, "{what}: requests were lost: {report:?}");
+    }
     Ok(())
 }
 
@@ -192,6 +239,14 @@ fn jobs() -> anyhow::Result<()> {
         (&["sh", "-c", "kill -KILL $$"], None, Some(9)),
         (&call, Some(0), None),
     ];
+    let of_jobs = || -> Vec<String> {
+        let lines = processes::all().map(|pid| processes::words(pid).join(" "));
+        lines.filter(|line| line.contains("~nightly-")).collect()
+    };
+    // While a job runs, what runs for it is found: so would be what is left.
+    let mut job = mesh.mizzen(["run", "--service", "nightly", "--", "sleep", "2"]).spawn()?;
+    let found = until("a job's proxy is found", PATIENCE, || (!of_jobs().is_empty()).then_some(()));
+    ensure!(job.wait()?.success() && found.is_ok(), "{found:?}");
     for (command, code, signal) in ends {
         let mut run = mesh.mizzen(["run", "--service", "nightly", "--"]);
         let output = run.args(command).output()?;
@@ -201,8 +256,7 @@ fn jobs() -> anyhow::Result<()> {
             "{command:?} ended with {}: {told}",
             output.status
         );
-        let lines = processes::all().map(|pid| processes::words(pid).join(" "));
-        let left: Vec<_> = lines.filter(|line| line.contains("~nightly-")).collect();
+        let left = of_jobs();
         ensure!(left.is_empty(), "{command:?} left processes behind: {left:?}");
         let entries = mesh.objects("workloadentries")?;
         ensure!(entries.len() == 1, "{command:?} left its entry behind: {entries:#?}");
@@ -240,16 +294,20 @@ fn entry(mesh: &Mesh, version: &str) -> anyhow::Result<Option<Value>> {
     }))
 }
 
-/// Everything that people and workloads wrote, without what changes by itself.
-fn state(mesh: &Mesh) -> anyhow::Result<Vec<(&'static str, String, Value, Value)>> {
-    let mut state = Vec::new();
-    for kind in KINDS {
-        for object in mesh.objects(kind)? {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            state.push((kind, name, object["metadata"]["uid"].clone(), object["spec"].clone()));
-        }
-    }
-    Ok(state)
+/// Everything that people and workloads wrote in all namespaces, without what changes by itself.
+fn state(mesh: &Mesh) -> anyhow::Result<Vec<[Value; 5]>> {
+    let text = mesh.kubectl_ok(&["get", &KINDS.join(","), "-A", "-o", "json"])?;
+    let mut list: Value = serde_json::from_str(&text)?;
+    let objects: Vec<Value> = serde_json::from_value(list["items"].take())?;
+    let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    ensure!(kinds.len() == KINDS.len(), "of some kinds there is nothing: {kinds:?}");
+    let essence = |object: &Value| {
+        let metadata = &object["metadata"];
+        let content = json!([object["spec"], object["data"]]);
+        [&object["kind"], &metadata["namespace"], &metadata["name"], &metadata["uid"], &content]
+            .map(Value::clone)
+    };
+    Ok(objects.iter().map(essence).collect())
 }
 
 fn proxies(mesh: &Mesh) -> anyhow::Result<Vec<String>> {
@@ -257,6 +315,15 @@ fn proxies(mesh: &Mesh) -> anyhow::Result<Vec<String>> {
     let synced = status["proxies"].as_array().into_iter().flatten().filter(|proxy| proxy["synced"] == true);
     Ok(synced.filter_map(|proxy| Some(proxy["proxy"].as_str()?.to_owned())).collect())
 }
+
+const POLICY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: reviews, namespace: default}
+spec:
+  selector: {matchLabels: {app: reviews}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/client]}}]}]
+";
 
 fn all_to(subset: &str) -> String {
     format!(

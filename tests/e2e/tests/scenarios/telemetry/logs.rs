@@ -14,13 +14,20 @@ const BASE: &str = "http://reviews:9080";
 const SENT: usize = 20;
 
 /// Every request leaves one line at each side, in text or JSON, beside the service's own output and never inside it;
-/// Telemetry turns that off and on, and filters it, without a restart.
+/// Telemetry turns that on and off, and filters it, without a restart.
 pub(super) fn lines() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let reviews = saying(&mesh)?;
     mesh.until_answers(&format!("{BASE}/first"))?;
     let log = Log { mesh: &mesh };
     log.send("silent", 200)?;
+    // Where the mesh writes no log, Telemetry alone turns it on.
+    log.telemetry("providers: [{name: envoy}]")?;
+    log.send("on", 200)?;
+    log.both("on", SENT)?;
+    mesh.kubectl_ok(&["delete", "telemetry", "logs"])?;
+    wait(&mesh, &["--for=deletion", "telemetry", "logs"])?;
+    log.send("silent-again", 200)?;
 
     configure(&mesh, &json!({"accessLogFile": "/dev/stdout"}))?;
     log.until_logged("text")?;
@@ -54,7 +61,7 @@ pub(super) fn lines() -> anyhow::Result<()> {
     log.send("again", 200)?;
     log.both("again", SENT)?;
     // All that was written before the last lines is there by now.
-    for nothing in ["silent", "off", "fine"] {
+    for nothing in ["silent", "silent-again", "off", "fine"] {
         let found = [log.of("reviews", nothing), log.of("client", nothing)];
         ensure!(found.iter().all(Vec::is_empty), "{nothing}: {found:?}");
     }
