@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use e2e::load::visit;
 use e2e::mesh::program;
 use e2e::stage::Scenario;
-use e2e::{Browser, Demo, Mesh, Workload, until};
+use e2e::{Browser, Demo, Mesh, Workload, until, until_ok};
 use serde_json::Value;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -22,6 +22,9 @@ const PAGE: &str = "http://127.0.0.1:9080/productpage";
 const REVIEWS: &str = "http://127.0.0.1:9080/api/v1/products/0/reviews";
 const HOST: &str = "reviews.default.svc.cluster.local";
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pages a second where the graph is looked at.
+const RATE: f64 = 20.0;
 
 /// Every edge that Bookinfo has.
 const EDGES: [(&str, &str); 10] = [
@@ -73,7 +76,7 @@ fn number(value: &Value) -> f64 {
 /// second; a failing edge turns red.
 fn draws() -> anyhow::Result<()> {
     let Some(browser) = Browser::start()? else { return Ok(()) };
-    let demo = Demo::start(&["--rate", "20"])?;
+    let demo = Demo::start(&["--rate", &RATE.to_string()])?;
     sign_in(&browser, &demo.mesh, "graph")?;
     let mut seen = BTreeMap::new();
     let all = until("every edge is drawn", PATIENCE, || {
@@ -85,6 +88,11 @@ fn draws() -> anyhow::Result<()> {
     for (ends, edge) in &seen {
         ensure!(edge["mtls"] == "true" && edge["health"] == "good", "{ends:?}: {edge}");
     }
+    until_ok("the way in has the rate of the demo's traffic", PATIENCE, || {
+        let rate = number(&edges(&browser)?[&edge("istio-ingressgateway", "productpage-v1")]["rate"]);
+        ensure!((rate - RATE).abs() <= 0.1 * RATE, "{rate} a second are shown, {RATE} are sent");
+        Ok(())
+    })?;
     let database = &seen[&edge("ratings-v2", "mysqldb-v1")];
     ensure!(
         database["protocol"] == "tcp" && database["text"].as_str().is_some_and(|t| t.contains("B/s")),
@@ -109,7 +117,7 @@ fn draws() -> anyhow::Result<()> {
     };
     let (bad, good) =
         (colour(".edge[data-destination=details-v2]")?, colour(".edge[data-destination=details-v1]")?);
-    ensure!(bad != good, "the failing edge has the colour of the others: {bad}");
+    ensure!(is_red(&bad) && !is_red(&good), "the failing edge is {bad}, the others are {good}");
     browser.click(".edge[data-destination=details-v2]")?;
     browser.until_shows("aside .responses", "503")?;
     browser.picture(&picture("graph-failing.png"))?;
@@ -119,6 +127,14 @@ fn draws() -> anyhow::Result<()> {
         browser.picture(&picture(&format!("{}.png", view.replace('/', "-"))))?;
     }
     Ok(())
+}
+
+/// Whether of a computed colour much more is red than anything else.
+fn is_red(colour: &Value) -> bool {
+    let text = colour.as_str().unwrap_or_default();
+    let parts: Vec<f64> =
+        text.split(|c: char| !c.is_ascii_digit() && c != '.').filter_map(|n| n.parse().ok()).collect();
+    matches!(parts[..], [red, green, blue, ..] if red > 1.5 * green && red > 1.5 * blue)
 }
 
 fn edge(from: &str, to: &str) -> (String, String) {

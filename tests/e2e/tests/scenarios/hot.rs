@@ -59,6 +59,7 @@ fn changes() -> anyhow::Result<()> {
         ensure!(wait.status.success(), "not applied everywhere: {}", String::from_utf8_lossy(&wait.stderr));
     }
     let took = started.elapsed();
+    ensure!(took <= Duration::from_secs(60), "500 changes took {took:?}");
     let after = mesh.proxies()?;
 
     for (what, load) in [("steady", steady), ("posts", posts), ("fresh", fresh)] {

@@ -1,11 +1,15 @@
 //! Pods and EndpointSlices that a cluster's own controllers make become endpoints, and leave.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use e2e::{Mesh, until};
+use anyhow::{Context as _, bail, ensure};
+use e2e::mesh::get_text;
+use e2e::{Mesh, processes, until, until_ok};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+const CLUSTER: &str = "outbound|9080||reviews.default.svc.cluster.local";
 
 const APPLICATION: &str = "
 apiVersion: v1
@@ -35,7 +39,7 @@ pub(super) fn come_and_go() -> anyhow::Result<()> {
         return Ok(());
     }
     // Somebody who would call them.
-    let _client = mesh.serve("client", "v1", "client")?;
+    let client = mesh.serve("client", "v1", "client")?;
     let proxy = until("the client's proxy is connected", PATIENCE, || {
         let listed = mesh.mizzen(["proxy-status", "-o", "json"]).output().ok()?;
         let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).ok()?;
@@ -43,10 +47,20 @@ pub(super) fn come_and_go() -> anyhow::Result<()> {
     })?;
     mesh.apply(APPLICATION)?;
     let endpoints = |count: usize| {
+        // What the control plane sends is what the proxy has.
+        until_ok(&format!("{count} endpoints at the proxy"), PATIENCE, || {
+            let clusters = || get_text("127.0.0.1:15000", "/clusters");
+            let clusters =
+                processes::inside(client.process("mizzen-proxy")?, clusters)?.context("/clusters")?;
+            let of_reviews =
+                clusters.lines().filter_map(|line| line.strip_prefix(CLUSTER)?.strip_prefix("::10.55.0."));
+            let known: BTreeSet<&str> = of_reviews.filter_map(|line| line.split("::").next()).collect();
+            ensure!(known.len() == count, "{known:?}");
+            Ok(())
+        })?;
         until(&format!("{count} endpoints"), PATIENCE, || {
-            let cluster = "outbound|9080||reviews.default.svc.cluster.local";
             let shown =
-                mesh.mizzen(["proxy-config", "endpoints", &proxy, "--cluster", cluster]).output().ok()?;
+                mesh.mizzen(["proxy-config", "endpoints", &proxy, "--cluster", CLUSTER]).output().ok()?;
             let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
             let healthy = |line: &&str| {
                 line.starts_with("10.55.0.") && line.contains("HEALTHY") && line.contains("eu/eu-a")

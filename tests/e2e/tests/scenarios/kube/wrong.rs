@@ -1,11 +1,17 @@
 //! Wrong YAML is refused with the field's path and a hint, and what was stored before stays as it was.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use e2e::garbage::Report;
+use e2e::mesh::program;
 use e2e::{Mesh, until};
 
 use super::MESH;
+
+/// Where the control plane validates.
+const WEBHOOK: &str = "127.0.0.1:15017";
 
 struct Wrong {
     /// What is wrong about it.
@@ -92,8 +98,8 @@ pub(super) fn on_the_embedded_api() -> anyhow::Result<()> {
     refuses_settings(&mesh)
 }
 
-/// The schemas refuse what they can, the webhook the rest: at once where the objects are of our revision. Where they are
-/// not, their status says what is wrong.
+/// The schemas refuse what they can, the webhook the rest, whatever else is thrown at it meanwhile: at once where the
+/// objects are of our revision. Where they are not, their status says what is wrong.
 pub(super) fn on_a_cluster() -> anyhow::Result<()> {
     let mut mesh = Mesh::start()?;
     mesh.kubectl_ok(&["get", "crd", "virtualservices.networking.istio.io"])?;
@@ -104,6 +110,12 @@ pub(super) fn on_a_cluster() -> anyhow::Result<()> {
     })
     .with_context(|| mesh.logs("up"))?;
     mesh.apply(MESH)?;
+    let mut thrower = Command::new(program("mizzen-e2e"));
+    let thrower = thrower.args(["garbage", "--tcp", WEBHOOK]).stdout(Stdio::piped()).spawn()?;
+    refuses(&mesh, |wrong| wrong.schema.unwrap_or(wrong.hint))?;
+    let thrown: Report = serde_json::from_slice(&thrower.wait_with_output()?.stdout)?;
+    let noise = thrown.get(WEBHOOK).and_then(|kinds| kinds.get("noise"));
+    ensure!(noise.is_some_and(|outcome| outcome.contains("TLS alert")), "{thrown:#?}");
     refuses(&mesh, |wrong| wrong.schema.unwrap_or(wrong.hint))?;
     refuses_settings(&mesh)?;
 
