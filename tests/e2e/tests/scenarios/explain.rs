@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use e2e::mesh::{Logged, program};
 use e2e::stage::Scenario;
 use e2e::{Mesh, until, yaml};
@@ -105,10 +105,18 @@ fn explain_agrees_with_the_log() -> anyhow::Result<()> {
     mesh.mizzen_ok(&["wait", "authorizationpolicy", "readers"])?;
     mesh.mizzen_ok(&["wait"])?;
 
-    for (number, asked) in REQUESTS.iter().enumerate() {
-        let name = format!("client-{number}");
-        agrees(&mesh, asked, &name)
-            .with_context(|| format!("{} {} {:?}", asked.method, asked.url, asked.header))?;
+    let play = &|number: usize| -> anyhow::Result<()> {
+        let asked = &REQUESTS[number];
+        agrees(&mesh, asked, &format!("client-{number}"))
+            .with_context(|| format!("{} {} {:?}", asked.method, asked.url, asked.header))
+    };
+    // Some beside each other: each waits for the start of a workload.
+    for first in (0..REQUESTS.len()).step_by(3) {
+        std::thread::scope(|scope| {
+            let numbers = first..REQUESTS.len().min(first + 3);
+            let plays: Vec<_> = numbers.map(|number| scope.spawn(move || play(number))).collect();
+            plays.into_iter().try_for_each(|play| play.join().unwrap_or_else(|_| bail!("a play panicked")))
+        })?;
     }
     a_draw(&mesh)
 }
