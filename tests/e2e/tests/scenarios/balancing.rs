@@ -100,7 +100,8 @@ pub(crate) fn least_request() -> anyhow::Result<()> {
     mesh.steer(&rule("loadBalancer: {simple: LEAST_REQUEST}"))?;
     let even = mesh.load(&["--url", URL, "--count", ALL, "--connections", "8"])?;
     none_failed(&even)?;
-    spread(&even, 3.0)?;
+    // Whoever is slower for a moment, as on a machine that does other things as well, is no equal then.
+    spread(&even, 6.0)?;
     slow.behave("delay=30")?;
     let report = mesh.load(&["--url", URL, "--count", ALL, "--connections", "8"])?;
     none_failed(&report)?;
@@ -139,7 +140,7 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
     let (mesh, [_a, _b, c]) = three()?;
     mesh.steer(&rule("loadBalancer: {consistentHash: {httpHeaderName: x-user}}"))?;
     let users = ["--url", URL, "--connections", "8", "--vary", "300", "--header", "x-user: user-{}"];
-    let other = mesh.start_load(&[&users[..], &["--count", "3000"]].concat())?;
+    let other = mesh.start_load(&[&users[..], &["--count", "1500"]].concat())?;
     let report = mesh.load(&[&users[..], &["--count", ALL]].concat())?;
     none_failed(&report)?;
     let before = homes(&report)?;
@@ -153,7 +154,7 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
         let report = mesh.load(&[&users[..], &["--count", "300"]].concat()).ok()?;
         report.names.contains_key("d").then_some(())
     })?;
-    let report = mesh.load(&[&users[..], &["--count", "3000"]].concat())?;
+    let report = mesh.load(&[&users[..], &["--count", "1500"]].concat())?;
     none_failed(&report)?;
     let with_fourth = homes(&report)?;
     let moved = |user: &&u64| with_fourth[*user] != "d" && with_fourth[*user] != before[*user];

@@ -594,9 +594,11 @@ spec:
     at_once(&moments)?;
     let report = load.stop()?;
     ensure!(
-        report.status(403) > 0 && report.errors.is_empty() && report.opened == 1,
+        report.status(403) > 0 && report.errors.is_empty(),
         "the open connection was not denied: {report:?}"
     );
+    // A stock Envoy asks its callers for new connections when a listener changes.
+    ensure!(Proxies::caller_is_stock() || report.opened == 1, "{} connections", report.opened);
     ensure!(report.last.status == 200, "the open connection stayed denied: {report:?}");
     Ok(())
 }

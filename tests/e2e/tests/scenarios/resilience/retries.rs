@@ -209,7 +209,9 @@ pub(crate) fn over_a_slow_network() -> anyhow::Result<()> {
 
     let hasty = load("hasty", "/hasty")?;
     ensure!(hasty.status(504) == 20 && hasty.last_failure == "upstream request timeout", "{hasty:?}");
-    ensure!((800..3000).contains(&hasty.slowest_ms), "four tries took {} ms", hasty.slowest_ms);
+    // A stock Envoy's try begins when it has a connection, whose handshake takes half a second here.
+    let most = if Proxies::caller_is_stock() { 5000 } else { 3000 };
+    ensure!((800..most).contains(&hasty.slowest_ms), "four tries took {} ms", hasty.slowest_ms);
     let logged = mesh.logged("hasty");
     let details = Some("upstream_per_try_timeout");
     let as_configured = |r: &Logged| r.attempts == 4 && has(r, "UT") && r.details.as_deref() == details;
