@@ -98,7 +98,7 @@ pub(crate) async fn run(options: &Mesh) -> Result<()> {
 /// Where the control plane hears of the mesh.
 enum Source {
     Registry(mpsc::Sender<Vec<Change>>),
-    Embedded { client: kube::Client, _server: apiserver::Handle, _folder: TempDir },
+    Embedded { client: kube::Client, _server: Box<apiserver::Handle>, _folder: TempDir },
 }
 
 impl Source {
@@ -123,7 +123,7 @@ impl Source {
         let kubeconfig = kube::config::Kubeconfig::read_from(server.kubeconfig_path())?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
         let client = kube::Client::try_from(config)?;
-        let source = Self::Embedded { client: client.clone(), _server: server, _folder: folder };
+        let source = Self::Embedded { client: client.clone(), _server: Box::new(server), _folder: folder };
         futures::stream::iter(mesh)
             .map(|object| source.write(object))
             .buffer_unordered(WRITERS)

@@ -92,7 +92,7 @@ pub(crate) async fn execute(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     if !args.filename.is_empty() {
         seen.add(&args.filename, namespace)?;
     }
-    let namespaces = match &global.namespace {
+    let namespaces = match global.namespace() {
         _ if args.all_namespaces => Namespaces::All,
         Some(name) => Namespaces::One(name),
         None => Namespaces::Usual(namespace),
