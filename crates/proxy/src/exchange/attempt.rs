@@ -135,7 +135,7 @@ fn tls_override(
         None if !tells && !by_alpn => Some(vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }]),
         None => None,
     };
-    let config = &plan.cluster.target().config;
+    let config = &target.config;
     let sni = if config.http.auto_sni {
         Some(host_only(&request.request.authority).into())
     } else if matches!(&config.transport, UpstreamTransport::Tls(tls) if tls.auto_host_sni) {

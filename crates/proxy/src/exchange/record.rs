@@ -128,11 +128,11 @@ impl Record {
             return;
         }
         let target = self.cluster.as_ref().map(|c| c.target());
-        let filter_chain = connection.filter_chain();
+        let chain = connection.chain();
         let mut entry = LogEntry::new(&connection.connection, self.wall);
         entry.request = request;
         entry.protocol = self.protocol;
-        entry.filter_chain = &filter_chain;
+        entry.filter_chain = &chain.name;
         (entry.upstream_wire_bytes_sent, entry.upstream_wire_bytes_received) = self.upstream_wire;
         entry.response_trailer_bytes = self.response_trailers.as_ref().map_or(0, |h| h.byte_size() as u64);
         entry.response_headers = self.response_headers.as_ref();

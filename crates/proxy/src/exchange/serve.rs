@@ -1,6 +1,6 @@
 //! A downstream HTTP connection: which version it speaks, its requests one after the other or side by side, its end.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -87,9 +87,9 @@ impl HttpConnection {
         Some(current.terms.clone())
     }
 
-    /// The name of the chain that has it.
-    pub fn filter_chain(&self) -> Arc<str> {
-        self.current.borrow().chain.name.clone()
+    /// The chain that has it.
+    pub fn chain(&self) -> Ref<'_, FilterChain> {
+        Ref::map(self.current.borrow(), |current| &*current.chain)
     }
 
     /// Where a plan puts such a connection: one of TLS is never taken for a plain one, nor the other way round.
