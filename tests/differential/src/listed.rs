@@ -81,7 +81,7 @@ pub fn document(rows: &[Listed]) -> String {
     for (title, refused) in [("Answered differently", false), ("Refused by name", true)] {
         text.push_str(&format!("\n## {title}\n\n| cases | what differs | why |\n|---|---|---|\n"));
         for row in rows.iter().filter(|row| (row.what == [REFUSED]) == refused) {
-            let case: Vec<String> = row.case.iter().map(|c| format!("`{c}`")).collect();
+            let case: Vec<String> = row.case.iter().map(|c| format!("`{}`", printable(c))).collect();
             let what: Vec<String> = row.what.iter().map(|w| format!("`{w}`")).collect();
             let sometimes = if row.sometimes { "In some runs: " } else { "" };
             let why = row.why.trim().replace('|', "\\|").replace('\n', " ");
@@ -89,6 +89,12 @@ pub fn document(rows: &[Listed]) -> String {
         }
     }
     text
+}
+
+/// Bytes that cases send are shown as they are written there.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 const INTRODUCTION: &str = "# Where mizzen-proxy and Envoy differ
