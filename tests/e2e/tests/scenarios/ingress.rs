@@ -70,7 +70,7 @@ fn two_hosts() -> anyhow::Result<()> {
     fresh.next(20)?;
 
     // What is no pair and what is no certificate is refused by name, and the last good one serves on.
-    let mixed = Certificate { key: shop.key.clone(), ..next.clone() };
+    let mixed = Certificate { key: shop.key, ..next.clone() };
     let nonsense = Certificate { certificate: "nonsense\n".into(), ..next.clone() };
     for (broken, reason) in [(mixed, "does not belong to the certificate"), (nonsense, "no PEM block")] {
         broken.store(&mesh, "books-tls")?;
