@@ -310,10 +310,10 @@ fn renewal() -> anyhow::Result<()> {
         ("fresh", load("fresh", &["--pause", "50", "--fresh"])?),
         ("HTTP/2", load("http2", &["--pause", "30", "--http2"])?),
     ];
-    let socket = mesh.start_hold(&["--websocket", "reviews:9080"])?;
     for (_, load) in &loads {
         load.until_only(&replicas)?;
     }
+    let socket = mesh.start_hold(&["--websocket", "reviews:9080"])?;
     let before = loads.each_ref().map(|(_, load)| load.so_far());
     let issued = |account: &str| {
         let id = format!("identity={} ", spiffe(account));
