@@ -30,6 +30,7 @@ mod flags;
 mod format;
 mod hcm;
 mod headers;
+mod jwt;
 mod listener;
 mod log;
 mod machine;

@@ -17,6 +17,7 @@ use crate::filters::{CorsPolicy, Fault, Override, Overrides, Preflight};
 use crate::flags::ResponseFlags;
 use crate::hcm::{CorsAnswer, FilterKind, Hcm, HttpFilter, RouteSource};
 use crate::headers::Known;
+use crate::jwt::{self, JwtAuthn};
 use crate::listener::Direction;
 use crate::metadata::PeerMetadata;
 use crate::plan::Plan;
@@ -195,6 +196,13 @@ impl Deciding {
                     _ => base,
                 };
                 self.state.rbac(cx, &Arc::clone(rbac), &filter.name, request, recorder)
+            }
+            FilterKind::Jwt(jwt) => {
+                let own = match own {
+                    Some(Override::Jwt(own)) => Some(Arc::clone(own)),
+                    _ => None,
+                };
+                self.state.jwt(cx, &Arc::clone(jwt), own.as_deref(), request, rng, recorder)
             }
             FilterKind::Fault(base) => {
                 let fault = match own {
@@ -398,6 +406,46 @@ impl State {
         let mut reply = LocalReply::new(403, "RBAC: access denied", "");
         reply.details = format!("rbac_access_denied_matched_policy[{policy}]").into();
         Passed::Reply(Box::new(reply))
+    }
+
+    fn jwt<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        jwt: &JwtAuthn,
+        own: Option<&jwt::PerRoute>,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Passed {
+        let mut subject = MatchSubject {
+            request,
+            connection: cx.connection,
+            draw: rng.next_u64(),
+            ignore_path_parameters: false,
+        };
+        let (verdict, learned) = jwt.judge(&mut subject, own, cx.start);
+        let realm = jwt::realm(request);
+        learned.apply(request);
+        match verdict {
+            jwt::Verdict::Pass => Passed::Next,
+            jwt::Verdict::Unknown(name) => {
+                let text = format!("Failed JWT authentication: Wrong requirement_name: {name}");
+                Passed::Reply(Box::new(LocalReply::new(403, text, "jwt_authn_access_denied")))
+            }
+            jwt::Verdict::Deny { fault, strip } => {
+                recorder.note(|| Note::new("token", "refused", fault.text()));
+                let body = if strip { "" } else { fault.text() };
+                let mut reply = LocalReply::new(fault.status(), body, "");
+                let reason = fault.text().replace(' ', "_");
+                reply.details = format!("jwt_authn_access_denied{{{reason}}}").into();
+                if !strip {
+                    let error = if fault == jwt::Fault::Missing { "" } else { ", error=\"invalid_token\"" };
+                    let value = format!("Bearer realm=\"{realm}\"{error}");
+                    reply.headers.append("www-authenticate", value);
+                }
+                Passed::Reply(Box::new(reply))
+            }
+        }
     }
 
     /// The policies of all levels as one. Only what is forwarded has any, as in Envoy.

@@ -526,7 +526,7 @@ fn what_is_not_honoured_is_refused_by_the_name_of_its_field() {
             refusals(
                 json!({}),
                 vec![json!({"name": "x", "typedConfig": {"@type":
-            "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"}})],
+            "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"}})],
                 &table,
             ),
             "httpFilters[0].typedConfig.@type",

@@ -235,6 +235,11 @@ const FILTERS: &[(&str, &str, &str)] = &[
     ("cors", "envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors"),
     ("rbac", "envoy.filters.http.rbac", "envoy.extensions.filters.http.rbac.v3.RBAC"),
     (
+        "jwt_authn",
+        "envoy.filters.http.jwt_authn",
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    ),
+    (
         "grpc_stats",
         "envoy.filters.http.grpc_stats",
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",

@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proto::pb::envoy::config::route::v3 as route;
+use proto::pb::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig as JwtPerRoute;
 use proto::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use proto::pb::google::protobuf::Any;
 
+use crate::jwt;
 use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within};
 use crate::support::check_any;
@@ -29,6 +31,7 @@ pub(crate) enum Override {
     Fault(Arc<Fault>),
     Cors(Arc<CorsPolicy>),
     Rbac(Arc<Rbac>),
+    Jwt(Arc<jwt::PerRoute>),
 }
 
 impl Overrides {
@@ -68,6 +71,9 @@ fn compile_override(any: &Any) -> Taken<Option<Override>> {
         }
         "envoy.extensions.filters.http.cors.v3.CorsPolicy" => {
             Override::Cors(Arc::new(CorsPolicy::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
+            Override::Jwt(Arc::new(jwt::PerRoute::compile(&unpack::<JwtPerRoute>(any)?)?))
         }
         "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
             let per_route: RbacPerRoute = unpack(any)?;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::RouterOptions;
 use crate::filters::Fault;
+use crate::jwt::JwtAuthn;
 use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within};
 use crate::support::check_any;
@@ -28,6 +29,7 @@ pub(crate) struct HttpFilter {
 #[derive(Debug, Clone)]
 pub(crate) enum FilterKind {
     Rbac(Arc<Rbac>),
+    Jwt(Arc<JwtAuthn>),
     Fault(Arc<Fault>),
     Cors,
     /// `istio.alpn`: what to offer upstream by the protocol spoken there.
@@ -123,6 +125,9 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
         }
         "envoy.extensions.filters.http.rbac.v3.RBAC" => {
             FilterKind::Rbac(Arc::new(Rbac::compile_http(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
+            FilterKind::Jwt(Arc::new(JwtAuthn::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
             FilterKind::Fault(Arc::new(Fault::compile(&unpack(any)?)?))

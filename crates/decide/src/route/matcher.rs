@@ -91,6 +91,11 @@ impl RouteMatch {
         Ok(())
     }
 
+    /// Where no route is chosen by it: filters have rules of the same form.
+    pub(crate) fn holds(&self, subject: &mut Subject<'_>) -> bool {
+        self.check(subject, false, &mut ()).is_ok()
+    }
+
     fn matches_path(&self, request: &crate::request::Request, ignore_parameters: bool) -> bool {
         let connect = request.is_connect() && request.upgrade.is_none();
         if let PathMatch::Connect = self.path {
@@ -157,7 +162,7 @@ impl RouteMatch {
         self.headers.is_empty() && self.query.is_empty() && self.cookies.is_empty() && !self.grpc
     }
 
-    pub(super) fn compile(m: &pb::RouteMatch) -> Taken<Self> {
+    pub(crate) fn compile(m: &pb::RouteMatch) -> Taken<Self> {
         use pb::query_parameter_matcher::QueryParameterMatchSpecifier as Query;
         let query = each(&m.query_parameters, "queryParameters", |q| {
             Ok(match &q.query_parameter_match_specifier {

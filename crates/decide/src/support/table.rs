@@ -191,6 +191,22 @@ envoy.extensions.filters.http.fault.v3.FaultAbort: grpc_status header_abort http
 envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort:
 envoy.extensions.filters.http.fault.v3.HTTPFault: abort delay downstream_nodes headers upstream_cluster
 envoy.extensions.filters.http.grpc_stats.v3.FilterConfig:
+envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication: bypass_cors_preflight providers requirement_map \
+    rules strip_failure_response
+envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader: claim_name header_name
+envoy.extensions.filters.http.jwt_authn.v3.JwtHeader: name value_prefix
+envoy.extensions.filters.http.jwt_authn.v3.JwtProvider: audiences claim_to_headers clock_skew_seconds \
+    failed_status_in_metadata forward forward_payload_header from_cookies from_headers from_params \
+    header_in_metadata issuer local_jwks max_lifetime normalize_payload_in_metadata pad_forward_payload_header \
+    payload_in_metadata require_expiration subjects
+envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload: space_delimited_claims
+envoy.extensions.filters.http.jwt_authn.v3.JwtRequirement: allow_missing allow_missing_or_failed \
+    provider_and_audiences provider_name requires_all requires_any
+envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementAndList: requirements
+envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementOrList: requirements
+envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig: disabled requirement_name
+envoy.extensions.filters.http.jwt_authn.v3.ProviderWithAudiences: audiences provider_name
+envoy.extensions.filters.http.jwt_authn.v3.RequirementRule: match requirement_name requires
 envoy.extensions.filters.http.rbac.v3.RBAC: rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix
 envoy.extensions.filters.http.rbac.v3.RBACPerRoute: rbac
 envoy.extensions.filters.http.router.v3.Router: respect_expected_rq_timeout suppress_envoy_headers
