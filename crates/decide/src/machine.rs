@@ -424,7 +424,6 @@ impl State {
             ignore_path_parameters: false,
         };
         let (verdict, learned) = jwt.judge(&mut subject, own, cx.start);
-        let realm = jwt::realm(request);
         learned.apply(request);
         match verdict {
             jwt::Verdict::Pass => Passed::Next,
@@ -440,7 +439,7 @@ impl State {
                 reply.details = format!("jwt_authn_access_denied{{{reason}}}").into();
                 if !strip {
                     let error = if fault == jwt::Fault::Missing { "" } else { ", error=\"invalid_token\"" };
-                    let value = format!("Bearer realm=\"{realm}\"{error}");
+                    let value = format!("Bearer realm=\"{}\"{error}", jwt::realm(request));
                     reply.headers.append("www-authenticate", value);
                 }
                 Passed::Reply(Box::new(reply))

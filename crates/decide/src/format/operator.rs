@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use syntax::TimeFormat;
 use syntax::format::{Field, GrpcForm, Operator as Written, Point, Side, TlsField, Unit, Whose};
@@ -208,7 +209,7 @@ impl Operator {
             }
             Self::Query(None) => entry.request.map_or(Rendered::Missing, |r| Rendered::text(r.query())),
             Self::Query(Some(name)) => match entry.request.and_then(|r| r.query_parameter(name)) {
-                Some(value) => Rendered::Text(percent_decoded(value)),
+                Some(value) => Rendered::Text(percent_decode_str(value).decode_utf8_lossy()),
                 None => Rendered::Missing,
             },
             Self::StartTime(format) => Rendered::Text(Cow::Owned(format.format(entry.start))),
@@ -298,29 +299,6 @@ fn header<'a>(
     let Some(headers) = headers else { return Rendered::Missing };
     let first = headers.get(name).or_else(|| alternative.and_then(|a| headers.get(a)));
     Rendered::bytes(first.map(|value| Cow::Borrowed(&value[..])))
-}
-
-/// `%20` and the like as the bytes that they stand for; what is none stays.
-fn percent_decoded(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return Cow::Borrowed(text);
-    }
-    let digit = |b: &u8| char::from(*b).to_digit(16);
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((byte, after)) = rest.split_first() {
-        match (byte, after) {
-            (b'%', [high, low, after @ ..]) if digit(high).is_some() && digit(low).is_some() => {
-                out.push((digit(high).unwrap_or_default() * 16 + digit(low).unwrap_or_default()) as u8);
-                rest = after;
-            }
-            _ => {
-                out.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
 
 fn cut_query(text: Cow<'_, str>) -> Cow<'_, str> {

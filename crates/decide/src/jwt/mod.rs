@@ -176,7 +176,7 @@ struct Learned {
 const METADATA: &str = "envoy.filters.http.jwt_authn";
 
 impl JwtAuthn {
-    /// Judges a request, and writes what was learned into it.
+    /// Judges a request, and says what was learned from its tokens. Of a refused one nothing else is changed.
     pub(crate) fn judge(
         &self,
         subject: &mut MatchSubject<'_>,
@@ -228,7 +228,9 @@ impl JwtAuthn {
                 }
                 // All must be good: who comes later might take the bad one for the one that was verified.
                 for (text, place) in found {
-                    if let Err(fault) = provider.takes(&text, place, audiences.as_deref(), now, learned) {
+                    let taken = Token::parse(&text)
+                        .and_then(|token| provider.takes(token, place, audiences.as_deref(), now, learned));
+                    if let Err(fault) = taken {
                         return provider.refused(fault, learned);
                     }
                 }
@@ -246,16 +248,16 @@ impl JwtAuthn {
             }
             Requirement::All(all) => all.iter().try_for_each(|one| self.meets(one, request, now, learned)),
             Requirement::AllowMissing(providers) => {
-                for (text, place, provider) in self.tokens_of(providers, request) {
-                    let provider = provider?;
-                    provider.takes(&text, place, None, now, learned)?;
+                for (place, found) in self.tokens_of(providers, request) {
+                    let (token, provider) = found?;
+                    provider.takes(token, place, None, now, learned)?;
                 }
                 Ok(())
             }
             Requirement::AllowMissingOrFailed(providers) => {
-                for (text, place, provider) in self.tokens_of(providers, request) {
-                    if let Ok(provider) = provider {
-                        let _ = provider.takes(&text, place, None, now, learned);
+                for (place, found) in self.tokens_of(providers, request) {
+                    if let Ok((token, provider)) = found {
+                        let _ = provider.takes(token, place, None, now, learned);
                     }
                 }
                 Ok(())
@@ -268,22 +270,21 @@ impl JwtAuthn {
         &'a self,
         providers: &'a [usize],
         request: &Request,
-    ) -> Vec<(String, &'a extract::Place, Result<&'a Provider, Fault>)> {
-        let mut all: Vec<(String, &extract::Place, _)> = Vec::new();
+    ) -> Vec<(&'a extract::Place, Result<(Token, &'a Provider), Fault>)> {
         let candidates: Vec<&Provider> = providers.iter().map(|p| &self.providers[*p]).collect();
-        for provider in &candidates {
-            for (text, place) in extract::from(request, &provider.places) {
-                if all.iter().any(|(other, at, _)| *other == text && *at == place) {
-                    continue;
-                }
-                let of_issuer = Token::parse(&text).map(|token| token.issuer).and_then(|issuer| {
-                    let by = |wanted: &str| candidates.iter().find(|p| &*p.issuer == wanted).copied();
-                    by(&issuer).or_else(|| by("")).ok_or(Fault::UnknownIssuer)
-                });
-                all.push((text, place, of_issuer));
+        let of_issuer = |text: &str| {
+            let token = Token::parse(text)?;
+            let by = |wanted: &str| candidates.iter().find(|p| &*p.issuer == wanted).copied();
+            let provider = by(&token.issuer).or_else(|| by("")).ok_or(Fault::UnknownIssuer)?;
+            Ok((token, provider))
+        };
+        let mut all: Vec<(String, &extract::Place)> = Vec::new();
+        for found in candidates.iter().flat_map(|provider| extract::from(request, &provider.places)) {
+            if !all.contains(&found) {
+                all.push(found);
             }
         }
-        all
+        all.into_iter().map(|(text, place)| (place, of_issuer(&text))).collect()
     }
 }
 
@@ -327,13 +328,12 @@ impl Provider {
 
     fn takes(
         &self,
-        text: &str,
+        token: Token,
         place: &extract::Place,
         audiences: Option<&[Box<str>]>,
         now: SystemTime,
         learned: &mut Learned,
     ) -> Result<(), Fault> {
-        let token = Token::parse(text)?;
         if !self.issuer.is_empty() && *self.issuer != *token.issuer {
             return Err(Fault::UnknownIssuer);
         }
