@@ -7,7 +7,7 @@ use anyhow::ensure;
 use e2e::load::Report;
 use e2e::mesh::Load;
 use e2e::stage::Scenario;
-use e2e::{Mesh, Workload, until, until_ok};
+use e2e::{Mesh, Workload, until};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     ("balancing_round_robin", round_robin),
@@ -102,7 +102,8 @@ pub(crate) fn least_request() -> anyhow::Result<()> {
     none_failed(&even)?;
     // Whoever is slower for a moment, as on a machine that does other things as well, is no equal then.
     spread(&even, 6.0)?;
-    slow.behave("delay=30")?;
+    slow.behave("delay=15")?;
+    // Few callers: most of the time would be spent waiting for the slow one.
     let report = mesh.load(&["--url", URL, "--count", ALL, "--connections", "8"])?;
     none_failed(&report)?;
     println!("even {:?}, then {:?} with c slow", even.names, report.names);
@@ -149,7 +150,7 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
     spread(&report, 15.0)?;
     ensure!(homes(&other.report()?)? == before, "another caller's proxy leads users elsewhere");
 
-    let d = mesh.serve("ratings", "v1", "d")?;
+    let _d = mesh.serve("ratings", "v1", "d")?;
     until("the fourth replica gets traffic", PATIENCE, || {
         let report = mesh.load(&[&users[..], &["--count", "300"]].concat()).ok()?;
         report.names.contains_key("d").then_some(())
@@ -164,14 +165,13 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
     // Each has fewer places on a ring of a fixed size once there are four.
     ensure!(moved * 4 < before.len(), "{moved} users moved to where they had been able to go before");
     within(&report, "d", 0.25, 15.0)?;
-    d.stop()?;
     c.stop()?;
-    let report = mesh.load(&[&users[..], &["--count", "3000"]].concat())?;
+    let report = mesh.load(&[&users[..], &["--count", "1500"]].concat())?;
     none_failed(&report)?;
     let after = homes(&report)?;
-    let moved = |user: &&u64| before[*user] != "c" && before[*user] != after[*user];
-    let others = before.values().filter(|name| *name != "c").count();
-    let moved = before.keys().filter(moved).count();
+    let moved = |user: &&u64| with_fourth[*user] != "c" && with_fourth[*user] != after[*user];
+    let others = with_fourth.values().filter(|name| *name != "c").count();
+    let moved = with_fourth.keys().filter(moved).count();
     println!("c left, and {moved} of {others} users of the others moved");
     ensure!(after.values().all(|name| name != "c"), "{after:?}");
     // A ring of a fixed size, as Envoy's, is filled up by the others: by chance half of all would move.
@@ -255,116 +255,6 @@ pub(crate) fn default_of_the_mesh() -> anyhow::Result<()> {
     mesh.kubectl_ok(&["delete", "destinationrule", "ratings"])?;
     load.until_only(&home)?;
     none_failed(&load.stop()?)
-}
-
-/// A load by 150 users, each with a header and a cookie of its own, on three replicas: `a`, `b` and `c`.
-struct Crowd {
-    load: Load,
-    /// What was counted before all three were there.
-    before: Report,
-    slow: Workload,
-    _others: [Workload; 2],
-    /// Ends last.
-    mesh: Mesh,
-}
-
-impl Crowd {
-    fn gather() -> anyhow::Result<Self> {
-        let mesh = Mesh::start()?;
-        let serve = |name| mesh.serve("ratings", "v1", name);
-        let (others, slow) = ([serve("a")?, serve("b")?], serve("c")?);
-        let users = ["--vary", "150", "--header", "x-user: user-{}", "--header", "cookie: a=b; user=u{}"];
-        let steady = ["--url", URL, "--connections", "8", "--pause", "1"];
-        let load = mesh.start_load(&[&steady[..], &users].concat())?;
-        load.until_only(&["a", "b", "c"])?;
-        let before = load.so_far();
-        Ok(Self { mesh, load, before, slow, _others: others })
-    }
-
-    fn leave(self) -> anyhow::Result<()> {
-        none_failed(&self.load.stop()?.since(&self.before))
-    }
-
-    /// Waits until a part of the load is answered so, and holds more of it to that.
-    fn holds(&self, what: &str, check: impl Fn(&Report) -> anyhow::Result<()>) -> anyhow::Result<Report> {
-        let check = |report: &Report| none_failed(report).and_then(|()| check(report));
-        until_ok(what, PATIENCE, || check(&self.load.next(300)?))?;
-        let report = self.load.next(600)?;
-        check(&report)?;
-        println!("{what}: {:?}", report.names);
-        Ok(report)
-    }
-}
-
-/// The mesh's default, then a service's own ROUND_ROBIN, LEAST_REQUEST and RANDOM, and the default again, on one mesh.
-pub(crate) fn as_told() -> anyhow::Result<()> {
-    let crowd = Crowd::gather()?;
-    crowd.mesh.steer(DEFAULT)?;
-    let before = homes(&crowd.holds("the mesh's default", |report| homes(report).map(drop))?)?;
-    ensure!(before.len() == 150, "{} users", before.len());
-    crowd.mesh.steer(&rule("loadBalancer: {simple: ROUND_ROBIN}"))?;
-    crowd.holds("in turn", |report| {
-        let fair = |count: &u64| count.abs_diff(report.sent / 3) <= 8;
-        ensure!(report.names.len() == 3 && report.names.values().all(fair), "{:?}", report.names);
-        Ok(())
-    })?;
-    crowd.slow.behave("delay=30")?;
-    crowd.mesh.steer(&rule("loadBalancer: {simple: LEAST_REQUEST}"))?;
-    crowd.holds("the slow one gets less", |report| {
-        ensure!(report.share("c") < 0.2, "a slow replica gets as much as others: {:?}", report.names);
-        within(report, "a", report.share("b"), 10.0)
-    })?;
-    crowd.slow.behave("delay=5")?;
-    crowd.mesh.steer(&rule("loadBalancer: {simple: RANDOM}"))?;
-    crowd.holds("by chance, the slow one as often", |report| spread(report, 8.0))?;
-    crowd.mesh.kubectl_ok(&["delete", "destinationrule", "ratings"])?;
-    let after = homes(&crowd.holds("the mesh's default again", |report| homes(report).map(drop))?)?;
-    ensure!(after == before, "users moved though nobody left");
-    crowd.leave()
-}
-
-/// A header, a cookie that is brought or given, and the caller's address decide where requests go, on one mesh.
-pub(crate) fn by_hash() -> anyhow::Result<()> {
-    let crowd = Crowd::gather()?;
-    crowd.mesh.steer(&rule("loadBalancer: {consistentHash: {httpHeaderName: x-user}}"))?;
-    let settled = |report: &Report| homes(report).and_then(|_| spread(report, 15.0));
-    let by_header = homes(&crowd.holds("by the header", settled)?)?;
-    crowd.mesh.steer(&rule(
-        "loadBalancer: {consistentHash: {httpCookie: {name: user, path: /ratings, ttl: 1h}, maglev: {tableSize: 65537}}}",
-    ))?;
-    crowd.holds("by the cookie", |report| {
-        ensure!(homes(report)? != by_header, "it is still the header that decides");
-        settled(report)
-    })?;
-    let given = ["--url", URL, "--connections", "24", "--keep-cookies", "--count", "480"];
-    let given = crowd.mesh.load(&given)?;
-    none_failed(&given)?;
-    ensure!(homes(&given)?.len() == 24, "not everybody was given a cookie: {:?}", given.places);
-    ensure!(given.names.len() > 1, "all cookies lead to the same place: {:?}", given.names);
-
-    crowd.mesh.steer(&rule("loadBalancer: {consistentHash: {useSourceIp: true}}"))?;
-    let at_one = |report: &Report| {
-        ensure!(report.names.len() == 1, "one address was sent around: {:?}", report.names);
-        Ok(())
-    };
-    let mut used = crowd.holds("by the address", at_one)?.names;
-    // Held at the same time, so that each has an address of its own; by chance several lead to the same place.
-    let start = || crowd.mesh.start_load(&["--url", URL, "--connections", "2", "--fresh", "--pause", "5"]);
-    let mut others = vec![start()?, start()?];
-    for at in 0..16 {
-        let Some(other) = others.get(at) else { break };
-        let report = other.next(60)?;
-        none_failed(&report)?;
-        at_one(&report)?;
-        used.extend(report.names);
-        if at + 1 == others.len() && used.len() == 1 {
-            others.push(start()?);
-        }
-    }
-    ensure!(used.len() > 1, "all addresses lead to the same place: {used:?}");
-    // They end while those are there whom they wait for.
-    drop(others);
-    crowd.leave()
 }
 
 /// Two replicas in the caller's zone, one in the next zone, one in another region.

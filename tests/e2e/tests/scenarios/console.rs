@@ -12,13 +12,15 @@ use e2e::{Browser, Demo, Mesh, Workload, until, until_ok};
 use serde_json::Value;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    ("the_console_draws_the_mesh_and_a_failing_edge_turns_red", draws),
+    ("the_console_draws_the_mesh", draws),
+    ("a_failing_edge_turns_red_in_the_console", turns_red),
     ("the_console_s_figures_are_prometheus_own", agrees),
     ("weights_faults_timeouts_and_policies_are_moved_and_rolled_back_in_the_console", steers),
 ];
 
 const CONSOLE: &str = "http://127.0.0.1:20001";
 const PAGE: &str = "http://127.0.0.1:9080/productpage";
+const DETAILS: &str = "http://details:9080/details/0";
 const REVIEWS: &str = "http://127.0.0.1:9080/api/v1/products/0/reviews";
 const HOST: &str = "reviews.default.svc.cluster.local";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -73,7 +75,7 @@ fn number(value: &Value) -> f64 {
 }
 
 /// The graph shows every edge with its rate and a closed lock, the gateway left, the database right with bytes per
-/// second; a failing edge turns red.
+/// second.
 fn draws() -> anyhow::Result<()> {
     let Some(browser) = Browser::start()? else { return Ok(()) };
     let demo = Demo::start(&["--rate", &RATE.to_string()])?;
@@ -106,10 +108,30 @@ fn draws() -> anyhow::Result<()> {
     ensure!(last[0] == "mysqldb-v1" && last[1] == "database", "{nodes:?}");
     browser.picture(&picture("graph.png"))?;
 
-    let _sick = sick(&demo.mesh, "details", "v2")?;
+    for view in ["services", "workloads", "workloads/default/reviews-v2", "resources"] {
+        show(&browser, view)?;
+        browser.until_shows("main", "reviews")?;
+        browser.picture(&picture(&format!("{}.png", view.replace('/', "-"))))?;
+    }
+    Ok(())
+}
+
+/// Of two versions one fails: the edge to it turns red, and says how much fails and with which status.
+fn turns_red() -> anyhow::Result<()> {
+    let Some(browser) = Browser::start()? else { return Ok(()) };
+    let mesh = Mesh::start()?;
+    let _well = mesh.serve("details", "v1", "well")?;
+    let _sick = sick(&mesh, "details", "v2")?;
+    let _load = mesh.start_load_from(
+        "productpage",
+        "productpage",
+        &[],
+        &["--url", DETAILS, "--connections", "2", "--pause", "20"],
+    )?;
+    sign_in(&browser, &mesh, "graph")?;
     let red = until("the failing edge turns red", PATIENCE, || {
-        let seen = edges(&browser).ok()?;
-        seen.get(&edge("productpage-v1", "details-v2")).filter(|e| e["health"] == "bad").cloned()
+        let mut seen = edges(&browser).ok()?.into_iter();
+        seen.find(|((_, to), edge)| to == "details-v2" && edge["health"] == "bad").map(|(_, edge)| edge)
     })?;
     ensure!(red["text"].as_str().is_some_and(|text| text.contains("100 % errors")), "{red}");
     let colour = |edge: &str| {
@@ -120,13 +142,7 @@ fn draws() -> anyhow::Result<()> {
     ensure!(is_red(&bad) && !is_red(&good), "the failing edge is {bad}, the others are {good}");
     browser.click(".edge[data-destination=details-v2]")?;
     browser.until_shows("aside .responses", "503")?;
-    browser.picture(&picture("graph-failing.png"))?;
-    for view in ["services", "workloads", "workloads/default/reviews-v2", "resources"] {
-        show(&browser, view)?;
-        browser.until_shows("main", "reviews")?;
-        browser.picture(&picture(&format!("{}.png", view.replace('/', "-"))))?;
-    }
-    Ok(())
+    browser.picture(&picture("graph-failing.png"))
 }
 
 /// Whether of a computed colour much more is red than anything else.

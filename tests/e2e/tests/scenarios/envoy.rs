@@ -18,8 +18,7 @@ use crate::{balancing, resilience, security, traffic};
 
 type Body = fn() -> anyhow::Result<()>;
 
-/// Rows that play each body over each of Envoy's ways to ask a control plane. How each policy balances over 10,000
-/// requests is played once, since the way that a policy came does not matter for it.
+/// Rows that play each body over each of Envoy's ways to ask a control plane.
 macro_rules! envoys {
     ($($what:literal $body:path,)*; $($more:tt)*) => {
         &[
@@ -33,8 +32,13 @@ macro_rules! envoys {
 
 pub(crate) const SCENARIOS: &[Scenario] = envoys![
     "is_discovered" traffic::discovery,
-    "balances_as_it_is_told" balancing::as_told,
-    "balances_by_hash" balancing::by_hash,
+    "balances_round_robin" balancing::round_robin,
+    "balances_by_least_request" balancing::least_request,
+    "balances_at_random" balancing::random,
+    "balances_by_hash_of_a_header" balancing::by_header,
+    "balances_by_hash_of_a_cookie" balancing::by_cookie,
+    "balances_by_hash_of_the_source_address" balancing::by_source,
+    "balances_by_the_default_of_the_mesh" balancing::default_of_the_mesh,
     "shifts_traffic" traffic::shift,
     "shifts_traffic_back_under_load" traffic::shift_back,
     "retries_by_default" resilience::retries::by_default,
@@ -53,13 +57,6 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
     "authorizes" security::authorization,
     "authorizes_at_the_gateway" security::at_the_gateway,
     "drains_ends_and_leaves_nothing" leaves_nothing,;
-    ("envoy_balancing_round_robin", || beside_all("delta", balancing::round_robin)),
-    ("envoy_balancing_least_request", || beside_all("sotw", balancing::least_request)),
-    ("envoy_balancing_random", || beside_all("rest", balancing::random)),
-    ("envoy_balancing_by_hash_of_a_header", || beside_all("delta", balancing::by_header)),
-    ("envoy_balancing_by_hash_of_a_cookie", || beside_all("sotw", balancing::by_cookie)),
-    ("envoy_balancing_by_hash_of_the_source_address", || beside_all("delta", balancing::by_source)),
-    ("envoy_balancing_default_of_the_mesh", || beside_all("rest", balancing::default_of_the_mesh)),
     ("mizzen_calls_envoy_with_identity", || beside_callee(security::identity)),
     ("mizzen_calls_envoy_and_is_authorized", || beside_callee(security::authorization)),
     ("envoy_calls_mizzen_with_identity", || beside_caller(security::identity)),
