@@ -112,7 +112,7 @@ function EdgeLabel({ path, selected, select }: { path: Path; selected: boolean; 
   const tall = errors ? 13 : 0;
   return (
     <g class={`edge ${kind} ${selected ? "selected" : ""}`} onClick={choose} transform={`translate(${x},${y})`} tabindex={0} role="button"
-      data-source={source} data-destination={destination} data-health={kind} data-protocol={isTcp(path) ? "tcp" : "http"} data-rate={summary.requests / Math.max(summary.seconds, 0.001)} data-bytes={summary.bytes} data-mtls={String(summary.mutualTls)}>
+      data-source={source} data-destination={destination} data-health={kind} data-protocol={isTcp(path) ? "tcp" : "http"} data-seconds={summary.seconds} data-rate={summary.requests / Math.max(summary.seconds, 0.001)} data-bytes={summary.bytes} data-mtls={String(summary.mutualTls)}>
       <title>{`${source} → ${destination}: ${main}, p50 · p99 ${second}${errors && `, ${errors}`}`}</title>
       <rect class="label" x={-LABEL.width / 2} y={-19 - tall / 2} width={LABEL.width} height={38 + tall} rx="7" />
       {summary.mutualTls !== null && (

@@ -45,6 +45,9 @@ pub struct DemoArgs {
     /// Requests per second that are sent to the page
     #[arg(long, default_value_t = 5, value_name = "N")]
     rate: u16,
+    /// Start sooner: with the sample's own small database, even where MariaDB is installed
+    #[arg(long)]
+    small_database: bool,
 }
 
 pub(crate) fn execute(args: &DemoArgs) -> anyhow::Result<ExitCode> {
@@ -132,7 +135,12 @@ async fn perform(args: &DemoArgs, programs: &Programs, stage: &mut Stage) -> any
     let launcher = Launcher::default();
     // The database takes a few seconds to be made.
     let folder = stage.folder.clone();
-    let made = async { anyhow::Ok(Database::make(&folder).await) };
+    let made = async {
+        anyhow::Ok(match args.small_database {
+            true => Database::Sample("as asked".into()),
+            false => Database::make(&folder).await,
+        })
+    };
     let (plane, database) = tokio::try_join!(Plane::start(&stage.folder, &launcher), made)?;
     stage.plane = Some(plane);
     let plane = stage.plane.as_ref().context("the control plane")?;
