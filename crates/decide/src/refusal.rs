@@ -62,7 +62,12 @@ impl<T> Within<T> for Taken<T> {
 
 /// Compiles each element of a repeated field, naming the one at fault.
 pub(crate) fn each<T, U>(items: &[T], field: &str, mut compile: impl FnMut(&T) -> Taken<U>) -> Taken<Vec<U>> {
-    items.iter().enumerate().map(|(i, item)| compile(item).at(field, i)).collect()
+    // As long as it has to be and no longer: a plan has thousands of these, most with one element.
+    let mut compiled = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
+        compiled.push(compile(item).at(field, i)?);
+    }
+    Ok(compiled)
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages: a proxy with little to do would be six times as large. Where the kernel cannot
+    // refuse them it is so.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     tls::install_provider();
     runtime::logging::init(runtime::logging::Format::Text, "info");
     let args = Args::parse();

@@ -43,18 +43,11 @@ pub struct Overrides {
     pub drain_time: Option<Duration>,
 }
 
-/// From the bootstrap's JSON form.
+/// From the bootstrap's JSON form, which ends here: it is many times as large as what is made of it.
 pub fn settings(value: Value, overrides: &Overrides) -> Result<Settings, BootstrapError> {
     let message: Bootstrap = proto::json::decode(&value).map_err(|e| wrong(e.path, e.reason))?;
-    settings_of(&message, value, overrides)
-}
-
-/// From the message itself; `shown` is what `/config_dump` shows of it.
-pub fn settings_of(
-    message: &Bootstrap,
-    shown: Value,
-    overrides: &Overrides,
-) -> Result<Settings, BootstrapError> {
+    drop(value);
+    let message = &message;
     refuse_unsupported(message)?;
     let mut secrets = Secrets::default();
     let empty = Default::default();
@@ -79,7 +72,7 @@ pub fn settings_of(
     };
     Ok(Settings {
         node: our_node(&node, overrides),
-        bootstrap: shown,
+        bootstrap: message.encode_to_vec().into(),
         initial: vec![delta(ResourceType::Cluster, clusters), delta(ResourceType::Listener, listeners)],
         ads,
         secrets,

@@ -42,7 +42,7 @@ fn group(group: &pb::LocalityLbEndpoints) -> Taken<LocalityGroup> {
         locality: Arc::new(locality.unwrap_or_default()),
         priority: group.priority,
         weight: number(&group.load_balancing_weight).unwrap_or(0),
-        endpoints: each(&group.lb_endpoints, "lbEndpoints", endpoint)?.into_iter().map(Arc::new).collect(),
+        endpoints: each(&group.lb_endpoints, "lbEndpoints", |it| endpoint(it).map(Arc::new))?,
     })
 }
 

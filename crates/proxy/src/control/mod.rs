@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use decide::Plan;
 use proto::{Delta, Rejection, Resource, ResourceType};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,8 +33,8 @@ pub use secrets::{SecretError, Secrets};
 /// What a proxy starts from.
 pub struct Settings {
     pub node: Node,
-    /// As told to the control plane and shown in `/config_dump`.
-    pub bootstrap: serde_json::Value,
+    /// The encoded message, which `/config_dump` shows.
+    pub bootstrap: Bytes,
     /// Clusters, listeners, routes and secrets that are there from the start.
     pub initial: Vec<Delta>,
     pub ads: Option<xds::client::Config>,
@@ -156,7 +157,7 @@ struct Control {
     bound: HashMap<Arc<str>, Vec<Bound>>,
     next_key: u64,
     resources: BTreeMap<(ResourceType, Arc<str>), (Resource, SystemTime, bool)>,
-    bootstrap: serde_json::Value,
+    bootstrap: Bytes,
     log: LogSink,
     dns: mpsc::Sender<(Arc<str>, Assignment)>,
     others: Option<mpsc::Sender<Delta>>,
