@@ -20,6 +20,7 @@
 #![allow(deprecated)]
 
 mod access_log;
+mod ask;
 mod cel;
 mod cluster;
 mod connection;
@@ -49,6 +50,7 @@ mod tls;
 mod wire;
 
 pub use access_log::{AccessLog, LogSink};
+pub use ask::{Answer, Answered, Ask, Call, CallFault, GrpcFault, GrpcTarget, ReceivedBody};
 pub use cluster::{
     BindConfig, Cluster, ClusterMetadata, Discovery, DnsFamily, DnsSettings, Http2Keepalive, HttpSettings,
     ServiceRef, SocketOption, SocketState, SocketValue, TcpKeepalive, TransportMatch, UpstreamProtocol,
@@ -69,7 +71,7 @@ pub use listener::{
     ChainMatch, Direction, FilterChain, Listener, ListenerFilter, ListenerFilterKind, Terminal,
 };
 pub use log::{LogEntry, Times, UpstreamEntry, grpc_of_http};
-pub use machine::{Ask, Context, Deciding, NodeFacts, Step};
+pub use machine::{Context, Deciding, NodeFacts, Step};
 pub use matching::{HeaderMatcher, MetadataMatcher, StringMatcher, ValueMatcher};
 pub use metadata::{DynamicMetadata, PeerMetadata};
 pub use network::{NetworkFilter, TcpProxy};

@@ -3,11 +3,12 @@
 mod router;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use base::Random;
 use bytes::Bytes;
 
+use crate::ask::{Answer, Ask};
 use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::decision::{Decision, LocalReply, Matched, Outcome, PolicyHit, TraceDecision};
@@ -54,12 +55,6 @@ pub enum Step {
     Done(Box<Decision>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
-    /// Wait so long (fault injection), then step again.
-    Delay(Duration),
-}
-
 /// The machine. One per request; nothing in it is shared.
 #[derive(Debug)]
 pub struct Deciding {
@@ -67,6 +62,8 @@ pub struct Deciding {
     next_filter: usize,
     /// The fault filter has waited; what is left of it is the abort.
     delayed: bool,
+    /// What the current filter asked for, once the driver has it.
+    answer: Option<Answer>,
     pub(crate) state: State,
 }
 
@@ -98,6 +95,7 @@ impl Deciding {
             begun: false,
             next_filter: 0,
             delayed: false,
+            answer: None,
             state: State {
                 table: None,
                 matched: None,
@@ -120,6 +118,11 @@ impl Deciding {
         }
     }
 
+    /// What came of the last ask: to be given before the next step.
+    pub fn answer(&mut self, answer: Answer) {
+        self.answer = Some(answer);
+    }
+
     /// Goes on as far as possible. After [`Step::Done`] the machine is spent.
     pub fn step<R: Random + ?Sized, E: Recorder>(
         &mut self,
@@ -139,6 +142,7 @@ impl Deciding {
                 Passed::Next => {
                     self.next_filter += 1;
                     self.delayed = false;
+                    self.answer = None;
                 }
                 Passed::Ask(ask) => return Step::Ask(ask),
                 Passed::Reply(reply) => return self.done(cx, request, Outcome::Reply(reply)),

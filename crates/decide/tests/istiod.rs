@@ -125,6 +125,7 @@ fn ask(
     loop {
         match deciding.step(&cx, &mut request, &mut rng, &mut explanation) {
             Step::Ask(decide::Ask::Delay(delay)) => waited += delay,
+            Step::Ask(other) => panic!("{other:?}"),
             Step::Done(decision) => return Answer { explanation, request, decision, waited },
         }
     }

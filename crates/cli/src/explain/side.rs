@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use base::Random;
 use decide::{
-    Action, Ask, Cluster, Connection, ConnectionDecision, ConnectionOutcome, Context, Deciding, Decision,
-    Destination, Direction, Explanation, Hcm, Listener, Method, Note, Outcome, Request, Step, TlsInfo,
-    Transport, TransportProtocol, decide_connection,
+    Action, Answer, Ask, CallFault, Cluster, Connection, ConnectionDecision, ConnectionOutcome, Context,
+    Deciding, Decision, Destination, Direction, Explanation, Hcm, Listener, Method, Note, Outcome, Request,
+    Step, TlsInfo, Transport, TransportProtocol, decide_connection,
 };
 use serde::Serialize;
 use smallvec::smallvec;
@@ -258,6 +258,8 @@ impl<'a> Walk<'a> {
             match deciding.step(&context, request, random, &mut self.explanation) {
                 // Its note says so; nobody waits for an explanation.
                 Step::Ask(Ask::Delay(_)) => {}
+                Step::Ask(Ask::Call(_)) => deciding.answer(Answer::Called(Err(CallFault::Explaining))),
+                Step::Ask(Ask::Body { .. }) => deciding.answer(Answer::Body(None)),
                 Step::Done(decision) => return *decision,
             }
         }

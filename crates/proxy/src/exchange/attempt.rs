@@ -1,6 +1,7 @@
 //! One try: a connection, the request sent on it, the response's head.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use decide::{Forward, Known, Method, UpstreamTransport, Version};
@@ -9,7 +10,7 @@ use upstream::Host;
 use super::failure::TryError;
 use super::pump::{Interrupt, RequestBody, Timers, await_head, while_wanted};
 use crate::cluster::{
-    AcquireError, Cluster, H1Lease, H2Lease, HttpProtocol, Lease, TlsOverride, UpstreamInfo, Want,
+    AcquireError, Cluster, H1Lease, H2Lease, HttpProtocol, Lease, Target, TlsOverride, UpstreamInfo, Want,
 };
 use crate::stats::HttpStats;
 use crate::wire::{
@@ -100,7 +101,14 @@ pub async fn attempt(
         host,
         http2,
         by_alpn,
-        tls: tls_override(plan, request, host, http2, by_alpn),
+        tls: tls_override(
+            &plan.cluster.target(),
+            host,
+            &request.request.authority,
+            plan.forward.alpn.as_deref(),
+            http2,
+            by_alpn,
+        ),
         priority: plan.forward.priority,
         fresh,
         careful: !is_idempotent(&request.request.method),
@@ -117,19 +125,19 @@ pub async fn attempt(
     }
 }
 
-fn tls_override(
-    plan: &Plan<'_>,
-    request: &RequestHead,
+pub fn tls_override(
+    target: &Target,
     host: &Host,
+    authority: &str,
+    alpn: Option<&[Arc<str>]>,
     http2: bool,
     by_alpn: bool,
 ) -> TlsOverride {
-    let target = plan.cluster.target();
     let tells = target
         .transport(&host.endpoint)
         .and_then(|(_, transport)| transport.tls.as_deref())
         .is_none_or(tls::ClientTls::offers_alpn);
-    let alpn: Option<Vec<Vec<u8>>> = match &plan.forward.alpn {
+    let alpn: Option<Vec<Vec<u8>>> = match alpn {
         Some(alpn) => Some(alpn.iter().map(|p| p.as_bytes().to_vec()).collect()),
         // Nothing is configured: what will be spoken is offered, as Envoy does.
         None if !tells && !by_alpn => Some(vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }]),
@@ -137,7 +145,7 @@ fn tls_override(
     };
     let config = &target.config;
     let sni = if config.http.auto_sni {
-        Some(host_only(&request.request.authority).into())
+        Some(host_only(authority).into())
     } else if matches!(&config.transport, UpstreamTransport::Tls(tls) if tls.auto_host_sni) {
         Some(&*host.endpoint.hostname).filter(|name| !name.is_empty()).map(Into::into)
     } else {

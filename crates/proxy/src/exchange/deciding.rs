@@ -5,17 +5,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use decide::{
-    Ask, Context, Deciding, Decision, Known, LocalReply, LogEntry, PeerMetadata, Request, Response, Step,
-    UpstreamEntry,
+    Answer, Ask, Context, Deciding, Decision, Known, LocalReply, LogEntry, PeerMetadata, ReceivedBody,
+    Request, Response, Step, UpstreamEntry,
 };
 use upstream::Host;
 
+use super::call::perform;
 use super::forward::Exchange;
-use super::pump::{Interrupt, Timers, while_wanted};
-use crate::wire::RequestHead;
+use super::pump::{Interrupt, RequestBody, Timers, while_wanted};
+use crate::wire::{BodyLength, RequestHead};
 
 /// Drives the machine to its decision, answering what it asks. An error means that the client left meanwhile.
-pub async fn decide(exchange: &mut Exchange<'_, '_>, request: &mut Request) -> Result<Decision, Interrupt> {
+pub async fn decide(
+    exchange: &mut Exchange<'_, '_>,
+    request: &mut Request,
+    length: BodyLength,
+) -> Result<Decision, Interrupt> {
     let connection = exchange.connection;
     let worker = &connection.worker;
     let mut machine = Deciding::new(&connection.connection);
@@ -34,8 +39,38 @@ pub async fn decide(exchange: &mut Exchange<'_, '_>, request: &mut Request) -> R
                 connection.stats.fault_delays.inc();
                 while_wanted(exchange.down, &mut Timers::default(), tokio::time::sleep(delay)).await?;
             }
+            Step::Ask(Ask::Call(call)) => {
+                let called = perform(worker, &call);
+                let called = while_wanted(exchange.down, &mut Timers::default(), called).await?;
+                machine.answer(Answer::Called(called));
+            }
+            Step::Ask(Ask::Body { more_than }) => {
+                let body = received(exchange, length, more_than).await?;
+                machine.answer(Answer::Body(body));
+            }
         }
     }
+}
+
+/// The body as far as it is wanted; it is kept for the upstream.
+async fn received(
+    exchange: &mut Exchange<'_, '_>,
+    length: BodyLength,
+    more_than: u64,
+) -> Result<Option<ReceivedBody>, Interrupt> {
+    if length == BodyLength::None {
+        return Ok(None);
+    }
+    let idle = exchange.hcm.timeouts.stream_idle;
+    let body = exchange.received.get_or_insert_with(|| RequestBody::new(length, true, usize::MAX, false));
+    let receiving = body.receive(exchange.down, more_than);
+    match idle {
+        Some(limit) => {
+            tokio::time::timeout(limit, receiving).await.unwrap_or(Err(Interrupt::StreamIdle))?;
+        }
+        None => receiving.await?,
+    }
+    Ok(Some(ReceivedBody { data: body.so_far(), complete: body.complete }))
 }
 
 /// An answer of ours as it is written: response, body, and whether it is trailers-only.

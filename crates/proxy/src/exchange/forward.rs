@@ -41,16 +41,22 @@ pub async fn handle(
 ) {
     let mut record = Record::new(connection);
     record.request_header_bytes = head.request.headers.byte_size() as u64;
-    let mut exchange = Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record };
-    let decision = match decide(&mut exchange, &mut head.request).await {
+    let mut exchange =
+        Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record, received: None };
+    let decision = match decide(&mut exchange, &mut head.request, head.body).await {
         Ok(decision) => decision,
         Err(interrupt) => {
-            record.client_left(&interrupt);
-            tracing::trace!(?interrupt, "client left while its request was decided");
+            exchange.record.client_left(&interrupt);
+            tracing::trace!(?interrupt, "no more is heard of the request that is decided on");
+            if let Some(reply) = TryError::from(interrupt).reply(false, false) {
+                exchange.reply(reply, None, &head).await;
+            }
             record.finish(connection, hcm, Some(&head.request), None);
             return;
         }
     };
+    let received = exchange.received.take();
+    record.bytes_received = received.as_ref().map_or(0, |body| body.received);
     record.flags.insert(decision.flags);
     connection.stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
     record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
@@ -58,7 +64,8 @@ pub async fn handle(
         connection.stats.cx_upgrades_total.inc();
         connection.stats.cx_upgrades_active.inc();
     }
-    let mut exchange = Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record };
+    let mut exchange =
+        Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record, received };
     match &decision.outcome {
         Verdict::Reply(reply) => exchange.reply((**reply).clone(), Some(&decision), &head).await,
         Verdict::Reset => {
@@ -85,6 +92,8 @@ pub struct Exchange<'a, 'd> {
     pub close: bool,
     pub down: &'a mut Downstream<'d>,
     pub record: &'a mut Record,
+    /// The request's body as far as deciding wanted to see it.
+    pub received: Option<RequestBody>,
 }
 
 /// The state of the tries of one request.
@@ -216,7 +225,11 @@ impl Exchange<'_, '_> {
         self.settle_expectation(head);
         let grpc = head.request.is_grpc();
         let limit = if forward.retry.is_some() { self.connection.buffer_limit } else { KEEP };
-        let mut body = RequestBody::new(head.body, head.request.upgrade.is_none(), limit, grpc);
+        let replayable = head.request.upgrade.is_none();
+        let mut body = match self.received.take() {
+            Some(body) => body.goes_on(replayable, limit, grpc),
+            None => RequestBody::new(head.body, replayable, limit, grpc),
+        };
         body.mirror_to(mirror::start(&self.connection.worker, forward, head));
         let mut timers = Timers::new(
             forward.timeout,
@@ -266,6 +279,8 @@ impl Exchange<'_, '_> {
             return;
         }
         match self.down {
+            // The client was told already.
+            _ if self.received.is_some() => _ = head.request.headers.remove_known(Known::Expect),
             Downstream::H1(server) if self.hcm.proxy_100_continue => server.forward_continue(),
             Downstream::H2(_) if self.hcm.proxy_100_continue => {}
             _ => _ = head.request.headers.remove_known(Known::Expect),

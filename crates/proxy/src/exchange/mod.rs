@@ -1,6 +1,7 @@
 //! HTTP requests from their first byte to the last of their answer: decide, try, retry, answer, count, log.
 
 mod attempt;
+mod call;
 mod deciding;
 mod export;
 mod failure;

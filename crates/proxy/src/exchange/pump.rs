@@ -131,9 +131,57 @@ impl RequestBody {
         }
     }
 
+    /// Receives until the body is whole or more than so much of it is there: before an upstream is known.
+    pub async fn receive(&mut self, down: &mut Downstream<'_>, more_than: u64) -> Result<(), Interrupt> {
+        poll_fn(|cx| {
+            while !self.complete && self.received <= more_than {
+                match down.poll_body(cx) {
+                    Poll::Pending => {
+                        // Where the client was told to go on, it has to hear of it.
+                        let _ = down.poll_flush(cx);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(frame) => {
+                        if let Some(interrupt) = self.take(frame) {
+                            return Poll::Ready(Err(interrupt));
+                        }
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// What is kept of the body so far.
+    pub fn so_far(&self) -> Bytes {
+        match &self.kept[..] {
+            [one] => one.clone(),
+            pieces => pieces.concat().into(),
+        }
+    }
+
+    /// What was received before goes on to the upstream: as [`Self::new`] would have kept it.
+    pub fn goes_on(mut self, replayable: bool, limit: usize, grpc: bool) -> Self {
+        self.messages = GrpcCounter::enabled(grpc);
+        self.kept.iter().for_each(|data| self.messages.feed(data));
+        (self.replayable, self.limit) = (replayable, limit);
+        if self.kept_bytes > limit {
+            self.forget();
+        }
+        self
+    }
+
     pub fn mirror_to(&mut self, tee: Tee) {
         if !tee.is_empty() {
-            self.tee = Some(tee);
+            for data in &self.kept {
+                tee.iter().for_each(|t| _ = t.try_send(MirrorPiece::Data(data.clone())));
+            }
+            if self.complete {
+                tee.iter().for_each(|t| _ = t.try_send(MirrorPiece::End(self.trailers.clone())));
+            } else {
+                self.tee = Some(tee);
+            }
         }
     }
 
@@ -231,18 +279,25 @@ impl RequestBody {
             }
             match down.poll_body(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(Frame::Data(data))) => self.keep(data),
-                Poll::Ready(Ok(Frame::Trailers(trailers))) => self.finish(Some(trailers)),
-                Poll::Ready(Ok(Frame::End)) => self.finish(None),
-                Poll::Ready(Err(Reset::Protocol(what))) => {
-                    return Poll::Ready(Interrupt::DownstreamBad(what));
+                Poll::Ready(frame) => {
+                    if let Some(interrupt) = self.take(frame) {
+                        return Poll::Ready(interrupt);
+                    }
                 }
-                Poll::Ready(Err(Reset::Remote | Reset::Refused)) => {
-                    return Poll::Ready(Interrupt::DownstreamReset);
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(Interrupt::DownstreamGone),
             }
         }
+    }
+
+    fn take(&mut self, frame: Result<Frame, Reset>) -> Option<Interrupt> {
+        match frame {
+            Ok(Frame::Data(data)) => self.keep(data),
+            Ok(Frame::Trailers(trailers)) => self.finish(Some(trailers)),
+            Ok(Frame::End) => self.finish(None),
+            Err(Reset::Protocol(what)) => return Some(Interrupt::DownstreamBad(what)),
+            Err(Reset::Remote | Reset::Refused) => return Some(Interrupt::DownstreamReset),
+            Err(_) => return Some(Interrupt::DownstreamGone),
+        }
+        None
     }
 }
 

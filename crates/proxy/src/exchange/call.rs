@@ -1,0 +1,202 @@
+//! Requests of the proxy's own, through clusters as any other: what the deciding machine asks for, and spans.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use decide::{Answered, Call, CallFault, Headers};
+use upstream::{Host, Outcome, Pick, Priority, Resource};
+
+use super::attempt::tls_override;
+use crate::cluster::{Cluster, HttpProtocol, Lease, Want};
+use crate::wire::{BodyLength, Frame, H2ClientStream, RequestHead, Reset, Upstream, h2_request_of};
+use crate::worker::Worker;
+
+/// Nothing waits for ever, whatever is configured.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Sends the call and waits for its whole answer. Dropping the future ends the call.
+pub async fn perform(worker: &Worker, call: &Call) -> Result<Answered, CallFault> {
+    let cluster = worker.cluster(&call.cluster).ok_or(CallFault::NoCluster)?;
+    let stats = cluster.stats();
+    let Some(_in_flight) = cluster.state().breakers.acquire(Resource::Request, Priority::Default) else {
+        stats.pending_overflow.inc();
+        return Err(refused(&cluster, "too many requests are under way"));
+    };
+    let Some(host) = worker.with_rng(|rng| cluster.pick(&Pick::default(), rng)) else {
+        stats.cx_none_healthy.inc();
+        return Err(refused(&cluster, "no healthy host"));
+    };
+    let under_way = UnderWay::begin(&cluster);
+    let limit = call.timeout.filter(|limit| !limit.is_zero()).unwrap_or(LONGEST).min(LONGEST);
+    let came = tokio::time::timeout(limit, try_host(&cluster, &host, call)).await;
+    under_way.end();
+    let record = |outcome| worker.with_rng(|rng| cluster.record(&host, outcome, rng));
+    match came {
+        Ok(Ok(answered)) => {
+            let status = answered.response.status;
+            record(Outcome::Status(status));
+            stats.code(status);
+            stats.rq_completed.inc();
+            Ok(answered)
+        }
+        Ok(Err(reason)) => {
+            record(Outcome::Reset);
+            Err(refused(&cluster, &reason))
+        }
+        Err(_) => {
+            record(Outcome::Timeout);
+            stats.rq_timeout.inc();
+            stats.code(504);
+            stats.rq_completed.inc();
+            Err(CallFault::Timeout)
+        }
+    }
+}
+
+/// Counted as the router counts a request that it answers itself.
+fn refused(cluster: &Cluster, reason: &str) -> CallFault {
+    cluster.stats().code(503);
+    cluster.stats().rq_completed.inc();
+    CallFault::Failed(reason.to_owned())
+}
+
+/// Counts a call while it runs, and one that nobody waited for.
+struct UnderWay<'a> {
+    cluster: &'a Rc<Cluster>,
+    ended: bool,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(cluster: &'a Rc<Cluster>) -> Self {
+        cluster.stats().rq_active.inc();
+        Self { cluster, ended: false }
+    }
+
+    fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.cluster.stats().rq_active.dec();
+        if !self.ended {
+            self.cluster.stats().rq_cancelled.inc();
+        }
+    }
+}
+
+async fn try_host(cluster: &Rc<Cluster>, host: &Host, call: &Call) -> Result<Answered, String> {
+    let mut fresh = false;
+    loop {
+        match on_connection(cluster, host, call, fresh).await {
+            Ok(answered) => return Ok(answered),
+            // A pooled connection that the peer had left: nobody read the call.
+            Err(Broken { stale: true, .. }) if !fresh => {
+                cluster.stats().stale_replayed.inc();
+                fresh = true;
+            }
+            Err(Broken { reason, .. }) => return Err(reason),
+        }
+    }
+}
+
+struct Broken {
+    reason: String,
+    stale: bool,
+}
+
+impl From<Reset> for Broken {
+    fn from(reset: Reset) -> Self {
+        Self { reason: format!("{reset:?}"), stale: false }
+    }
+}
+
+fn broken(reason: impl ToString) -> Broken {
+    Broken { reason: reason.to_string(), stale: false }
+}
+
+async fn on_connection(
+    cluster: &Rc<Cluster>,
+    host: &Host,
+    call: &Call,
+    fresh: bool,
+) -> Result<Answered, Broken> {
+    let protocol = cluster.target().protocol;
+    let http2 = call.grpc || protocol == HttpProtocol::Http2;
+    let by_alpn = !http2 && protocol == HttpProtocol::Alpn;
+    let tls = tls_override(&cluster.target(), host, &call.request.authority, None, http2, by_alpn);
+    let want = Want { host, http2, by_alpn, tls, priority: Priority::Default, fresh, careful: true };
+    let head = RequestHead { request: call.request.clone(), body: BodyLength::Known(call.body.len() as u64) };
+    let active = host.start_request();
+    let lease = cluster.acquire(&want).await.map_err(broken)?;
+    cluster.stats().rq_total.inc();
+    let mut reused = false;
+    let (mut upstream, h1, _h2) = match lease {
+        Lease::H1(mut lease) => {
+            reused = lease.reused;
+            let mut client = lease.client.take().ok_or_else(|| broken("its connection is gone"))?;
+            client.send_head(&head);
+            client.send_data(call.body.clone());
+            (Upstream::H1(client), Some(lease), None)
+        }
+        Lease::H2(lease) => {
+            let mut sender = lease.send.clone().ready().await.map_err(broken)?;
+            let mut request = h2_request_of(&head)?;
+            request.headers_mut().remove("host");
+            let end = call.body.is_empty();
+            let (response, stream) = sender.send_request(request, end).map_err(broken)?;
+            let mut stream = H2ClientStream::new(response, stream, end);
+            if !end {
+                stream.send_data(call.body.clone());
+            }
+            (Upstream::H2(stream), None, Some(lease))
+        }
+    };
+    upstream.send_end(None);
+    let answer = loop {
+        let answer = poll_fn(|cx| {
+            let _ = upstream.poll_flush(cx);
+            upstream.poll_head(cx)
+        })
+        .await
+        .map_err(|reset| {
+            let stale = reused && reset == Reset::ConnectionTermination && !upstream.response_began();
+            Broken { stale, ..reset.into() }
+        })?;
+        if answer.response.status >= 200 {
+            break answer;
+        }
+    };
+    let (body, trailers) = rest(&mut upstream, call.max_body).await?;
+    drop(active);
+    if let (Some(lease), Upstream::H1(client)) = (h1, upstream) {
+        lease.release(client, None);
+    }
+    Ok(Answered { response: answer.response, body, trailers })
+}
+
+/// Reads an answer to its end: its body and trailers.
+async fn rest(upstream: &mut Upstream, max: usize) -> Result<(Bytes, Option<Headers>), Broken> {
+    let mut body = BytesMut::new();
+    let trailers = poll_fn(|cx| {
+        loop {
+            let _ = upstream.poll_flush(cx);
+            match upstream.poll_body(cx) {
+                Poll::Ready(Ok(Frame::Data(data))) if body.len() + data.len() > max => {
+                    return Poll::Ready(Err(broken("its answer is too long")));
+                }
+                Poll::Ready(Ok(Frame::Data(data))) => body.extend_from_slice(&data),
+                Poll::Ready(Ok(Frame::Trailers(trailers))) => return Poll::Ready(Ok(Some(trailers))),
+                Poll::Ready(Ok(Frame::End)) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Err(reset)) => return Poll::Ready(Err(reset.into())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await?;
+    Ok((body.freeze(), trailers))
+}
