@@ -50,6 +50,8 @@ pub struct Answered {
     pub response: Response,
     pub body: Bytes,
     pub trailers: Option<Headers>,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// A body as far as it was received.
@@ -172,6 +174,7 @@ mod tests {
             response: Response::new(status),
             body: Bytes::from_static(body),
             trailers: Some(trailers.iter().map(|(n, v)| (*n, v.to_string())).collect()),
+            took: Duration::ZERO,
         }
     }
 

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use upstream::Priority;
 
 use crate::cluster::Cluster;
+use crate::ext_authz::HeaderChange;
 use crate::flags::ResponseFlags;
 use crate::hcm::CorsAnswer;
 use crate::headers::Headers;
+use crate::machine::Count;
 use crate::metadata::PeerMetadata;
 use crate::plan::ClusterId;
 use crate::route::{ForwardAction, Retry, RouteTable, VirtualHost};
@@ -57,7 +59,13 @@ pub struct Decision {
     pub operation: Option<Arc<str>>,
     /// Values of `set-cookie` that consistent hashing needs.
     pub set_cookies: Vec<String>,
+    /// What filters counted.
+    pub counts: Vec<Count>,
+    /// Counts as an answer of the cluster that the route leads to.
+    pub charged: Option<u16>,
     pub(crate) cors: Option<CorsAnswer>,
+    /// Headers that filters want in the answer, filter by filter.
+    pub(crate) answers: Vec<Vec<HeaderChange>>,
     /// Set by the weighted cluster that was drawn.
     pub(crate) weighted: Option<usize>,
     /// Where the route would have led, had the request not been answered here.
@@ -149,6 +157,8 @@ pub struct LocalReply {
     pub grpc_status: Option<u32>,
     /// What the configuration says to answer: no error.
     pub direct: bool,
+    /// It gets the headers that its route adds to answers.
+    pub as_routed: bool,
     /// The connection ends with this answer, where it carries one request at a time.
     pub close: bool,
 }
@@ -163,6 +173,7 @@ impl LocalReply {
             flags: ResponseFlags::NONE,
             grpc_status: None,
             direct: false,
+            as_routed: false,
             close: false,
         }
     }

@@ -26,6 +26,7 @@ mod cluster;
 mod connection;
 mod decision;
 mod explain;
+mod ext_authz;
 mod filters;
 mod flags;
 mod format;
@@ -71,7 +72,7 @@ pub use listener::{
     ChainMatch, Direction, FilterChain, Listener, ListenerFilter, ListenerFilterKind, Terminal,
 };
 pub use log::{LogEntry, Times, UpstreamEntry, grpc_of_http};
-pub use machine::{Context, Deciding, NodeFacts, Step};
+pub use machine::{Context, Count, CountScope, Deciding, NodeFacts, Step};
 pub use matching::{HeaderMatcher, MetadataMatcher, StringMatcher, ValueMatcher};
 pub use metadata::{DynamicMetadata, PeerMetadata};
 pub use network::{NetworkFilter, TcpProxy};

@@ -1,6 +1,10 @@
 //! Deciding on one request: a machine that is stepped until it is done, and asks its driver for what takes time.
 
+mod authz;
+mod count;
 mod router;
+
+pub use count::{Count, CountScope};
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::decision::{Decision, LocalReply, Matched, Outcome, PolicyHit, TraceDecision};
 use crate::explain::{Note, Recorder};
+use crate::ext_authz::HeaderChange;
 use crate::filters::Abort;
 use crate::filters::{CorsPolicy, Fault, Override, Overrides, Preflight};
 use crate::flags::ResponseFlags;
@@ -87,6 +92,10 @@ pub(crate) struct State {
     trace: TraceDecision,
     pub(crate) cookies: Vec<String>,
     operation: Option<Arc<str>>,
+    /// Headers that filters want in the answer, filter by filter.
+    answers: Vec<Vec<HeaderChange>>,
+    counts: Vec<Count>,
+    charged: Option<u16>,
 }
 
 impl Deciding {
@@ -114,6 +123,9 @@ impl Deciding {
                 trace: TraceDecision::default(),
                 cookies: Vec::new(),
                 operation: None,
+                answers: Vec::new(),
+                counts: Vec::new(),
+                charged: None,
             },
         }
     }
@@ -208,6 +220,9 @@ impl Deciding {
                 };
                 self.state.jwt(cx, &Arc::clone(jwt), own.as_deref(), request, rng, recorder)
             }
+            FilterKind::ExtAuthz(authz) => {
+                self.ext_authz(cx, &Arc::clone(authz), &filter.name, request, rng, recorder)
+            }
             FilterKind::Fault(base) => {
                 let fault = match own {
                     Some(Override::Fault(own)) => Arc::clone(own),
@@ -294,6 +309,9 @@ impl Deciding {
             trace: state.trace,
             operation: state.operation.take(),
             cors: state.cors.take(),
+            answers: std::mem::take(&mut state.answers),
+            counts: std::mem::take(&mut state.counts),
+            charged: state.charged,
             weighted: state.weighted,
             meant,
             set_cookies: std::mem::take(&mut state.cookies),

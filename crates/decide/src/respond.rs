@@ -31,7 +31,7 @@ impl Decision {
             if matched.virtual_host.attempt_count_in_response && !local {
                 response.headers.set(Known::XEnvoyAttemptCount, tries.to_string());
             }
-            let ours = matches!(&self.outcome, Outcome::Reply(reply) if !reply.direct);
+            let ours = matches!(&self.outcome, Outcome::Reply(reply) if !reply.direct && !reply.as_routed);
             if !ours {
                 let levels = matched.levels(self.weighted);
                 if !levels.spare_responses() {
@@ -51,6 +51,10 @@ impl Decision {
         }
         if let Some(cors) = &self.cors {
             cors.policy.mark(&cors.origin, &mut response.headers);
+        }
+        // The last filter sees an answer first.
+        for change in self.answers.iter().rev().flatten() {
+            change.to_response(&mut response.headers);
         }
         if self.peer_wants_answer && !node.metadata.is_empty() {
             response.headers.set(Known::XEnvoyPeerMetadataId, node.id.clone());

@@ -231,6 +231,8 @@ fn complete(route: &mut Value, index: usize) {
 }
 
 const FILTERS: &[(&str, &str, &str)] = &[
+    ("ext_authz", "envoy.filters.http.ext_authz", "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"),
+    ("ratelimit", "envoy.filters.http.ratelimit", "envoy.extensions.filters.http.ratelimit.v3.RateLimit"),
     ("fault", "envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault"),
     ("cors", "envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors"),
     ("rbac", "envoy.filters.http.rbac", "envoy.extensions.filters.http.rbac.v3.RBAC"),

@@ -186,6 +186,9 @@ pub enum Answer {
 pub struct FullAnswer {
     #[serde(default)]
     pub send: Option<String>,
+    /// The message of a unary gRPC answer, in place of `send`.
+    #[serde(default)]
+    pub grpc: Option<Value>,
     /// Before anything is sent, in milliseconds.
     #[serde(default)]
     pub delay: u64,

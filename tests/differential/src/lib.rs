@@ -13,6 +13,7 @@ mod client_h2;
 mod client_tcp;
 mod contestant;
 mod generate;
+mod grpc;
 mod listed;
 mod message;
 mod observe;

@@ -138,7 +138,7 @@ fn shown(name: &str, value: &str) -> String {
     }
 }
 
-fn is_uuid(value: &str) -> bool {
+pub fn is_uuid(value: &str) -> bool {
     // An id that a case sends begins with eight zeros, and is to come through as it is.
     value.len() == 36
         && !value.starts_with("00000000")

@@ -357,6 +357,12 @@ const HTTP: &[&str] = &[
     "rq_redirect",
     "rbac.allowed",
     "rbac.denied",
+    "ext_authz.ok",
+    "ext_authz.denied",
+    "ext_authz.error",
+    "ext_authz.disabled",
+    "ext_authz.failure_mode_allowed",
+    "ext_authz.mine.error",
     "fault.delays_injected",
     "fault.aborts_injected",
 ];
@@ -370,6 +376,11 @@ const TCP: &[&str] = &[
 ];
 const CLUSTER: &[&str] = &[
     "upstream_rq_total",
+    "ext_authz.ok",
+    "ext_authz.denied",
+    "ext_authz.error",
+    "ext_authz.failure_mode_allowed",
+    "ext_authz.mine.error",
     "upstream_rq_1xx",
     "upstream_rq_2xx",
     "upstream_rq_3xx",

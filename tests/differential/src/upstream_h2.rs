@@ -61,6 +61,7 @@ async fn exchange(
 ) {
     let (parts, body) = request.into_parts();
     let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
+    let path = target.to_owned();
     let mut message = Message { line: format!("{} {target} HTTP/2", parts.method), ..Message::default() };
     let pseudo =
         [(":scheme", parts.uri.scheme_str()), (":authority", parts.uri.authority().map(|a| a.as_str()))];
@@ -82,6 +83,14 @@ async fn exchange(
         sending = send(&answer, head, &mut respond).await;
     }
     read(body, &mut message).await;
+    if let Some(shown) = crate::grpc::shown(&path, &message.body) {
+        message.body = crate::message::bytes(&shown);
+    }
+    if let Some(grpc) = &answer.grpc {
+        upstream.note(message);
+        tokio::time::sleep(Duration::from_millis(answer.delay)).await;
+        return send_grpc(&path, grpc, &mut respond);
+    }
     if !probe {
         upstream.note(message);
     }
@@ -100,6 +109,15 @@ async fn exchange(
         }
     }
     drop(sending);
+}
+
+/// A unary answer.
+fn send_grpc(path: &str, message: &serde_json::Value, respond: &mut SendResponse<Bytes>) {
+    let Some(body) = crate::grpc::answer(path, message) else { return };
+    let head = Response::builder().header("content-type", "application/grpc").body(());
+    let Some(Ok(mut stream)) = head.ok().map(|head| respond.send_response(head, false)) else { return };
+    let trailers = vec![("grpc-status".to_owned(), "0".to_owned())];
+    write(&mut stream, Message { body, trailers, ..Message::default() });
 }
 
 async fn parsed(answer: &FullAnswer, head: bool) -> Option<(Message, bool)> {

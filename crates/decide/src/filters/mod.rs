@@ -11,6 +11,7 @@ use proto::pb::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig a
 use proto::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use proto::pb::google::protobuf::Any;
 
+use crate::ext_authz;
 use crate::jwt;
 use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within};
@@ -32,6 +33,7 @@ pub(crate) enum Override {
     Cors(Arc<CorsPolicy>),
     Rbac(Arc<Rbac>),
     Jwt(Arc<jwt::PerRoute>),
+    ExtAuthz(Arc<ext_authz::PerRoute>),
 }
 
 impl Overrides {
@@ -74,6 +76,9 @@ fn compile_override(any: &Any) -> Taken<Option<Override>> {
         }
         "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
             Override::Jwt(Arc::new(jwt::PerRoute::compile(&unpack::<JwtPerRoute>(any)?)?))
+        }
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
+            Override::ExtAuthz(Arc::new(ext_authz::PerRoute::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
             let per_route: RbacPerRoute = unpack(any)?;

@@ -10,6 +10,7 @@ use proto::pb::google::protobuf::Any;
 use serde_json::{Map, Value};
 
 use super::RouterOptions;
+use crate::ext_authz::ExtAuthz;
 use crate::filters::Fault;
 use crate::jwt::JwtAuthn;
 use crate::rbac::Rbac;
@@ -30,6 +31,7 @@ pub(crate) struct HttpFilter {
 pub(crate) enum FilterKind {
     Rbac(Arc<Rbac>),
     Jwt(Arc<JwtAuthn>),
+    ExtAuthz(Arc<ExtAuthz>),
     Fault(Arc<Fault>),
     Cors,
     /// `istio.alpn`: what to offer upstream by the protocol spoken there.
@@ -128,6 +130,9 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
         }
         "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
             FilterKind::Jwt(Arc::new(JwtAuthn::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
+            FilterKind::ExtAuthz(Arc::new(ExtAuthz::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
             FilterKind::Fault(Arc::new(Fault::compile(&unpack(any)?)?))

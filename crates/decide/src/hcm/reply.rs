@@ -120,6 +120,9 @@ impl Hcm {
                     .set(Known::ContentType, content_type.unwrap_or_else(|| "text/plain".to_owned()));
             }
             response.headers.set(Known::ContentLength, body.len().to_string());
+        } else if !reply.direct {
+            response.headers.remove_known(Known::ContentType);
+            response.headers.remove_known(Known::ContentLength);
         }
         FinishedReply { response, body: if bodiless { Bytes::new() } else { body } }
     }

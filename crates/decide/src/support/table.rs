@@ -78,6 +78,7 @@ envoy.config.core.v3.Metadata: filter_metadata
 envoy.config.core.v3.PathConfigSource: path
 envoy.config.core.v3.Pipe: path
 envoy.config.core.v3.RuntimeDouble: default_value
+envoy.config.core.v3.RuntimeFeatureFlag: default_value
 envoy.config.core.v3.RuntimeFractionalPercent: default_value
 envoy.config.core.v3.RuntimeUInt32: default_value
 envoy.config.core.v3.SchemeHeaderTransformation: scheme_to_overwrite
@@ -187,6 +188,21 @@ envoy.extensions.filters.http.cors.v3.Cors:
 envoy.extensions.filters.http.cors.v3.CorsPolicy: allow_credentials allow_headers allow_methods \
     allow_origin_string_match allow_private_network_access expose_headers filter_enabled \
     forward_not_matching_preflights max_age
+envoy.extensions.filters.http.ext_authz.v3.AuthorizationRequest: allowed_headers headers_to_add
+envoy.extensions.filters.http.ext_authz.v3.AuthorizationResponse: allowed_client_headers \
+    allowed_client_headers_on_success allowed_upstream_headers allowed_upstream_headers_to_append \
+    dynamic_metadata_from_headers
+envoy.extensions.filters.http.ext_authz.v3.BufferSettings: allow_partial_message max_request_bytes pack_as_bytes
+envoy.extensions.filters.http.ext_authz.v3.CheckSettings: context_extensions disable_request_body_buffering \
+    with_request_body
+envoy.extensions.filters.http.ext_authz.v3.ExtAuthz: allowed_headers charge_cluster_response_stats \
+    clear_route_cache deny_at_disable disallowed_headers enable_dynamic_metadata_ingestion encode_raw_headers \
+    failure_mode_allow failure_mode_allow_header_add filter_enabled filter_enabled_metadata grpc_service \
+    http_service include_peer_certificate include_tls_session max_denied_response_body_bytes \
+    metadata_context_namespaces stat_prefix status_on_error with_request_body
+envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute: check_settings disabled
+envoy.extensions.filters.http.ext_authz.v3.HttpService: authorization_request authorization_response \
+    path_override path_prefix server_uri
 envoy.extensions.filters.http.fault.v3.FaultAbort: grpc_status header_abort http_status percentage
 envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort:
 envoy.extensions.filters.http.fault.v3.HTTPFault: abort delay downstream_nodes headers upstream_cluster
@@ -284,6 +300,7 @@ envoy.tcp.metadataexchange.config.MetadataExchange: protocol
 envoy.type.matcher.v3.DoubleMatcher: exact range
 envoy.type.matcher.v3.FilterStateMatcher: key string_match
 envoy.type.matcher.v3.ListMatcher: one_of
+envoy.type.matcher.v3.ListStringMatcher: patterns
 envoy.type.matcher.v3.MetadataMatcher: filter invert path value
 envoy.type.matcher.v3.MetadataMatcher.PathSegment: key
 envoy.type.matcher.v3.OrMatcher: value_matchers
@@ -307,6 +324,7 @@ envoy.type.v3.DoubleRange: end start
 envoy.type.v3.FractionalPercent: denominator numerator
 envoy.type.v3.HashPolicy: source_ip
 envoy.type.v3.HashPolicy.SourceIp:
+envoy.type.v3.HttpStatus: code
 envoy.type.v3.Int32Range: end start
 envoy.type.v3.Int64Range: end start
 envoy.type.v3.Percent: value
@@ -346,6 +364,11 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
         "runtime_key",
         "there is no runtime: the default holds, as in an Envoy without one",
     ),
+    (
+        "envoy.config.core.v3.RuntimeFeatureFlag",
+        "runtime_key",
+        "there is no runtime: the default holds, as in an Envoy without one",
+    ),
     ("envoy.config.core.v3.RuntimeUInt32", "runtime_key", "there is no runtime: the default holds"),
     ("envoy.config.accesslog.v3.RuntimeFilter", "runtime_key", "there is no runtime: percentSampled holds"),
     ("envoy.config.listener.v3.Listener", "enable_reuse_port", "every worker listens for itself in any case"),
@@ -356,6 +379,7 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ),
     ("envoy.config.route.v3.WeightedCluster", "runtime_key_prefix", "there is no runtime: the weights hold"),
     ("envoy.config.route.v3.WeightedCluster", "total_weight", "the weights' sum is taken, as Envoy does"),
+    ("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", "transport_api_version", "there is only V3"),
     (
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
         "emit_filter_state",

@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use decide::{Answered, Call, CallFault, Headers};
+use decide::{Answered, Call, CallFault, Headers, Known};
 use upstream::{Host, Outcome, Pick, Priority, Resource};
 
 use super::attempt::tls_override;
@@ -15,7 +15,7 @@ use crate::wire::{BodyLength, Frame, H2ClientStream, RequestHead, Reset, Upstrea
 use crate::worker::Worker;
 
 /// Nothing waits for ever, whatever is configured.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Sends the call and waits for its whole answer. Dropping the future ends the call.
 pub async fn perform(worker: &Worker, call: &Call) -> Result<Answered, CallFault> {
@@ -31,11 +31,15 @@ pub async fn perform(worker: &Worker, call: &Call) -> Result<Answered, CallFault
     };
     let under_way = UnderWay::begin(&cluster);
     let limit = call.timeout.filter(|limit| !limit.is_zero()).unwrap_or(LONGEST).min(LONGEST);
-    let came = tokio::time::timeout(limit, try_host(&cluster, &host, call)).await;
+    let begun = std::time::Instant::now();
+    let came = tokio::time::timeout(limit, on_connection(&cluster, &host, call)).await;
     under_way.end();
     let record = |outcome| worker.with_rng(|rng| cluster.record(&host, outcome, rng));
     match came {
-        Ok(Ok(answered)) => {
+        Ok(Ok(mut answered)) => {
+            let took = begun.elapsed();
+            answered.took = took;
+            answered.response.headers.set(Known::XEnvoyUpstreamServiceTime, took.as_millis().to_string());
             let status = answered.response.status;
             record(Outcome::Status(status));
             stats.code(status);
@@ -89,66 +93,38 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-async fn try_host(cluster: &Rc<Cluster>, host: &Host, call: &Call) -> Result<Answered, String> {
-    let mut fresh = false;
-    loop {
-        match on_connection(cluster, host, call, fresh).await {
-            Ok(answered) => return Ok(answered),
-            // A pooled connection that the peer had left: nobody read the call.
-            Err(Broken { stale: true, .. }) if !fresh => {
-                cluster.stats().stale_replayed.inc();
-                fresh = true;
-            }
-            Err(Broken { reason, .. }) => return Err(reason),
-        }
-    }
+fn lost(reset: Reset) -> String {
+    format!("{reset:?}")
 }
 
-struct Broken {
-    reason: String,
-    stale: bool,
-}
-
-impl From<Reset> for Broken {
-    fn from(reset: Reset) -> Self {
-        Self { reason: format!("{reset:?}"), stale: false }
-    }
-}
-
-fn broken(reason: impl ToString) -> Broken {
-    Broken { reason: reason.to_string(), stale: false }
-}
-
-async fn on_connection(
-    cluster: &Rc<Cluster>,
-    host: &Host,
-    call: &Call,
-    fresh: bool,
-) -> Result<Answered, Broken> {
+async fn on_connection(cluster: &Rc<Cluster>, host: &Host, call: &Call) -> Result<Answered, String> {
     let protocol = cluster.target().protocol;
     let http2 = call.grpc || protocol == HttpProtocol::Http2;
     let by_alpn = !http2 && protocol == HttpProtocol::Alpn;
     let tls = tls_override(&cluster.target(), host, &call.request.authority, None, http2, by_alpn);
-    let want = Want { host, http2, by_alpn, tls, priority: Priority::Default, fresh, careful: true };
-    let head = RequestHead { request: call.request.clone(), body: BodyLength::Known(call.body.len() as u64) };
+    let want = Want { host, http2, by_alpn, tls, priority: Priority::Default, fresh: false, careful: true };
+    let mut request = call.request.clone();
+    request.headers.set(Known::XEnvoyInternal, "true");
+    if let Some(limit) = call.timeout {
+        request.headers.set(Known::XEnvoyExpectedRqTimeoutMs, limit.as_millis().to_string());
+    }
+    let head = RequestHead { request, body: BodyLength::Known(call.body.len() as u64) };
     let active = host.start_request();
-    let lease = cluster.acquire(&want).await.map_err(broken)?;
+    let lease = cluster.acquire(&want).await.map_err(|error| error.to_string())?;
     cluster.stats().rq_total.inc();
-    let mut reused = false;
     let (mut upstream, h1, _h2) = match lease {
         Lease::H1(mut lease) => {
-            reused = lease.reused;
-            let mut client = lease.client.take().ok_or_else(|| broken("its connection is gone"))?;
+            let mut client = lease.client.take().ok_or("its connection is gone")?;
             client.send_head(&head);
             client.send_data(call.body.clone());
             (Upstream::H1(client), Some(lease), None)
         }
         Lease::H2(lease) => {
-            let mut sender = lease.send.clone().ready().await.map_err(broken)?;
-            let mut request = h2_request_of(&head)?;
+            let mut sender = lease.send.clone().ready().await.map_err(|error| error.to_string())?;
+            let mut request = h2_request_of(&head).map_err(lost)?;
             request.headers_mut().remove("host");
             let end = call.body.is_empty();
-            let (response, stream) = sender.send_request(request, end).map_err(broken)?;
+            let (response, stream) = sender.send_request(request, end).map_err(|error| error.to_string())?;
             let mut stream = H2ClientStream::new(response, stream, end);
             if !end {
                 stream.send_data(call.body.clone());
@@ -163,10 +139,7 @@ async fn on_connection(
             upstream.poll_head(cx)
         })
         .await
-        .map_err(|reset| {
-            let stale = reused && reset == Reset::ConnectionTermination && !upstream.response_began();
-            Broken { stale, ..reset.into() }
-        })?;
+        .map_err(lost)?;
         if answer.response.status >= 200 {
             break answer;
         }
@@ -176,23 +149,23 @@ async fn on_connection(
     if let (Some(lease), Upstream::H1(client)) = (h1, upstream) {
         lease.release(client, None);
     }
-    Ok(Answered { response: answer.response, body, trailers })
+    Ok(Answered { response: answer.response, body, trailers, took: Duration::ZERO })
 }
 
 /// Reads an answer to its end: its body and trailers.
-async fn rest(upstream: &mut Upstream, max: usize) -> Result<(Bytes, Option<Headers>), Broken> {
+async fn rest(upstream: &mut Upstream, max: usize) -> Result<(Bytes, Option<Headers>), String> {
     let mut body = BytesMut::new();
     let trailers = poll_fn(|cx| {
         loop {
             let _ = upstream.poll_flush(cx);
             match upstream.poll_body(cx) {
                 Poll::Ready(Ok(Frame::Data(data))) if body.len() + data.len() > max => {
-                    return Poll::Ready(Err(broken("its answer is too long")));
+                    return Poll::Ready(Err("its answer is too long".to_owned()));
                 }
                 Poll::Ready(Ok(Frame::Data(data))) => body.extend_from_slice(&data),
                 Poll::Ready(Ok(Frame::Trailers(trailers))) => return Poll::Ready(Ok(Some(trailers))),
                 Poll::Ready(Ok(Frame::End)) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Err(reset)) => return Poll::Ready(Err(reset.into())),
+                Poll::Ready(Err(reset)) => return Poll::Ready(Err(lost(reset))),
                 Poll::Pending => return Poll::Pending,
             }
         }

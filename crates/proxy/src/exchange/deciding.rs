@@ -40,6 +40,7 @@ pub async fn decide(
                 while_wanted(exchange.down, &mut Timers::default(), tokio::time::sleep(delay)).await?;
             }
             Step::Ask(Ask::Call(call)) => {
+                exchange.asked = true;
                 let called = perform(worker, &call);
                 let called = while_wanted(exchange.down, &mut Timers::default(), called).await?;
                 machine.answer(Answer::Called(called));

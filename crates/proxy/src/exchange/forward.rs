@@ -41,8 +41,16 @@ pub async fn handle(
 ) {
     let mut record = Record::new(connection);
     record.request_header_bytes = head.request.headers.byte_size() as u64;
-    let mut exchange =
-        Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record, received: None };
+    let mut exchange = Exchange {
+        connection,
+        plan,
+        hcm,
+        close,
+        down: &mut down,
+        record: &mut record,
+        received: None,
+        asked: false,
+    };
     let decision = match decide(&mut exchange, &mut head.request, head.body).await {
         Ok(decision) => decision,
         Err(interrupt) => {
@@ -55,8 +63,14 @@ pub async fn handle(
             return;
         }
     };
-    let received = exchange.received.take();
+    let (received, asked) = (exchange.received.take(), exchange.asked);
     record.bytes_received = received.as_ref().map_or(0, |body| body.received);
+    connection.worker.count(&decision.counts);
+    if let (Some(status), Some(cluster)) = (decision.charged, decision.destination())
+        && let Some(cluster) = connection.worker.cluster(&cluster.name)
+    {
+        charge(&cluster, status);
+    }
     record.flags.insert(decision.flags);
     connection.stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
     record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
@@ -65,9 +79,15 @@ pub async fn handle(
         connection.stats.cx_upgrades_active.inc();
     }
     let mut exchange =
-        Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record, received };
+        Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record, received, asked };
     match &decision.outcome {
-        Verdict::Reply(reply) => exchange.reply((**reply).clone(), Some(&decision), &head).await,
+        Verdict::Reply(reply) => {
+            if asked && !reply.close {
+                // There was time to read on.
+                exchange.drain(&head).await;
+            }
+            exchange.reply((**reply).clone(), Some(&decision), &head).await;
+        }
         Verdict::Reset => {
             record.details = "reset_by_policy".into();
             down.abort();
@@ -94,6 +114,8 @@ pub struct Exchange<'a, 'd> {
     pub record: &'a mut Record,
     /// The request's body as far as deciding wanted to see it.
     pub received: Option<RequestBody>,
+    /// Deciding asked somebody else.
+    pub asked: bool,
 }
 
 /// The state of the tries of one request.

@@ -14,7 +14,7 @@ pub use istio::{
     IstioStats, Reporter, RequestKey, RequestProtocol, RequestSample, Security, Service, TcpKey, Workload,
 };
 pub use render::{Wanted, json, prometheus, text};
-pub use snapshot::Snapshot;
+pub use snapshot::{Sample, Snapshot};
 
 #[cfg(test)]
 mod tests;

@@ -87,13 +87,11 @@ const QUANTILES: [f64; 10] = [0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.
 
 fn plain(name: &StatName) -> String {
     let mut text = String::with_capacity(64);
-    text.push_str(name.prefix);
-    if !name.owner.is_empty() {
+    for part in [name.prefix, &name.owner].into_iter().filter(|part| !part.is_empty()) {
+        text.push_str(part);
         text.push('.');
-        text.push_str(&name.owner);
     }
-    text.push('.');
-    text.push_str(name.stat);
+    text.push_str(&name.stat);
     if name.code != 0 {
         let _ = write!(text, "_{}", name.code);
     }
@@ -113,9 +111,8 @@ fn classes(snapshot: &Snapshot) -> std::collections::BTreeMap<(StatName, u16), i
 pub fn prometheus(snapshot: &Snapshot) -> String {
     let mut families: std::collections::BTreeMap<String, (Kind, Vec<String>)> = Default::default();
     for (name, (kind, value)) in &snapshot.samples {
-        let suffix = if name.code != 0 { "" } else { name.stat };
-        let family = match (name.code, suffix) {
-            (0, stat) => format!("envoy_{}_{}", name.prefix, sanitize(stat)),
+        let family = match name.code {
+            0 => format!("envoy_{}", sanitize(&dotted(name))),
             _ => format!("envoy_{}_{}", name.prefix, name.stat),
         };
         let mut labels = owner_label(name);
@@ -144,7 +141,7 @@ pub fn prometheus(snapshot: &Snapshot) -> String {
     }
     let mut last = String::new();
     for (name, histogram) in &snapshot.histograms {
-        let family = format!("envoy_{}_{}", name.prefix, sanitize(name.stat));
+        let family = format!("envoy_{}_{}", name.prefix, sanitize(&name.stat));
         if family != last {
             let _ = writeln!(out, "# TYPE {family} histogram");
             last.clone_from(&family);
@@ -153,6 +150,11 @@ pub fn prometheus(snapshot: &Snapshot) -> String {
     }
     istio(&snapshot.istio, &mut out);
     out
+}
+
+/// Without the owner, which is a label.
+fn dotted(name: &StatName) -> String {
+    if name.prefix.is_empty() { name.stat.to_string() } else { format!("{}.{}", name.prefix, name.stat) }
 }
 
 fn owner_label(name: &StatName) -> String {

@@ -1,7 +1,10 @@
 //! What was counted at one moment, of one worker or of all.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use decide::{Count, CountScope};
 
 use super::histogram::Histogram;
 use super::istio::IstioSnapshot;
@@ -26,7 +29,7 @@ pub struct StatName {
     pub prefix: &'static str,
     pub tag: &'static str,
     pub owner: Arc<str>,
-    pub stat: &'static str,
+    pub stat: Cow<'static, str>,
     /// For `…_rq_<code>`.
     pub code: u16,
 }
@@ -40,7 +43,20 @@ impl Sample {
         kind: Kind,
         value: i64,
     ) -> Self {
-        Self { name: StatName { prefix, tag, owner: owner.clone(), stat, code: 0 }, kind, value }
+        let name = StatName { prefix, tag, owner: owner.clone(), stat: stat.into(), code: 0 };
+        Self { name, kind, value }
+    }
+
+    /// What a filter counted.
+    pub fn counted(count: &Count, n: u64) -> Self {
+        let (prefix, tag) = match count.scope {
+            CountScope::Http => ("http", "envoy_http_conn_manager_prefix"),
+            CountScope::Cluster => ("cluster", "envoy_cluster_name"),
+            CountScope::Own => ("", "envoy_stat_prefix"),
+        };
+        let stat = Cow::Owned(count.stat.to_string());
+        let name = StatName { prefix, tag, owner: count.owner.clone(), stat, code: 0 };
+        Self { name, kind: Kind::Counter, value: n as i64 }
     }
 }
 
@@ -65,7 +81,7 @@ impl Snapshot {
         n: u64,
     ) {
         let stat = if prefix == "cluster" { "upstream_rq" } else { "downstream_rq" };
-        let name = StatName { prefix, tag, owner: owner.clone(), stat, code };
+        let name = StatName { prefix, tag, owner: owner.clone(), stat: stat.into(), code };
         self.samples.entry(name).or_insert((Kind::Counter, 0)).1 += n as i64;
     }
 
@@ -77,7 +93,7 @@ impl Snapshot {
         h: &Histogram,
     ) {
         let stat = if prefix == "cluster" { "upstream_rq_time" } else { "downstream_rq_time" };
-        let name = StatName { prefix, tag, owner: owner.clone(), stat, code: 0 };
+        let name = StatName { prefix, tag, owner: owner.clone(), stat: stat.into(), code: 0 };
         self.histograms.entry(name).or_default().merge(h);
     }
 

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use ahash::AHashMap;
 use base::{Random, SeededRandom};
-use decide::{Collector, Direction, NodeFacts, PeerMetadata};
+use decide::{Collector, Count, Direction, NodeFacts, PeerMetadata};
 use tokio::sync::Notify;
 
 use super::message::{ClusterUpdate, Config};
 use crate::cluster::Cluster;
 use crate::log::{LogSink, WorkerLog};
-use crate::stats::{HttpStats, IstioStats, ListenerStats, Snapshot, TcpStats, WorkerStats};
+use crate::stats::{HttpStats, IstioStats, ListenerStats, Sample, Snapshot, TcpStats, WorkerStats};
 use crate::telemetry::Telemetry;
 use crate::trace::{Serving, Span};
 
@@ -60,6 +60,7 @@ pub struct Worker {
     listeners: RefCell<AHashMap<Arc<str>, Rc<ListenerStats>>>,
     tcp: RefCell<AHashMap<Arc<str>, Rc<TcpStats>>>,
     pub istio: RefCell<IstioStats>,
+    counts: RefCell<AHashMap<Count, u64>>,
     pub telemetry: Telemetry,
     pub spans: RefCell<Vec<(Arc<Collector>, Span)>>,
     /// What of its traces the application is at work on.
@@ -144,6 +145,7 @@ impl Worker {
             listeners: RefCell::default(),
             tcp: RefCell::default(),
             istio: RefCell::default(),
+            counts: RefCell::default(),
             spans: RefCell::default(),
             server_first: RefCell::default(),
             next_connection: Cell::new(0),
@@ -162,6 +164,14 @@ impl Worker {
 
     pub fn cluster(&self, name: &str) -> Option<Rc<Cluster>> {
         self.clusters.borrow().get(name).cloned()
+    }
+
+    /// What filters counted on a request; there are no more names than the configuration has.
+    pub fn count(&self, counts: &[Count]) {
+        if !counts.is_empty() {
+            let mut all = self.counts.borrow_mut();
+            counts.iter().for_each(|count| *all.entry(count.clone()).or_default() += 1);
+        }
     }
 
     pub fn with_rng<T>(&self, draw: impl FnOnce(&mut SeededRandom) -> T) -> T {
@@ -289,6 +299,9 @@ impl Worker {
 
     pub fn snapshot(&self) -> Box<Snapshot> {
         let mut all = Box::<Snapshot>::default();
+        for (count, n) in self.counts.borrow().iter() {
+            all.push(Sample::counted(count, *n));
+        }
         for cluster in self.clusters.borrow().values() {
             cluster.stats().collect(&cluster.target().stat_name, &mut all);
         }
