@@ -63,7 +63,6 @@ mod tests {
             text.contains("| `http[].timeout` | string | How long the whole request may take;"),
             "{text}"
         );
-        assert!(text.contains("| `action=CUSTOM` | string | **refused**: external authorization"));
         assert!(text.contains("\n## EnvoyFilter\n\nNot a kind here:"));
     }
 }

@@ -124,10 +124,73 @@ message! {
         pub prometheus: Option<PrometheusProvider>,
         /// Lines in a file.
         pub envoy_file_access_log: Option<FileAccessLogProvider>,
-        /// An external authorizer over HTTP; policies that name it are refused.
-        pub envoy_ext_authz_http: Option<serde_json::Value>,
-        /// An external authorizer over gRPC; policies that name it are refused.
-        pub envoy_ext_authz_grpc: Option<serde_json::Value>,
+        /// An external authorizer over HTTP, for policies of action CUSTOM.
+        pub envoy_ext_authz_http: Option<ExtAuthzHttpProvider>,
+        /// An external authorizer over gRPC (Envoy's Authorization service), for policies of action CUSTOM.
+        pub envoy_ext_authz_grpc: Option<ExtAuthzGrpcProvider>,
+    }
+
+    /// An external authorizer over HTTP: 200 lets a request pass.
+    #[schemars(extend("required" = ["service", "port"]))]
+    pub struct ExtAuthzHttpProvider {
+        /// Its service: [namespace/]host.
+        pub service: String,
+        /// Port.
+        pub port: u32,
+        /// Time for an answer; 600s when absent.
+        pub timeout: Option<Duration>,
+        /// Goes before the path of the request that is asked about.
+        pub path_prefix: String,
+        /// Requests pass that nobody could judge.
+        pub fail_open: bool,
+        /// Choose the route anew after the request was changed.
+        pub clear_route_cache: bool,
+        /// What clients are answered when nobody could judge; 403 when absent.
+        pub status_on_error: String,
+        /// Headers of the request that are sent along, NAME, PREFIX* or *SUFFIX; the old name of includeRequestHeadersInCheck.
+        pub include_headers_in_check: Vec<String>,
+        /// Headers of the request that are sent along, NAME, PREFIX* or *SUFFIX.
+        pub include_request_headers_in_check: Vec<String>,
+        /// Headers that are sent besides.
+        pub include_additional_headers_in_check: StringMap,
+        /// Whether the request's body is sent along.
+        pub include_request_body_in_check: Option<ExtAuthzRequestBody>,
+        /// Headers of the answer that the upstream gets of a request that passes.
+        pub headers_to_upstream_on_allow: Vec<String>,
+        /// Headers of the answer that the client gets of a request that does not pass; all when absent.
+        pub headers_to_downstream_on_deny: Vec<String>,
+        /// Headers of the answer that the client gets of a request that passes.
+        pub headers_to_downstream_on_allow: Vec<String>,
+    }
+
+    /// An external authorizer over gRPC.
+    #[schemars(extend("required" = ["service", "port"]))]
+    pub struct ExtAuthzGrpcProvider {
+        /// Its service: [namespace/]host.
+        pub service: String,
+        /// Port.
+        pub port: u32,
+        /// Time for an answer; 600s when absent.
+        pub timeout: Option<Duration>,
+        /// Requests pass that nobody could judge.
+        pub fail_open: bool,
+        /// Choose the route anew after the request was changed.
+        pub clear_route_cache: bool,
+        /// What clients are answered when nobody could judge; 403 when absent.
+        pub status_on_error: String,
+        /// Whether the request's body is sent along.
+        pub include_request_body_in_check: Option<ExtAuthzRequestBody>,
+    }
+
+    /// The body of a request that is asked about.
+    #[schemars(extend("required" = ["maxRequestBytes"]))]
+    pub struct ExtAuthzRequestBody {
+        /// How much of it; longer ones are answered 413 unless parts are allowed.
+        pub max_request_bytes: u32,
+        /// Send as much as fits.
+        pub allow_partial_message: bool,
+        /// Over gRPC: as bytes instead of text.
+        pub pack_as_bytes: bool,
     }
 
     /// Zipkin.

@@ -145,8 +145,6 @@ const TARGET_REFS: &str = "attaching to Gateway API resources is not built yet; 
 const TOKENS: &str = "tokens (JWT) are not built yet";
 
 const AUTHORIZATION_POLICY: &[Rule] = &[
-    ("action=CUSTOM", Refused("external authorization is not built yet; write ALLOW or DENY")),
-    ("provider", Refused("external authorization is not built yet; write action ALLOW or DENY")),
     ("targetRef", Refused(TARGET_REFS)),
     ("targetRefs", Refused(TARGET_REFS)),
     ("rules[].from[].source.requestPrincipals", Refused(TOKENS)),
@@ -220,12 +218,8 @@ const MESH_CONFIG: &[Rule] = &[
     ("outboundTrafficPolicy.tls", Refused("not built yet")),
     ("outboundTrafficPolicy.mode=ALLOW_ANY_DYNAMIC_DNS", Refused("not built yet; write ALLOW_ANY")),
     (
-        "extensionProviders[].envoyExtAuthzHttp",
-        Warned("external authorization is not built yet; policies that name this provider are refused"),
-    ),
-    (
         "extensionProviders[].envoyExtAuthzGrpc",
-        Warned("external authorization is not built yet; policies that name this provider are refused"),
+        Warned("it is asked about HTTP only; on TCP ports, what rules of CUSTOM select is denied"),
     ),
     ("extensionProviders[].lightstep", Refused("write zipkin or opentelemetry")),
     ("extensionProviders[].datadog", Refused("write zipkin or opentelemetry")),

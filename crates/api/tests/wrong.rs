@@ -493,8 +493,16 @@ fn policies() {
             ),
             (
                 "{action: CUSTOM, rules: [{}]}",
-                "spec.action: Forbidden: action CUSTOM is not supported: external authorization is not built yet; write \
-             ALLOW or DENY",
+                "spec.provider.name: Required value: who decides; a provider of MeshConfig: envoyExtAuthzHttp or \
+             envoyExtAuthzGrpc",
+            ),
+            (
+                "{action: CUSTOM, provider: {}, rules: [{}]}",
+                "spec.provider.name: Required value: who decides",
+            ),
+            (
+                "{action: DENY, provider: {name: a}, rules: [{}]}",
+                "spec.provider: Forbidden: only CUSTOM asks anybody; write action: CUSTOM",
             ),
             (
                 "{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}",

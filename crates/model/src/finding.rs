@@ -56,6 +56,9 @@ impl Snapshot {
             found
                 .extend(config.faults().iter().map(|error| malformed(about(Kind::Telemetry, config), error)));
         }
+        for config in self.authorization_policies().iter() {
+            self.check_authorizer(config, &mut found);
+        }
         for config in self.virtual_services().iter() {
             self.check_virtual_service(config, &mut found);
             found.extend(
@@ -85,6 +88,7 @@ impl Snapshot {
             Object::DestinationRule(config) => self.check_rule(config, &mut found),
             Object::Gateway(config) => self.check_gateway(config, &mut found),
             Object::Telemetry(config) => self.check_telemetry(config, &mut found),
+            Object::AuthorizationPolicy(config) => self.check_authorizer(config, &mut found),
             Object::Mesh(mesh) => self.check_mesh(mesh, &mut found),
             _ => {}
         }

@@ -3,6 +3,7 @@
 //! An HTTP-only condition cannot be judged on a TCP connection. As in Istio, a rule of an ALLOW policy that has one
 //! then allows nothing, and in a DENY policy the condition is taken to hold: in doubt, refuse.
 
+mod custom;
 mod rule;
 
 use std::sync::Arc;
@@ -41,7 +42,9 @@ pub(crate) fn http(context: &Context<'_>) -> Vec<HttpFilter> {
         };
         http_filter("envoy.filters.http.rbac", any(&config))
     };
-    rules(context, Layer::Http).into_iter().map(filter).collect()
+    let mut all = custom::http(context);
+    all.extend(rules(context, Layer::Http).into_iter().map(filter));
+    all
 }
 
 pub(crate) fn tcp(context: &Context<'_>) -> Vec<listener_pb::Filter> {
@@ -54,7 +57,9 @@ pub(crate) fn tcp(context: &Context<'_>) -> Vec<listener_pb::Filter> {
         };
         network_filter("envoy.filters.network.rbac", any(&config))
     };
-    rules(context, Layer::Tcp).into_iter().map(filter).collect()
+    let mut all = custom::tcp(context);
+    all.extend(rules(context, Layer::Tcp).into_iter().map(filter));
+    all
 }
 
 fn rules(context: &Context<'_>, layer: Layer) -> Vec<pb::Rbac> {

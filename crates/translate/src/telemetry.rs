@@ -18,6 +18,8 @@ use crate::build::Context;
 use crate::listener::tcp::network_filter;
 use crate::scope::Facet;
 
+pub(crate) use tracing::service_cluster;
+
 /// Which side of a call a listener is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {

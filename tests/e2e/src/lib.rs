@@ -5,6 +5,7 @@
 //! `mizzen-e2e`, which knows nothing of the mesh.
 
 pub mod ask;
+pub mod authorize;
 pub mod browser;
 pub mod capture;
 pub mod cluster;

@@ -13,6 +13,8 @@ struct Program {
 enum Part {
     /// An application that says who it is
     Serve(e2e::serve::Options),
+    /// An external authorizer
+    Authorize(e2e::authorize::Options),
     /// A client that counts every answer
     Load(e2e::load::Plan),
     /// A client that holds a connection open
@@ -29,6 +31,7 @@ enum Part {
 async fn main() -> anyhow::Result<()> {
     match Program::parse().part {
         Part::Serve(options) => e2e::serve::run(options).await,
+        Part::Authorize(options) => e2e::authorize::run(options).await,
         Part::Garbage(options) => {
             println!("{}", serde_json::to_string(&e2e::garbage::run(options).await)?);
             Ok(())

@@ -148,6 +148,8 @@ fn one_kind(it: &ExtensionProvider, path: &Path, out: &mut Validation) {
     let ports = [
         ("zipkin", it.zipkin.as_ref().map(|it| it.port)),
         ("opentelemetry", it.opentelemetry.as_ref().map(|it| it.port)),
+        ("envoyExtAuthzHttp", it.envoy_ext_authz_http.as_ref().map(|it| it.port)),
+        ("envoyExtAuthzGrpc", it.envoy_ext_authz_grpc.as_ref().map(|it| it.port)),
     ];
     for (field, port) in ports {
         if let Some(port) = port {

@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use super::{note, rules, telemetry};
 use crate::error::{FieldError, Path, Validation};
-use crate::mesh::{AccessLogEncoding, ExtensionProvider, LogFormat, MeshConfig, ProviderHeader};
+use crate::mesh::{
+    AccessLogEncoding, ExtAuthzHttpProvider, ExtAuthzRequestBody, ExtensionProvider, LogFormat, MeshConfig,
+    ProviderHeader,
+};
 
 pub(super) fn check(it: &MeshConfig, root: &Path, out: &mut Validation) {
     access_log(it, &root.field("accessLogFormat"), out);
@@ -82,6 +85,15 @@ fn provider(it: &ExtensionProvider, path: &Path, out: &mut Validation) {
         url_path(&zipkin.path, &path, out);
         headers(&zipkin.headers, &path.field("headers"), out);
     }
+    if let Some(http) = &it.envoy_ext_authz_http {
+        authorizer(http, &path.field("envoyExtAuthzHttp"), out);
+    }
+    if let Some(grpc) = &it.envoy_ext_authz_grpc {
+        let path = path.field("envoyExtAuthzGrpc");
+        service(&grpc.service, &path, out);
+        status(&grpc.status_on_error, &path, out);
+        body(grpc.include_request_body_in_check.as_ref(), &path, out);
+    }
     if let Some(otlp) = &it.opentelemetry {
         let path = path.field("opentelemetry");
         service(&otlp.service, &path, out);
@@ -96,11 +108,61 @@ fn provider(it: &ExtensionProvider, path: &Path, out: &mut Validation) {
     }
 }
 
+fn authorizer(it: &ExtAuthzHttpProvider, path: &Path, out: &mut Validation) {
+    service(&it.service, path, out);
+    status(&it.status_on_error, path, out);
+    let prefix = path.field("pathPrefix");
+    if !it.path_prefix.is_empty() && !it.path_prefix.starts_with('/') {
+        out.error(FieldError::invalid(&prefix, it.path_prefix.as_str(), "must begin with a slash"));
+    }
+    note(out, rules::visible(&prefix, &it.path_prefix));
+    body(it.include_request_body_in_check.as_ref(), path, out);
+    let lists = [
+        ("includeHeadersInCheck", &it.include_headers_in_check),
+        ("includeRequestHeadersInCheck", &it.include_request_headers_in_check),
+        ("headersToUpstreamOnAllow", &it.headers_to_upstream_on_allow),
+        ("headersToDownstreamOnDeny", &it.headers_to_downstream_on_deny),
+        ("headersToDownstreamOnAllow", &it.headers_to_downstream_on_allow),
+    ];
+    for (field, list) in lists {
+        for (index, name) in list.iter().enumerate() {
+            let path = path.field(field).index(index);
+            let bare = name.strip_prefix('*').or(name.strip_suffix('*')).unwrap_or(name);
+            if bare.is_empty() || bare.contains('*') {
+                out.error(FieldError::invalid(&path, name.as_str(), "must be NAME, PREFIX* or *SUFFIX"));
+            }
+        }
+    }
+    for (name, value) in &it.include_additional_headers_in_check {
+        if value.replace("%%", "").contains('%') {
+            let path = path.field("includeAdditionalHeadersInCheck").key(name);
+            note(out, rules::line(&path, value));
+        }
+    }
+}
+
+/// One that Envoy can name.
+fn status(text: &str, of: &Path, out: &mut Validation) {
+    let known = |code: &u16| (200..=208).contains(code) || (300..600).contains(code);
+    if !text.is_empty() && text.parse::<u16>().ok().filter(known).is_none() {
+        let path = of.field("statusOnError");
+        let error = FieldError::invalid(&path, text, "must be an HTTP status");
+        out.error(error.hint("such as \"503\""));
+    }
+}
+
+fn body(it: Option<&ExtAuthzRequestBody>, of: &Path, out: &mut Validation) {
+    if it.is_some_and(|it| it.max_request_bytes == 0) {
+        let path = of.field("includeRequestBodyInCheck").field("maxRequestBytes");
+        out.error(FieldError::required(&path, "more than 0"));
+    }
+}
+
 /// `[namespace/]host`.
 fn service(text: &str, of: &Path, out: &mut Validation) {
     let path = of.field("service");
     if text.is_empty() {
-        out.error(FieldError::required(&path, "the collector's service: [namespace/]host"));
+        out.error(FieldError::required(&path, "its service: [namespace/]host"));
         return;
     }
     note(out, rules::full_host(&path, text.split_once('/').map_or(text, |(_, host)| host)));

@@ -10,6 +10,20 @@ use crate::security::{
 
 pub(super) fn authorization(it: &AuthorizationPolicy, spec: &Path, out: &mut Validation) {
     rules::label_selector(it.selector.as_ref(), spec, out);
+    match (it.action, &it.provider) {
+        (Action::Custom, None) => {
+            let error = FieldError::required(&spec.field("provider").field("name"), "who decides");
+            out.error(error.hint("a provider of MeshConfig: envoyExtAuthzHttp or envoyExtAuthzGrpc"));
+        }
+        (Action::Custom, Some(provider)) if provider.name.is_empty() => {
+            out.error(FieldError::required(&spec.field("provider").field("name"), "who decides"));
+        }
+        (Action::Custom, Some(_)) | (_, None) => {}
+        (_, Some(_)) => {
+            let error = FieldError::forbidden(&spec.field("provider"), "only CUSTOM asks anybody");
+            out.error(error.hint("write action: CUSTOM"));
+        }
+    }
     let path = spec.field("rules");
     if it.rules.is_empty() && matches!(it.action, Action::Deny | Action::Custom) {
         let action = if it.action == Action::Deny { "DENY" } else { "CUSTOM" };

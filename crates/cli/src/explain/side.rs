@@ -318,6 +318,10 @@ impl<'a> Walk<'a> {
 
     fn policies(&mut self, hits: &[decide::PolicyHit]) {
         for hit in hits {
+            if hit.policy.starts_with("istio-ext-authz-") && hit.shadow {
+                self.side.policies.push(format!("{}: its provider is asked", hit.policy));
+                continue;
+            }
             let verdict = if hit.allowed { "allowed" } else { "denied" };
             let shadow = if hit.shadow { " (decides nothing)" } else { "" };
             self.side.policies.push(format!("{}: {verdict}{shadow}", hit.policy));

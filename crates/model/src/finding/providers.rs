@@ -1,6 +1,7 @@
 //! Providers that MeshConfig does not declare, or that lead nowhere: what names them is turned off until they do.
 
 use api::mesh::{CONFIG_MAP, ExtensionProvider, MeshConfig};
+use api::security::{Action, AuthorizationPolicy};
 use api::telemetry::Telemetry;
 use base::NamespacedName;
 
@@ -81,6 +82,45 @@ impl Snapshot {
                 });
             }
         }
+    }
+
+    /// The provider that a policy of action CUSTOM names.
+    pub(super) fn check_authorizer(&self, config: &Config<AuthorizationPolicy>, found: &mut Vec<Finding>) {
+        let Some(provider) = config.spec.provider.as_ref().filter(|_| config.spec.action == Action::Custom)
+        else {
+            return;
+        };
+        let name = provider.name.as_str();
+        let declared = self.mesh().value.provider(name);
+        let place = declared.and_then(|it| {
+            let http = it.envoy_ext_authz_http.as_ref().map(|it| (it.service.as_str(), it.port));
+            http.or(it.envoy_ext_authz_grpc.as_ref().map(|it| (it.service.as_str(), it.port)))
+        });
+        let (what, hint) = match (declared, place) {
+            (None, _) => (
+                format!("MeshConfig declares no provider {name:?}"),
+                "declare it in extensionProviders of the ConfigMap istio",
+            ),
+            (Some(_), None) => (
+                format!("provider {name:?} judges no requests"),
+                "name a provider of kind envoyExtAuthzHttp or envoyExtAuthzGrpc",
+            ),
+            (Some(_), Some((service, port))) => match self.absent(service, port) {
+                None => return,
+                Some(absent) => (
+                    format!("provider {name:?} is {absent}"),
+                    "apply the Service or a ServiceEntry, or correct the provider in the ConfigMap istio",
+                ),
+            },
+        };
+        found.push(Finding {
+            about: about(Kind::AuthorizationPolicy, config),
+            severity: Severity::Error,
+            code: "DanglingProvider",
+            field: "spec.provider.name".into(),
+            message: format!("{what}: all that the rules match is denied"),
+            hint: hint.into(),
+        });
     }
 
     /// Why nothing goes to a provider, and what to write.

@@ -152,6 +152,16 @@ fn providers_that_lead_nowhere_are_named() {
     ] {
         assert_eq!(found(vec![mesh(declared), object.clone()]), expected, "{object:?}");
     }
+    let authorizers = "extensionProviders:\n- {name: z, zipkin: {service: reviews.default.svc.cluster.local, port: 9080}}\n\
+                       - {name: a, envoyExtAuthzHttp: {service: reviews.default.svc.cluster.local, port: 9080}}\n\
+                       - {name: gone, envoyExtAuthzGrpc: {service: authz.example, port: 9000}}\n";
+    for (name, dangles) in [("a", false), ("z", true), ("gone", true), ("none", true)] {
+        let spec = json!({"action": "CUSTOM", "provider": {"name": name}, "rules": [{}]});
+        let policy = Object::AuthorizationPolicy(typed("p", spec));
+        let expected =
+            if dangles { vec![("DanglingProvider", "spec.provider.name".to_owned())] } else { vec![] };
+        assert_eq!(found(vec![mesh(authorizers), policy]), expected, "{name}");
+    }
     let by_default = format!("{declared}defaultProviders: {{tracing: [gone]}}");
     assert_eq!(
         found(vec![mesh(&by_default)]),

@@ -81,7 +81,7 @@ pub(super) fn of(
 }
 
 /// The cluster of a provider's service; `None` where the scope has none, since Envoy refuses a tracer without.
-fn service_cluster(context: &Context<'_>, service: &str, port: u32) -> Option<(String, String)> {
+pub(crate) fn service_cluster(context: &Context<'_>, service: &str, port: u32) -> Option<(String, String)> {
     let host = service.split_once('/').map_or(service, |(_, host)| host);
     let services = context.services();
     let known = services.get(host)?;

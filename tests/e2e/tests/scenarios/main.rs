@@ -1,5 +1,6 @@
 //! The scenarios that must hold, each named so that a reader recognizes it.
 
+mod asking;
 mod badinput;
 mod balancing;
 mod cascade;
@@ -29,6 +30,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     balancing::LOCALITY,
     resilience::SCENARIOS,
     cascade::SCENARIOS,
+    asking::SCENARIOS,
     security::SCENARIOS,
     telemetry::SCENARIOS,
     console::SCENARIOS,
