@@ -157,8 +157,6 @@ pub struct LocalReply {
     pub grpc_status: Option<u32>,
     /// What the configuration says to answer: no error.
     pub direct: bool,
-    /// It gets the headers that its route adds to answers.
-    pub as_routed: bool,
     /// The connection ends with this answer, where it carries one request at a time.
     pub close: bool,
 }
@@ -173,7 +171,6 @@ impl LocalReply {
             flags: ResponseFlags::NONE,
             grpc_status: None,
             direct: false,
-            as_routed: false,
             close: false,
         }
     }

@@ -2,12 +2,13 @@
 
 mod authz;
 mod count;
+mod limit;
 mod router;
 
 pub use count::{Count, CountScope};
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use base::Random;
 use bytes::Bytes;
@@ -42,15 +43,24 @@ pub struct Context<'a> {
     pub node: &'a NodeFacts,
     /// The time of day when the request began.
     pub start: SystemTime,
+    pub now: Instant,
 }
 
 /// What the proxy knows of itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct NodeFacts {
+    /// `node.cluster`.
+    pub cluster: Arc<str>,
     /// `x-envoy-peer-metadata-id`: the node's id.
     pub id: Bytes,
     /// `x-envoy-peer-metadata`: from [`PeerMetadata::to_header`]. Empty: nothing is said.
     pub metadata: Bytes,
+}
+
+impl Default for NodeFacts {
+    fn default() -> Self {
+        Self { cluster: Arc::from(""), id: Bytes::new(), metadata: Bytes::new() }
+    }
 }
 
 /// What the driver is asked for.
@@ -222,6 +232,20 @@ impl Deciding {
             }
             FilterKind::ExtAuthz(authz) => {
                 self.ext_authz(cx, &Arc::clone(authz), &filter.name, request, rng, recorder)
+            }
+            FilterKind::LocalLimit(base) => {
+                let limit = match own {
+                    Some(Override::LocalLimit(own)) => own,
+                    _ => base,
+                };
+                self.local_limit(cx, &Arc::clone(limit), request, rng, recorder)
+            }
+            FilterKind::GlobalLimit(limit) => {
+                let own = match own {
+                    Some(Override::GlobalLimit(own)) => Some(Arc::clone(own)),
+                    _ => None,
+                };
+                self.global_limit(cx, &Arc::clone(limit), own.as_deref(), request, rng, recorder)
             }
             FilterKind::Fault(base) => {
                 let fault = match own {

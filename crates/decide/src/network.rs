@@ -5,9 +5,14 @@ mod compile;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit;
+
 use crate::access_log::AccessLog;
+use crate::limit::Bucket;
 use crate::rbac::Rbac;
+use crate::refusal::{Refusal, Taken, Within};
 use crate::route::{ClusterRef, NetworkHash};
+use crate::wire::flag;
 
 pub(crate) use compile::{compile_chain, is_metadata_exchange};
 
@@ -24,10 +29,38 @@ pub enum NetworkFilter {
         max: u64,
         delay: Option<Duration>,
     },
+    /// New connections take a token each; those that find none are closed.
+    RateLimit(Arc<ConnectionRateLimit>),
     /// The cluster is called as the server name says: AUTO_PASSTHROUGH.
     SniCluster,
     /// Facts set for later filters and the log, each with its value already literal.
     SetFilterState(Vec<(Arc<str>, crate::format::Format)>),
+}
+
+/// `envoy.filters.network.local_ratelimit`: one bucket for all workers.
+#[derive(Debug)]
+pub struct ConnectionRateLimit {
+    /// Whose `rate_limited` counts.
+    pub owner: Arc<str>,
+    bucket: Option<Bucket>,
+}
+
+impl ConnectionRateLimit {
+    /// Whether a connection may come in now.
+    pub fn admits(&self, now: std::time::Instant) -> bool {
+        self.bucket.as_ref().is_none_or(|bucket| bucket.take(now).allowed)
+    }
+
+    pub(crate) fn compile(m: &LocalRateLimit) -> Taken<Self> {
+        if m.stat_prefix.is_empty() {
+            return Err(Refusal::new("is missing").under("statPrefix"));
+        }
+        let bucket =
+            m.token_bucket.as_ref().ok_or_else(|| Refusal::new("is missing").under("tokenBucket"))?;
+        let bucket = Bucket::compile(bucket).within("tokenBucket")?;
+        let enabled = m.runtime_enabled.as_ref().is_none_or(|f| flag(&f.default_value, true));
+        Ok(Self { owner: m.stat_prefix.as_str().into(), bucket: enabled.then_some(bucket) })
+    }
 }
 
 /// Forward bytes.

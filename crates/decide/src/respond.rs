@@ -31,19 +31,16 @@ impl Decision {
             if matched.virtual_host.attempt_count_in_response && !local {
                 response.headers.set(Known::XEnvoyAttemptCount, tries.to_string());
             }
-            let ours = matches!(&self.outcome, Outcome::Reply(reply) if !reply.direct && !reply.as_routed);
-            if !ours {
-                let levels = matched.levels(self.weighted);
-                if !levels.spare_responses() {
-                    let seen = response.headers.clone();
-                    let entry = LogEntry {
-                        response_headers: Some(&seen),
-                        route_name: self.route_name(),
-                        downstream_remote: self.remote,
-                        ..entry.clone()
-                    };
-                    levels.apply_to_response(&mut response.headers, &entry);
-                }
+            let levels = matched.levels(self.weighted);
+            if !levels.spare_responses() {
+                let seen = response.headers.clone();
+                let entry = LogEntry {
+                    response_headers: Some(&seen),
+                    route_name: self.route_name(),
+                    downstream_remote: self.remote,
+                    ..entry.clone()
+                };
+                levels.apply_to_response(&mut response.headers, &entry);
             }
         }
         for cookie in &self.set_cookies {

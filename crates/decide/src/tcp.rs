@@ -95,7 +95,8 @@ pub fn decide_connection<R: Random + ?Sized, E: Recorder>(
             }
             NetworkFilter::MetadataExchange
             | NetworkFilter::Stats
-            | NetworkFilter::ConnectionLimit { .. } => {}
+            | NetworkFilter::ConnectionLimit { .. }
+            | NetworkFilter::RateLimit(_) => {}
         }
     }
     decision.outcome = match &chain.terminal {

@@ -116,8 +116,16 @@ fn ask(
     mut request: Request,
     seed: u64,
 ) -> Answer {
-    let node = NodeFacts { id: "sidecar~me".into(), metadata: "bWU=".into() };
-    let cx = Context { plan, hcm, connection, direction, node: &node, start: SystemTime::UNIX_EPOCH };
+    let node = NodeFacts { id: "sidecar~me".into(), metadata: "bWU=".into(), ..NodeFacts::default() };
+    let cx = Context {
+        plan,
+        hcm,
+        connection,
+        direction,
+        node: &node,
+        start: SystemTime::UNIX_EPOCH,
+        now: std::time::Instant::now(),
+    };
     let mut deciding = Deciding::new(connection);
     let mut rng = SeededRandom::new(seed);
     let mut explanation = Explanation::default();

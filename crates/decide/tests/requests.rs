@@ -75,6 +75,7 @@ impl World {
             direction: Direction::Inbound,
             node: &node,
             start: SystemTime::UNIX_EPOCH,
+            now: std::time::Instant::now(),
         };
         let mut explanation = Explanation::default();
         let mut deciding = Deciding::new(&self.connection);

@@ -139,7 +139,7 @@ fn our_node(node: &core::Node, overrides: &Overrides) -> Node {
         None => node.cluster.clone(),
     };
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
-    Node { id, peer: Arc::new(peer), service, hostname }
+    Node { id, cluster: node.cluster.as_str().into(), peer: Arc::new(peer), service, hostname }
 }
 
 fn admin(message: &Bootstrap, overrides: &Overrides) -> Result<Option<SocketAddr>, BootstrapError> {

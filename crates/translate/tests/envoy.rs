@@ -67,6 +67,47 @@ fn every_kind_is_taken() {
     taken(&looks);
 }
 
+/// Those that are there, and one that is not.
+#[test]
+fn external_authorizers_are_taken() {
+    let service = "service: ratings.default.svc.cluster.local, port: 9080";
+    let body = "{maxRequestBytes: 100, allowPartialMessage: true, packAsBytes: true}";
+    let providers = format!(
+        "extensionProviders:\n\
+         - {{name: http, envoyExtAuthzHttp: {{{service}}}}}\n\
+         - {{name: full, envoyExtAuthzHttp: {{{service}, timeout: 1s, pathPrefix: /a, failOpen: true, \
+         clearRouteCache: true, statusOnError: '503', includeHeadersInCheck: [x-a], \
+         includeRequestHeadersInCheck: ['x-*', '*-y'], includeAdditionalHeadersInCheck: {{x-b: '%PROTOCOL%'}}, \
+         includeRequestBodyInCheck: {body}, headersToUpstreamOnAllow: [x-c], headersToDownstreamOnDeny: [x-d], \
+         headersToDownstreamOnAllow: [x-e]}}}}\n\
+         - {{name: grpc, envoyExtAuthzGrpc: {{{service}}}}}\n\
+         - {{name: more, envoyExtAuthzGrpc: {{default/{service}, timeout: 1s, failOpen: true, clearRouteCache: true, \
+         statusOnError: '503', includeRequestBodyInCheck: {body}}}}}\n"
+    )
+    .replace("{default/service: ", "{service: default/");
+    let mut mesh = Mesh::bookinfo(RESOURCES);
+    mesh.world.apply(vec![common::mesh(&providers)]);
+    for provider in ["http", "full", "grpc", "more", "gone"] {
+        mesh.apply(&format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {provider}, namespace: istio-system}}
+spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{paths: [/a]}}}}]}}]}}
+"
+        ));
+    }
+    let router = Scope::new(Facets { extensions: false, ..ingress().facets().clone() });
+    let looks = [stock("reviews"), stock("mysqldb"), router].map(|scope| mesh.look(&scope));
+    let said = mesh.listener(&stock("reviews"), "virtualInbound").to_string();
+    let pairs = said.matches("envoy.filters.http.ext_authz\"").count();
+    assert!(
+        pairs >= 4 && said.contains("istio-ext-authz-gone-ns[istio-system]-policy[gone]-rule[0]-deny"),
+        "{said}"
+    );
+    taken(&looks);
+}
+
 /// Each beside a Telemetry that uses its providers.
 #[test]
 fn mesh_configs_are_taken() {

@@ -294,6 +294,32 @@ spec: {{selector: {{matchLabels: {{app: mysqldb}}}}, action: {action}, rules: [{
     assert_eq!(rule["permissions"], json!([{"andRules": {"rules": [{"any": true}]}}]));
 }
 
+/// On TCP: a provider over HTTP is silent, as in Istio; one over gRPC, which proxies do not ask there, and one that is not there
+/// refuse.
+#[test]
+fn who_is_asked_by_others_is_refused_on_tcp_in_doubt() {
+    let service = "service: ratings.default.svc.cluster.local, port: 9080";
+    let providers = format!(
+        "extensionProviders: [{{name: http, envoyExtAuthzHttp: {{{service}}}}}, {{name: grpc, envoyExtAuthzGrpc: {{{service}}}}}]"
+    );
+    for (provider, refuses) in [("http", false), ("grpc", true), ("gone", true)] {
+        let mut mesh = Mesh::bookinfo(&format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: db, namespace: default}}
+spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{ports: ['3306']}}}}]}}]}}
+"
+        ));
+        mesh.world.apply(vec![common::mesh(&providers)]);
+        let listener = mesh.listener(&stock("mysqldb"), "virtualInbound");
+        let chains = listener["filterChains"].as_array().cloned().unwrap_or_default();
+        let chain = chains.iter().find(|chain| chain["filterChainMatch"]["destinationPort"] == 3306).cloned();
+        let denied = chain.unwrap_or_default().to_string().contains("-deny-due-to-bad-CUSTOM-action");
+        assert_eq!(denied, refuses, "{provider}");
+    }
+}
+
 #[test]
 fn names_in_policies_are_taken_literally() {
     let mesh = Mesh::bookinfo(

@@ -285,6 +285,11 @@ const NETWORK: &[(&str, &str, &str)] = &[
         "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit",
     ),
     (
+        "local_ratelimit",
+        "envoy.filters.network.local_ratelimit",
+        "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit",
+    ),
+    (
         "sni_cluster",
         "envoy.filters.network.sni_cluster",
         "envoy.extensions.filters.network.sni_cluster.v3.SniCluster",

@@ -381,6 +381,11 @@ const CLUSTER: &[&str] = &[
     "ext_authz.error",
     "ext_authz.failure_mode_allowed",
     "ext_authz.mine.error",
+    "ratelimit.ok",
+    "ratelimit.over_limit",
+    "ratelimit.error",
+    "ratelimit.failure_mode_allowed",
+    "upstream_rq_429",
     "upstream_rq_1xx",
     "upstream_rq_2xx",
     "upstream_rq_3xx",
@@ -407,6 +412,15 @@ const CLUSTER: &[&str] = &[
     "upstream_rq_maintenance_mode",
 ];
 
+/// Of network filters and HTTP filters that limit rates, under the group's name.
+const DOORS: &[&str] = &["rate_limited"];
+const BUCKETS: &[&str] = &[
+    "http_local_rate_limit.enabled",
+    "http_local_rate_limit.ok",
+    "http_local_rate_limit.rate_limited",
+    "http_local_rate_limit.enforced",
+];
+
 type Stats = BTreeMap<String, i64>;
 
 /// One case for each group: its counters after all of its requests.
@@ -414,13 +428,14 @@ fn counters(groups: &[Group], (envoy, mizzen): &(Stats, Stats)) -> Vec<Compared>
     let case = |group: &Group| {
         let name = &group.group;
         let door = if group.tcp.is_some() { ("tcp", TCP) } else { ("http", HTTP) };
-        let differences = [door, ("cluster", CLUSTER)]
+        let differences = [door, ("cluster", CLUSTER), ("local_rate_limit", DOORS), ("", BUCKETS)]
             .into_iter()
             .flat_map(|(owner, stats)| stats.iter().map(move |stat| (owner, stat)))
             .filter_map(|(owner, stat)| {
                 let full = format!("{owner}.{name}.{stat}");
+                let full = full.trim_start_matches('.');
                 // What nothing has happened to need not be shown.
-                let value = |stats: &Stats| stats.get(&full).copied().unwrap_or_default();
+                let value = |stats: &Stats| stats.get(full).copied().unwrap_or_default();
                 (value(envoy) != value(mizzen)).then(|| Difference {
                     what: format!("{owner}.{stat}"),
                     envoy: Some(value(envoy).to_string()),

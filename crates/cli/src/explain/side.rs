@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 use base::Random;
@@ -252,6 +252,7 @@ impl<'a> Walk<'a> {
             direction,
             node: &self.proxy.facts,
             start: SystemTime::now(),
+            now: Instant::now(),
         };
         let mut deciding = Deciding::new(connection);
         loop {

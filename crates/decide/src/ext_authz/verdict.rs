@@ -199,6 +199,21 @@ fn changes(list: Vec<core::HeaderValueOption>) -> Result<Vec<HeaderChange>, Stri
 }
 
 impl HeaderChange {
+    pub(crate) fn add(name: &str, value: String) -> Self {
+        Self { name: HeaderName::from(name), value: value.into(), how: How::Add }
+    }
+
+    pub(crate) fn set(name: &str, value: String) -> Self {
+        Self { how: How::Set, ..Self::add(name, value) }
+    }
+
+    /// One to add, if it is a header.
+    pub(crate) fn checked(name: &str, value: &str) -> Option<Self> {
+        let header =
+            core::HeaderValue { key: name.to_owned(), value: value.to_owned(), ..Default::default() };
+        Self::of(core::HeaderValueOption { header: Some(header), ..Default::default() }).ok()
+    }
+
     fn of(option: core::HeaderValueOption) -> Result<Self, String> {
         use core::header_value_option::HeaderAppendAction as Append;
         let header = option.header.unwrap_or_default();
@@ -225,7 +240,7 @@ impl HeaderChange {
         Ok(Self { name: HeaderName::from(header.key.as_str()), value, how })
     }
 
-    fn to_request(&self, request: &mut Request) {
+    pub(crate) fn to_request(&self, request: &mut Request) {
         let pseudo = self.name.is_pseudo() || self.name.known() == Some(Known::Host);
         let before = request.value(&self.name).map(|value| value.into_owned());
         match (self.how, before) {

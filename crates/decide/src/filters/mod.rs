@@ -13,6 +13,7 @@ use proto::pb::google::protobuf::Any;
 
 use crate::ext_authz;
 use crate::jwt;
+use crate::limit::{GlobalPerRoute, LocalRateLimit};
 use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within};
 use crate::support::check_any;
@@ -34,6 +35,8 @@ pub(crate) enum Override {
     Rbac(Arc<Rbac>),
     Jwt(Arc<jwt::PerRoute>),
     ExtAuthz(Arc<ext_authz::PerRoute>),
+    LocalLimit(Arc<LocalRateLimit>),
+    GlobalLimit(Arc<GlobalPerRoute>),
 }
 
 impl Overrides {
@@ -79,6 +82,12 @@ fn compile_override(any: &Any) -> Taken<Option<Override>> {
         }
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
             Override::ExtAuthz(Arc::new(ext_authz::PerRoute::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+            Override::LocalLimit(Arc::new(LocalRateLimit::compile(&unpack(any)?, true)?))
+        }
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => {
+            Override::GlobalLimit(Arc::new(GlobalPerRoute::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
             let per_route: RbacPerRoute = unpack(any)?;

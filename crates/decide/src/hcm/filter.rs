@@ -13,6 +13,7 @@ use super::RouterOptions;
 use crate::ext_authz::ExtAuthz;
 use crate::filters::Fault;
 use crate::jwt::JwtAuthn;
+use crate::limit::{GlobalRateLimit, LocalRateLimit};
 use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within};
 use crate::support::check_any;
@@ -32,6 +33,8 @@ pub(crate) enum FilterKind {
     Rbac(Arc<Rbac>),
     Jwt(Arc<JwtAuthn>),
     ExtAuthz(Arc<ExtAuthz>),
+    LocalLimit(Arc<LocalRateLimit>),
+    GlobalLimit(Arc<GlobalRateLimit>),
     Fault(Arc<Fault>),
     Cors,
     /// `istio.alpn`: what to offer upstream by the protocol spoken there.
@@ -133,6 +136,12 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
         }
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
             FilterKind::ExtAuthz(Arc::new(ExtAuthz::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+            FilterKind::LocalLimit(Arc::new(LocalRateLimit::compile(&unpack(any)?, false)?))
+        }
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimit" => {
+            FilterKind::GlobalLimit(Arc::new(GlobalRateLimit::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
             FilterKind::Fault(Arc::new(Fault::compile(&unpack(any)?)?))

@@ -182,9 +182,8 @@ impl State {
 }
 
 fn refusal(status: u16, body: Bytes, details: &'static str) -> Passed {
-    let mut reply =
+    let reply =
         LocalReply::new(status, body, details).with_flags(ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE);
-    reply.as_routed = true;
     Passed::Reply(Box::new(reply))
 }
 

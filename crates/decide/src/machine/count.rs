@@ -21,8 +21,10 @@ pub enum CountScope {
     Http,
     /// `cluster.OWNER.STAT`
     Cluster,
-    /// `OWNER.STAT`
-    Own,
+    /// `OWNER.STAT`: requests that are limited by their rate.
+    Requests,
+    /// `local_rate_limit.OWNER.STAT`: connections that are.
+    Connections,
 }
 
 impl State {

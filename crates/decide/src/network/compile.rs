@@ -12,7 +12,7 @@ use proto::pb::envoy::extensions::filters::network::set_filter_state::v3 as set_
 use proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use proto::pb::google::protobuf::Any;
 
-use super::{NetworkFilter, TcpProxy};
+use super::{ConnectionRateLimit, NetworkFilter, TcpProxy};
 use crate::access_log::compile_logs;
 use crate::format::Format;
 use crate::hcm::compile_hcm;
@@ -115,6 +115,10 @@ fn compile_filter(any: &Any, ids: &mut Ids) -> Taken<Compiled> {
             let limit: ConnectionLimit = unpack(any)?;
             let max = limit.max_connections.as_ref().map_or(u64::MAX, |v| v.value);
             Compiled::Filter(NetworkFilter::ConnectionLimit { max, delay: duration(&limit.delay, "delay")? })
+        }
+        "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit" if wrapped.is_none() => {
+            let limit = ConnectionRateLimit::compile(&unpack(any)?)?;
+            Compiled::Filter(NetworkFilter::RateLimit(Arc::new(limit)))
         }
         "envoy.extensions.filters.network.set_filter_state.v3.Config" if wrapped.is_none() => {
             let config: set_state::Config = unpack(any)?;

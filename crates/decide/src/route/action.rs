@@ -13,6 +13,7 @@ use super::{ClusterRef, HashPolicy, HeaderMutations, MirrorPolicy, PathMatch, Re
 use crate::connection::Connection;
 use crate::filters::{CorsPolicy, Overrides};
 use crate::headers::{HeaderName, Known};
+use crate::limit::RateLimits;
 use crate::matching::RegexRewrite;
 use crate::request::Request;
 
@@ -67,6 +68,9 @@ pub struct ForwardAction {
     pub upgrades: Vec<(Box<str>, bool)>,
     /// The older way to configure CORS.
     pub(crate) cors: Option<Arc<CorsPolicy>>,
+    pub(crate) rate_limits: RateLimits,
+    /// Those of the virtual host count as well.
+    pub(crate) include_host_limits: bool,
 }
 
 #[derive(Debug, Clone)]

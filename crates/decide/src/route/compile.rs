@@ -21,6 +21,7 @@ use super::{
 use crate::filters::{CorsPolicy, Overrides};
 use crate::hcm::Sampling;
 use crate::headers::HeaderName;
+use crate::limit::RateLimits;
 use crate::matching::RegexRewrite;
 use crate::plan::Ids;
 use crate::refusal::{Refusal, Taken, Within, each};
@@ -112,6 +113,7 @@ pub(crate) fn compile_virtual_host(
         mutations: mutations!(message),
         attempt_count: message.include_request_attempt_count,
         attempt_count_in_response: message.include_attempt_count_in_response,
+        rate_limits: RateLimits::compile(&message.rate_limits, "rateLimits")?,
         overrides: Overrides::compile(&message.typed_per_filter_config)?,
     })
 }
@@ -263,6 +265,8 @@ fn forward(r: &pb::RouteAction, defaults: &Defaults, ids: &mut Ids) -> Taken<For
         hash: each(&r.hash_policy, "hashPolicy", HashPolicy::compile)?,
         upgrades: each(&r.upgrade_configs, "upgradeConfigs", upgrade)?,
         cors,
+        rate_limits: RateLimits::compile(&r.rate_limits, "rateLimits")?,
+        include_host_limits: flag(&r.include_vh_rate_limits, false),
     })
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::explain::{Note, Recorder};
 use crate::filters::Overrides;
 use crate::headers::HeaderName;
+use crate::limit::RateLimits;
 use crate::plan::{ClusterId, RouteTableId};
 use crate::request::Request;
 
@@ -66,6 +67,7 @@ pub struct VirtualHost {
     pub(crate) attempt_count: bool,
     /// Whether the response tells the client how many tries it took.
     pub attempt_count_in_response: bool,
+    pub(crate) rate_limits: RateLimits,
     pub(crate) overrides: Overrides,
 }
 

@@ -111,6 +111,7 @@ envoy.config.listener.v3.ListenerFilter: filter_disabled name typed_config
 envoy.config.listener.v3.ListenerFilterChainMatchPredicate: and_match any_match destination_port_range not_match \
     or_match
 envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet: rules
+envoy.config.ratelimit.v3.RateLimitServiceConfig: grpc_service
 envoy.config.rbac.v3.Permission: and_rules any destination_ip destination_port destination_port_range header metadata not_rule or_rules requested_server_name sourced_metadata uri_template url_path
 envoy.config.rbac.v3.Permission.Set: rules
 envoy.config.rbac.v3.Policy: permissions principals
@@ -129,6 +130,21 @@ envoy.config.route.v3.FilterConfig: config disabled is_optional
 envoy.config.route.v3.HeaderMatcher: contains_match exact_match invert_match name prefix_match present_match \
     range_match safe_regex_match string_match suffix_match treat_missing_header_as_empty
 envoy.config.route.v3.QueryParameterMatcher: name present_match string_match
+envoy.config.route.v3.RateLimit: actions stage
+envoy.config.route.v3.RateLimit.Action: destination_cluster generic_key header_value_match \
+    masked_remote_address metadata query_parameter_value_match query_parameters remote_address request_headers \
+    source_cluster
+envoy.config.route.v3.RateLimit.Action.DestinationCluster:
+envoy.config.route.v3.RateLimit.Action.GenericKey: descriptor_key descriptor_value
+envoy.config.route.v3.RateLimit.Action.HeaderValueMatch: descriptor_key descriptor_value expect_match headers
+envoy.config.route.v3.RateLimit.Action.MaskedRemoteAddress: v4_prefix_mask_len v6_prefix_mask_len
+envoy.config.route.v3.RateLimit.Action.MetaData: default_value descriptor_key metadata_key skip_if_absent source
+envoy.config.route.v3.RateLimit.Action.QueryParameterValueMatch: descriptor_key descriptor_value expect_match \
+    query_parameters
+envoy.config.route.v3.RateLimit.Action.QueryParameters: descriptor_key query_parameter_name skip_if_absent
+envoy.config.route.v3.RateLimit.Action.RemoteAddress:
+envoy.config.route.v3.RateLimit.Action.RequestHeaders: descriptor_key header_name skip_if_absent
+envoy.config.route.v3.RateLimit.Action.SourceCluster:
 envoy.config.route.v3.RedirectAction: host_redirect https_redirect path_redirect port_redirect prefix_rewrite \
     regex_rewrite response_code scheme_redirect strip_query
 envoy.config.route.v3.RetryPolicy: host_selection_retry_max_attempts num_retries per_try_idle_timeout \
@@ -143,8 +159,8 @@ envoy.config.route.v3.Route: decorator direct_response match metadata name redir
     typed_per_filter_config
 envoy.config.route.v3.RouteAction: append_x_forwarded_host auto_host_rewrite cluster cluster_header \
     cluster_not_found_response_code cors grpc_timeout_offset hash_policy host_rewrite_header \
-    host_rewrite_literal host_rewrite_path_regex idle_timeout max_grpc_timeout max_stream_duration \
-    prefix_rewrite priority regex_rewrite request_mirror_policies retry_policy timeout upgrade_configs \
+    host_rewrite_literal host_rewrite_path_regex idle_timeout include_vh_rate_limits max_grpc_timeout \
+    max_stream_duration prefix_rewrite priority rate_limits regex_rewrite request_mirror_policies retry_policy timeout upgrade_configs \
     weighted_clusters
 envoy.config.route.v3.RouteAction.HashPolicy: connection_properties cookie header query_parameter terminal
 envoy.config.route.v3.RouteAction.HashPolicy.ConnectionProperties: source_ip
@@ -168,7 +184,7 @@ envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions:
 envoy.config.route.v3.RouteMatch.TlsContextMatchOptions: presented validated
 envoy.config.route.v3.Tracing: client_sampling overall_sampling random_sampling
 envoy.config.route.v3.VirtualHost: cors domains include_attempt_count_in_response include_request_attempt_count \
-    metadata name request_headers_to_add request_headers_to_remove request_mirror_policies require_tls \
+    metadata name rate_limits request_headers_to_add request_headers_to_remove request_mirror_policies require_tls \
     response_headers_to_add response_headers_to_remove retry_policy routes typed_per_filter_config
 envoy.config.route.v3.WeightedCluster: clusters header_name
 envoy.config.route.v3.WeightedCluster.ClusterWeight: host_rewrite_literal name request_headers_to_add \
@@ -181,6 +197,8 @@ envoy.extensions.access_loggers.file.v3.FileAccessLog: format json_format log_fo
 envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter: expression
 envoy.extensions.access_loggers.stream.v3.StderrAccessLog: log_format
 envoy.extensions.access_loggers.stream.v3.StdoutAccessLog: log_format
+envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor: entries token_bucket
+envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry: key value
 envoy.extensions.filters.common.fault.v3.FaultDelay: fixed_delay header_delay percentage
 envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay:
 envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue: format_string object_key
@@ -223,6 +241,15 @@ envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementOrList: requirements
 envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig: disabled requirement_name
 envoy.extensions.filters.http.jwt_authn.v3.ProviderWithAudiences: audiences provider_name
 envoy.extensions.filters.http.jwt_authn.v3.RequirementRule: match requirement_name requires
+envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit: always_consume_default_token_bucket descriptors \
+    enable_x_ratelimit_headers filter_enabled filter_enforced rate_limited_as_resource_exhausted rate_limits \
+    request_headers_to_add_when_not_enforced response_headers_to_add stage stat_prefix status token_bucket \
+    vh_rate_limits
+envoy.extensions.filters.http.ratelimit.v3.RateLimit: disable_x_envoy_ratelimited_header domain \
+    enable_x_ratelimit_headers failure_mode_deny filter_enabled filter_enforced rate_limit_service \
+    rate_limited_as_resource_exhausted rate_limited_status rate_limits request_type response_headers_to_add stage \
+    stat_prefix status_on_error timeout
+envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute: domain rate_limits vh_rate_limits
 envoy.extensions.filters.http.rbac.v3.RBAC: rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix
 envoy.extensions.filters.http.rbac.v3.RBACPerRoute: rbac
 envoy.extensions.filters.http.router.v3.Router: respect_expected_rq_timeout suppress_envoy_headers
@@ -257,6 +284,7 @@ envoy.extensions.filters.network.http_connection_manager.v3.Rds: config_source r
 envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension: typed_config
 envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper: body body_format_override filter \
     headers_to_add status_code
+envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit: runtime_enabled stat_prefix token_bucket
 envoy.extensions.filters.network.rbac.v3.RBAC: enforcement_type rules shadow_rules shadow_rules_stat_prefix \
     stat_prefix
 envoy.extensions.filters.network.set_filter_state.v3.Config: on_new_connection
@@ -328,6 +356,7 @@ envoy.type.v3.HttpStatus: code
 envoy.type.v3.Int32Range: end start
 envoy.type.v3.Int64Range: end start
 envoy.type.v3.Percent: value
+envoy.type.v3.TokenBucket: fill_interval max_tokens tokens_per_fill
 istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig: alpn_override
 istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride: alpn_override upstream_protocol
 udpa.type.v1.TypedStruct: type_url value
@@ -379,6 +408,7 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ),
     ("envoy.config.route.v3.WeightedCluster", "runtime_key_prefix", "there is no runtime: the weights hold"),
     ("envoy.config.route.v3.WeightedCluster", "total_weight", "the weights' sum is taken, as Envoy does"),
+    ("envoy.config.ratelimit.v3.RateLimitServiceConfig", "transport_api_version", "there is only V3"),
     ("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", "transport_api_version", "there is only V3"),
     (
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",

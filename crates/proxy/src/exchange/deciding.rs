@@ -32,6 +32,7 @@ pub async fn decide(
             direction: connection.direction,
             node: &worker.facts,
             start: exchange.record.wall,
+            now: exchange.record.started,
         };
         match worker.with_rng(|rng| machine.step(&cx, request, rng, &mut ())) {
             Step::Done(decision) => return Ok(*decision),

@@ -39,6 +39,9 @@ pub async fn serve(
         tokio::time::sleep(delay).await;
         return;
     }
+    if too_soon(worker, &chain) {
+        return;
+    }
     let decision = judge(worker, &worker.config().plan, &chain, &arrived.connection);
     count_rbac(worker, &chain, &decision);
     match decision.outcome {
@@ -95,6 +98,19 @@ fn over_limit(worker: &Worker, chain: &FilterChain) -> Option<Duration> {
             Some(delay.unwrap_or(Duration::ZERO))
         }
         _ => None,
+    })
+}
+
+/// Whether more connections come than may.
+fn too_soon(worker: &Worker, chain: &FilterChain) -> bool {
+    chain.filters.iter().any(|filter| match filter {
+        NetworkFilter::RateLimit(limit) if !limit.admits(std::time::Instant::now()) => {
+            let owner = Arc::clone(&limit.owner);
+            let stat = Arc::from("rate_limited");
+            worker.count(&[decide::Count { scope: decide::CountScope::Connections, owner, stat }]);
+            true
+        }
+        _ => false,
     })
 }
 

@@ -52,7 +52,8 @@ impl Sample {
         let (prefix, tag) = match count.scope {
             CountScope::Http => ("http", "envoy_http_conn_manager_prefix"),
             CountScope::Cluster => ("cluster", "envoy_cluster_name"),
-            CountScope::Own => ("", "envoy_stat_prefix"),
+            CountScope::Requests => ("", "envoy_local_http_ratelimit_prefix"),
+            CountScope::Connections => ("local_rate_limit", "envoy_local_network_ratelimit_prefix"),
         };
         let stat = Cow::Owned(count.stat.to_string());
         let name = StatName { prefix, tag, owner: count.owner.clone(), stat, code: 0 };

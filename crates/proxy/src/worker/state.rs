@@ -21,6 +21,7 @@ use crate::trace::{Serving, Span};
 #[derive(Debug, Clone, Default)]
 pub struct Node {
     pub id: String,
+    pub cluster: Arc<str>,
     /// Node metadata as peers and metrics see it.
     pub peer: Arc<PeerMetadata>,
     /// The service name of spans: `reviews.default`.
@@ -123,9 +124,13 @@ impl Drop for Live {
 /// A proxy without a name has nothing to say of itself.
 fn facts_of(node: &Node) -> NodeFacts {
     if node.id.is_empty() || node.peer.workload.is_empty() {
-        return NodeFacts::default();
+        return NodeFacts { cluster: node.cluster.clone(), ..NodeFacts::default() };
     }
-    NodeFacts { id: node.id.clone().into(), metadata: node.peer.to_header().into() }
+    NodeFacts {
+        cluster: node.cluster.clone(),
+        id: node.id.clone().into(),
+        metadata: node.peer.to_header().into(),
+    }
 }
 
 impl Worker {
