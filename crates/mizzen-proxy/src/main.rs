@@ -1,14 +1,12 @@
 //! The data plane together with its agent: arguments in, parts assembled.
 
+mod memory;
 mod sidecar;
 mod standalone;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Mizzen's data plane and agent.
 #[derive(Debug, Parser)]
@@ -29,9 +27,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages: a proxy with little to do would be six times as large. Where the kernel cannot
-    // refuse them it is so.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    memory::prepare();
     tls::install_provider();
     runtime::logging::init(runtime::logging::Format::Text, "info");
     let args = Args::parse();

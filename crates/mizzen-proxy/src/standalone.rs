@@ -62,6 +62,7 @@ async fn serve(args: &StandaloneArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let handle = proxy::start(settings).await?;
+    crate::memory::give_back();
     tokio::select! {
         () = handle.stopped() => {}
         ended = runtime::shutdown::requested() => {

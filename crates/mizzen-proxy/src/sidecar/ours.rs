@@ -50,6 +50,7 @@ pub(super) async fn run(
                 None => listening = false,
             },
             () = handle.ready(), if told.is_some() => {
+                crate::memory::give_back();
                 if let Some(fd) = told.take() {
                     tell_ready(fd).context("--ready-fd")?;
                 }
