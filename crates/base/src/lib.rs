@@ -3,12 +3,14 @@
 //! Everything here is plain data. There is no I/O, no configuration and no global state.
 
 mod clock;
+mod hex;
 mod locality;
 mod names;
 mod random;
 mod spiffe;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use hex::{hex, push_hex};
 pub use locality::Locality;
 pub use names::{Host, NamespacedName, ParseHostError};
 pub use random::{Random, SeededRandom, ThreadRandom};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::Random;
+use base::{Random, push_hex};
 
 use super::Sampling;
 use crate::decision::TraceDecision;
@@ -106,14 +106,16 @@ fn is_uuid(id: &str) -> bool {
 /// A random UUID, version 4.
 fn uuid<R: Random + ?Sized>(rng: &mut R) -> String {
     let (a, b) = (rng.next_u64(), rng.next_u64());
-    format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        a >> 32,
-        (a >> 16) & 0xffff,
-        a & 0xfff,
-        0x8000 | ((b >> 48) & 0x3fff),
-        b & 0xffff_ffff_ffff
-    )
+    let mut id = String::with_capacity(36);
+    let parts =
+        [(a >> 32, 8), (a >> 16, 4), (0x4000 | a & 0xfff, 4), (0x8000 | (b >> 48) & 0x3fff, 4), (b, 12)];
+    for (part, digits) in parts {
+        if !id.is_empty() {
+            id.push('-');
+        }
+        push_hex(&mut id, part, digits);
+    }
+    id
 }
 
 #[cfg(test)]

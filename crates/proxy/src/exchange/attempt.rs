@@ -8,7 +8,8 @@ use decide::{Forward, Known, Method, UpstreamTransport, Version};
 use upstream::Host;
 
 use super::failure::TryError;
-use super::pump::{Interrupt, RequestBody, Timers, await_head, while_wanted};
+use super::pump::{Interrupt, RequestBody, await_head, while_wanted};
+use super::timers::Timers;
 use crate::cluster::{
     AcquireError, Cluster, H1Lease, H2Lease, HttpProtocol, Lease, Target, TlsOverride, UpstreamInfo, Want,
 };

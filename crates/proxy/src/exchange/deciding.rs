@@ -12,7 +12,8 @@ use upstream::Host;
 
 use super::call::perform;
 use super::forward::Exchange;
-use super::pump::{Interrupt, RequestBody, Timers, while_wanted};
+use super::pump::{Interrupt, RequestBody, while_wanted};
+use super::timers::Timers;
 use crate::wire::{BodyLength, RequestHead};
 
 /// Drives the machine to its decision, answering what it asks. An error means that the client left meanwhile.

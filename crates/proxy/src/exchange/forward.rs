@@ -19,10 +19,11 @@ use super::attempt::{self, Begun, Failed, attempt, is_idempotent};
 use super::deciding::{decide, finish_reply, finish_response};
 use super::failure::TryError;
 use super::mirror;
-use super::pump::{GrpcCounter, Interrupt, Passed, RequestBody, Timers, pass_body, while_wanted};
+use super::pump::{GrpcCounter, Interrupt, Passed, RequestBody, pass_body, while_wanted};
 use super::record::Record;
 use super::serve::HttpConnection;
 use super::spans;
+use super::timers::Timers;
 use crate::cluster::Cluster;
 use crate::wire::{BodyLength, Downstream, Frame, RequestHead, Reset, ResponseHead, Upstream};
 
@@ -253,7 +254,8 @@ impl Exchange<'_, '_> {
             None => RequestBody::new(head.body, replayable, limit, grpc),
         };
         body.mirror_to(mirror::start(&self.connection.worker, forward, head));
-        let mut timers = Timers::new(
+        let mut timers = self.connection.timers.take().unwrap_or_default();
+        timers.begin(
             forward.timeout,
             forward.idle_timeout,
             forward.max_stream_duration,
@@ -293,6 +295,7 @@ impl Exchange<'_, '_> {
             }
         }
         self.record.request_messages = body.messages.count;
+        self.connection.timers.set(Some(timers));
     }
 
     /// `Expect: 100-continue` goes on to the upstream where configured, and is answered here elsewhere.

@@ -11,6 +11,7 @@ mod pump;
 mod record;
 mod serve;
 mod spans;
+mod timers;
 
 pub use export::send_spans;
 pub use serve::serve_http;

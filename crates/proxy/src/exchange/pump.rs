@@ -1,15 +1,13 @@
 //! Moving one request's body to the upstream and one response's body back, both at once, with bounded buffers.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use decide::Headers;
-use tokio::time::Sleep;
 
 use super::attempt::Plan;
+use super::timers::Timers;
 use crate::wire::{BodyLength, Downstream, Frame, Gone, Reset, ResponseHead, Upstream};
 
 /// Why waiting for the upstream's head ended without one.
@@ -298,99 +296,6 @@ impl RequestBody {
             Err(_) => return Some(Interrupt::DownstreamGone),
         }
         None
-    }
-}
-
-/// The clocks of one request; those that are not configured cost nothing.
-#[derive(Default)]
-pub struct Timers {
-    timeout: Option<Duration>,
-    deadline: Option<Pin<Box<Sleep>>>,
-    per_try: Option<Pin<Box<Sleep>>>,
-    per_try_idle: Option<(Duration, Pin<Box<Sleep>>)>,
-    idle: Option<(Duration, Pin<Box<Sleep>>)>,
-    max: Option<Pin<Box<Sleep>>>,
-    upstream_max: Option<Pin<Box<Sleep>>>,
-}
-
-impl Timers {
-    pub fn new(
-        timeout: Option<Duration>,
-        idle: Option<Duration>,
-        max: Option<Duration>,
-        upstream_max: Option<Duration>,
-    ) -> Self {
-        let sleep = |d| Box::pin(tokio::time::sleep(d));
-        Self {
-            timeout,
-            idle: idle.map(|d| (d, sleep(d))),
-            max: max.map(sleep),
-            upstream_max: upstream_max.map(sleep),
-            ..Self::default()
-        }
-    }
-
-    /// The request was received whole: its time-out begins.
-    pub fn start(&mut self) {
-        if let Some(timeout) = self.timeout.take() {
-            self.deadline = Some(Box::pin(tokio::time::sleep(timeout)));
-        }
-    }
-
-    pub fn start_try(&mut self, per_try: Option<Duration>, idle: Option<Duration>) {
-        self.per_try = per_try.map(|d| Box::pin(tokio::time::sleep(d)));
-        self.per_try_idle = idle.map(|d| (d, Box::pin(tokio::time::sleep(d))));
-    }
-
-    /// The try has its answer's head: what is left may take its time, but not stand still.
-    pub fn settle_try(&mut self) {
-        self.per_try = None;
-    }
-
-    pub fn end_try(&mut self) {
-        self.per_try = None;
-        self.per_try_idle = None;
-    }
-
-    /// After an upgrade or the head of a long answer only idleness counts.
-    pub fn disarm(&mut self) {
-        self.timeout = None;
-        self.deadline = None;
-        self.end_try();
-    }
-
-    pub fn progress(&mut self) {
-        for (idle, sleep) in [&mut self.idle, &mut self.per_try_idle].into_iter().flatten() {
-            sleep.as_mut().reset(tokio::time::Instant::now() + *idle);
-        }
-    }
-
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
-        let mut due = |sleep: &mut Option<Pin<Box<Sleep>>>| {
-            sleep.as_mut().is_some_and(|s| s.as_mut().poll(cx).is_ready())
-        };
-        if due(&mut self.deadline) {
-            return Poll::Ready(Interrupt::RequestTimeout);
-        }
-        if due(&mut self.per_try) {
-            return Poll::Ready(Interrupt::PerTryTimeout);
-        }
-        if due(&mut self.max) {
-            return Poll::Ready(Interrupt::MaxDuration);
-        }
-        if due(&mut self.upstream_max) {
-            return Poll::Ready(Interrupt::UpstreamMaxDuration);
-        }
-        for (idle, interrupt) in
-            [(&mut self.per_try_idle, Interrupt::PerTryIdle), (&mut self.idle, Interrupt::StreamIdle)]
-        {
-            if let Some((_, sleep)) = idle
-                && sleep.as_mut().poll(cx).is_ready()
-            {
-                return Poll::Ready(interrupt);
-            }
-        }
-        Poll::Pending
     }
 }
 

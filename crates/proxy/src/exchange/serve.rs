@@ -1,6 +1,6 @@
 //! A downstream HTTP connection: which version it speaks, its requests one after the other or side by side, its end.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,9 +15,11 @@ use decide::{
 };
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::forward::handle;
 use super::record::Record;
+use super::timers::{Alarm, Timers};
 use crate::h1::{HeadLimits, ParseError};
 use crate::listen::{Arrived, admits};
 use crate::net::Io;
@@ -40,6 +42,8 @@ pub struct HttpConnection {
     pub stats: Rc<HttpStats>,
     pub buffer_limit: usize,
     current: RefCell<Current>,
+    /// Those of the last request, for the next.
+    pub timers: Cell<Option<Box<Timers>>>,
     /// The newest configuration has no place for this connection.
     over: Notify,
 }
@@ -127,6 +131,7 @@ pub async fn serve_http(
             chain: chain.clone(),
             terms: Terms { plan: worker.config().plan, hcm: hcm.clone(), last: false },
         }),
+        timers: Cell::new(None),
         over: Notify::new(),
     });
     let mut first = arrived.first;
@@ -206,9 +211,10 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
     let mut server = H1Server::new(conn, limits, secure, hcm.http1.accept_http10);
     let worker = &connection.worker;
     let mut requests = 0u32;
+    let mut idle = Alarm::default();
     let mut deadline = hcm.timeouts.max_connection.map(|d| Box::pin(tokio::time::sleep(d)));
     loop {
-        if !idle_wait(connection, hcm, &mut server, requests == 0).await {
+        if !idle_wait(connection, hcm, &mut server, &mut idle, requests == 0).await {
             return;
         }
         let next = match within(hcm.timeouts.request_headers, server.next()).await {
@@ -262,20 +268,30 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
 }
 
 /// Waits for the next request; false when the connection is to end.
-async fn idle_wait(connection: &HttpConnection, hcm: &Hcm, server: &mut H1Server, is_new: bool) -> bool {
+async fn idle_wait(
+    connection: &HttpConnection,
+    hcm: &Hcm,
+    server: &mut H1Server,
+    idle: &mut Alarm,
+    is_new: bool,
+) -> bool {
     let worker = &connection.worker;
     if worker.is_draining(connection.direction) && server.conn().buffer().is_empty() {
         // Who connects to one that leaves has not heard of that yet: its request is answered, and it is told so by that.
         return is_new && within(Some(FIRST_WHILE_DRAINING), server.wait()).await == Some(true);
     }
     let mut drain = pin!(worker.drain(connection.direction).notified());
-    let mut wait = pin!(within(hcm.timeouts.idle, server.wait()));
+    if let Some(limit) = hcm.timeouts.idle {
+        idle.set(Instant::now(), limit);
+    }
+    let mut wait = pin!(server.wait());
     poll_fn(|cx| {
         if let Poll::Ready(came) = wait.as_mut().poll(cx) {
-            if came.is_none() {
-                connection.stats.cx_idle_timeout.inc();
-            }
-            return Poll::Ready(came == Some(true));
+            return Poll::Ready(came);
+        }
+        if idle.poll(cx).is_ready() {
+            connection.stats.cx_idle_timeout.inc();
+            return Poll::Ready(false);
         }
         drain.as_mut().poll(cx).map(|()| false)
     })

@@ -1,8 +1,6 @@
 //! Trace and span ids and the headers that carry them.
 
-use std::fmt::Write;
-
-use base::Random;
+use base::{Random, hex, push_hex};
 use decide::{Headers, Known, TraceHeaders};
 
 /// Where a span belongs.
@@ -63,9 +61,9 @@ impl SpanContext {
         let Ids { trace, span, parent } = self.ids;
         headers.remove_known(Known::B3);
         headers.set(Known::XB3TraceId, trace_text(trace));
-        headers.set(Known::XB3SpanId, format!("{span:016x}"));
+        headers.set(Known::XB3SpanId, hex(span));
         match parent {
-            Some(parent) => headers.set(Known::XB3ParentSpanId, format!("{parent:016x}")),
+            Some(parent) => headers.set(Known::XB3ParentSpanId, hex(parent)),
             None => _ = headers.remove_known(Known::XB3ParentSpanId),
         }
         headers.set(Known::XB3Sampled, if self.sampled { "1" } else { "0" });
@@ -74,14 +72,24 @@ impl SpanContext {
     fn inject_w3c(&self, headers: &mut Headers) {
         let Ids { trace, span, .. } = self.ids;
         let mut text = String::with_capacity(55);
-        let _ = write!(text, "00-{trace:032x}-{span:016x}-{:02x}", u8::from(self.sampled));
+        text.push_str("00-");
+        push_hex(&mut text, (trace >> 64) as u64, 16);
+        push_hex(&mut text, trace as u64, 16);
+        text.push('-');
+        push_hex(&mut text, span, 16);
+        text.push_str(if self.sampled { "-01" } else { "-00" });
         headers.set(Known::Traceparent, text);
     }
 }
 
 /// 16 digits where they are enough, as B3 and Zipkin have it.
 pub(super) fn trace_text(trace: u128) -> String {
-    if trace >> 64 == 0 { format!("{trace:016x}") } else { format!("{trace:032x}") }
+    let mut text = String::with_capacity(32);
+    if trace >> 64 != 0 {
+        push_hex(&mut text, (trace >> 64) as u64, 16);
+    }
+    push_hex(&mut text, trace as u64, 16);
+    text
 }
 
 fn nonzero<R: Random + ?Sized>(rng: &mut R) -> u64 {

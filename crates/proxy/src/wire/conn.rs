@@ -15,6 +15,8 @@ use crate::net::Io;
 pub const HIGH_WATER: usize = 64 * 1024;
 /// Pieces of body up to this size are copied behind the head, so that one plain write sends both.
 const COPY_BELOW: usize = 4 * 1024;
+/// What most heads fit into: their buffer need not grow.
+const HEAD_SIZE: usize = 1024;
 const READ_SIZE: usize = 8 * 1024;
 const LARGE_READ_SIZE: usize = 64 * 1024;
 /// Pieces given to one vectored write.
@@ -92,6 +94,9 @@ impl Conn {
 
     /// Where heads and chunk sizes are written.
     pub fn out(&mut self) -> &mut BytesMut {
+        if self.out.capacity() == 0 {
+            self.out.reserve(HEAD_SIZE);
+        }
         &mut self.out
     }
 
@@ -153,9 +158,10 @@ impl Conn {
     fn consume(&mut self, mut n: usize) {
         while n > 0 {
             let Some(front) = self.queue.front_mut() else {
-                self.out.advance(n);
-                if self.out.is_empty() {
+                if n == self.out.len() {
                     self.out.clear();
+                } else {
+                    self.out.advance(n);
                 }
                 return;
             };
