@@ -505,20 +505,26 @@ fn policies() {
                 "spec.provider: Forbidden: only CUSTOM asks anybody; write action: CUSTOM",
             ),
             (
-                "{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}",
-                "spec.rules[0].from[0].source.requestPrincipals: Forbidden: requestPrincipals is not supported: tokens \
-             (JWT) are not built yet",
+                "{rules: [{from: [{source: {requestPrincipals: ['a*b']}}]}]}",
+                "spec.rules[0].from[0].source.requestPrincipals[0]: Invalid value: \"a*b\": must have \"*\" at the \
+             beginning or at the end only, and once",
             ),
             (
-                "{rules: [{when: [{key: 'request.auth.claims[iss]', values: [a]}]}]}",
-                "spec.rules[0].when[0].key: Forbidden: key request.auth.* is not supported: tokens (JWT) are not built yet",
+                "{rules: [{from: [{source: {notRequestPrincipals: ['']}}]}]}",
+                "spec.rules[0].from[0].source.notRequestPrincipals[0]: Invalid value: \"\": must not be empty",
+            ),
+            (
+                "{rules: [{when: [{key: 'request.auth.claims', values: [a]}]}]}",
+                "spec.rules[0].when[0].key: Invalid value: \"request.auth.claims\": must be request.auth.claims[NAME], \
+             or request.auth.claims[NAME][NAME] for one inside",
             ),
             (
                 "{rules: [{when: [{key: source.ipp, values: [10.0.0.1]}]}]}",
                 "spec.rules[0].when[0].key: Unsupported value: \"source.ipp\": supported values: \"request.headers[NAME]\", \
              \"source.ip\", \"remote.ip\", \"source.namespace\", \"source.serviceAccount\", \"source.trustDomain\", \
-             \"source.principal\", \"destination.ip\", \"destination.port\", \"connection.sni\"; did you mean \
-             \"source.ip\"?",
+             \"source.principal\", \"destination.ip\", \"destination.port\", \"connection.sni\", \
+             \"request.auth.principal\", \"request.auth.audiences\", \"request.auth.presenter\", \
+             \"request.auth.claims[NAME]\"; did you mean \"source.ip\"?",
             ),
             (
                 "{rules: [{to: [{operation: {paths: ['/a/{name}']}}]}]}",
@@ -568,10 +574,82 @@ fn policies() {
     );
     expect(
         Kind::RequestAuthentication,
-        &[(
-            "{jwtRules: [{issuer: a, jwksUri: 'https://a.example'}]}",
-            "spec.jwtRules: Forbidden: jwtRules is not supported: tokens (JWT) are not built yet",
-        )],
+        &[
+            (
+                "{jwtRules: [{issuer: a, jwksUri: 'ftp://a.example'}]}",
+                "spec.jwtRules[0].jwksUri: Invalid value: \"ftp://a.example\": must begin with \"https://\" or \"http://\"",
+            ),
+            (
+                "{jwtRules: [{issuer: a, jwksUri: 'https://me:secret@a.example/keys'}]}",
+                "spec.jwtRules[0].jwksUri: Invalid value: \"https://me:secret@a.example/keys\": must not hold credentials",
+            ),
+            (
+                "{jwtRules: [{issuer: a, jwksUri: 'https://a.example:0/keys'}]}",
+                "spec.jwtRules[0].jwksUri: Invalid value: \"https://a.example:0/keys\": must have a port from 1 to 65535",
+            ),
+            (
+                "{jwtRules: [{issuer: a, jwksUri: 'http:///keys'}]}",
+                "spec.jwtRules[0].jwksUri: Invalid value: \"http:///keys\": must name a host",
+            ),
+            (
+                "{jwtRules: [{issuer: a, jwksUri: 'http://[::ffff:169.254.169.254]/keys'}]}",
+                "spec.jwtRules[0].jwksUri: Invalid value: \"http://[::ffff:169.254.169.254]/keys\": must not be a \
+             link-local address or a cloud's metadata service",
+            ),
+            (
+                "{jwtRules: [{issuer: a, jwks: '{'}]}",
+                "spec.jwtRules[0].jwks: Invalid value: \"string\": is no JSON; write a JSON Web Key Set: {\"keys\": \
+             [{\"kty\": \"RSA\", …}]}",
+            ),
+            (
+                "{jwtRules: [{issuer: a, jwks: '{\"kty\": \"RSA\"}'}]}",
+                "spec.jwtRules[0].jwks: Invalid value: \"string\": has no field \"keys\"; write a JSON Web Key Set: \
+             {\"keys\": [{\"kty\": \"RSA\", …}]}",
+            ),
+            (
+                "{jwtRules: [{issuer: a, jwks: '{\"keys\": []}', jwksUri: 'https://a.example'}]}",
+                "spec.jwtRules[0]: Invalid value: \"object\": only one of jwksUri, jwks_uri, jwks may be set, not jwksUri and jwks; keep jwksUri or jwks",
+            ),
+            ("{jwtRules: [{audiences: [a]}]}", "spec.jwtRules[0].issuer: Required value"),
+            (
+                "{jwtRules: [{issuer: a, audiences: ['']}]}",
+                "spec.jwtRules[0].audiences[0]: Invalid value: \"\": must not be empty",
+            ),
+            (
+                "{jwtRules: [{issuer: a, fromHeaders: [{name: 'a b'}]}]}",
+                "spec.jwtRules[0].fromHeaders[0].name: Invalid value: \"a b\": must be a header's name",
+            ),
+            (
+                "{jwtRules: [{issuer: a, fromCookies: ['']}]}",
+                "spec.jwtRules[0].fromCookies[0]: Invalid value: \"\": must not be empty",
+            ),
+            (
+                "{jwtRules: [{issuer: a, outputPayloadToHeader: ':path'}]}",
+                "spec.jwtRules[0].outputPayloadToHeader: Invalid value: \":path\": must be a header's name",
+            ),
+            (
+                "{jwtRules: [{issuer: a, outputClaimToHeaders: [{header: ':path', claim: a}]}]}",
+                "spec.jwtRules[0].outputClaimToHeaders[0].header: Invalid value: \":path\": spec.jwtRules[0].outputClaimToHeaders[0].header in body should match '^[-_A-Za-z0-9]+$'",
+            ),
+            (
+                "{jwtRules: [{issuer: a, timeout: 0s}]}",
+                "spec.jwtRules[0].timeout: Invalid value: \"0s\": must be a duration of at least 1ms, such as 1.5s, 500ms or 1h30m",
+            ),
+            (
+                "{jwtRules: [{issuer: a, spaceDelimitedClaims: ['']}]}",
+                "spec.jwtRules[0].spaceDelimitedClaims[0]: Invalid value: \"\": must not be empty",
+            ),
+            (
+                "{jwtRules: [{issuer: a, presence: REQUIRED}]}",
+                "spec.jwtRules[0].presence: Forbidden: presence REQUIRED is not supported: not built yet, nor in Istio; \
+             write an AuthorizationPolicy that asks for requestPrincipals",
+            ),
+            (
+                "{targetRefs: [{group: '', kind: Service, name: a}]}",
+                "spec.targetRefs: Forbidden: targetRefs is not supported: attaching to Gateway API resources is not \
+             built yet; write selector",
+            ),
+        ],
     );
     expect(
         Kind::Telemetry,
@@ -678,4 +756,57 @@ fn what_is_odd_but_harmless_is_warned_about() {
         warnings(Kind::AuthorizationPolicy, "{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}"),
         ["spec.rules[0]: asks about HTTP alone; it denies everything on TCP ports: name ports as well"]
     );
+}
+
+/// What is accepted, and perhaps not meant.
+#[test]
+fn tokens_that_are_never_taken_are_warned_of() {
+    for (kind, spec, expected) in [
+        (Kind::RequestAuthentication, "{jwtRules: [{issuer: 'https://a.example'}]}", &[][..]),
+        (
+            Kind::RequestAuthentication,
+            "{jwtRules: [{issuer: me@a.example}]}",
+            &[
+                "spec.jwtRules[0].issuer: no keys can be found by the issuer, which must begin with \"https://\" or \
+             \"http://\": every token is refused; write jwksUri or jwks",
+            ],
+        ),
+        (
+            Kind::RequestAuthentication,
+            "{jwtRules: [{issuer: a, jwks: '{\"keys\": []}'}]}",
+            &["spec.jwtRules[0].jwks: has no key that can be used: every token of this issuer is refused"],
+        ),
+        (
+            Kind::RequestAuthentication,
+            "{jwtRules: [{issuer: a, jwks: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"YQ\"}]}'}]}",
+            &[
+                "spec.jwtRules[0].jwks: holds a private key, and is shown to whoever reads the resource; public ones \
+             are enough",
+            ],
+        ),
+        (
+            Kind::AuthorizationPolicy,
+            "{rules: [{from: [{source: {requestPrincipals: [me]}}]}]}",
+            &[
+                "spec.rules[0].from[0].source.requestPrincipals[0]: \"me\" never matches: write issuer/subject, or me/* \
+             for any subject",
+            ],
+        ),
+        (
+            Kind::AuthorizationPolicy,
+            "{rules: [{when: [{key: 'request.auth.claims[a][b]', values: [c]}]}]}",
+            &[],
+        ),
+        (
+            Kind::VirtualService,
+            "{hosts: [a], gateways: [g], http: [{match: [{headers: {'@request.auth.claims.a.b': {exact: c}}}], \
+             route: [{destination: {host: a}}]}]}",
+            &[],
+        ),
+    ] {
+        let spec: Value = serde_yaml_ng::from_str(spec).unwrap();
+        let found = api::validate(kind, &json!({"metadata": {"name": "x"}, "spec": spec}));
+        assert_eq!(found.errors, [], "{spec}");
+        assert_eq!(found.warnings, expected, "{spec}");
+    }
 }

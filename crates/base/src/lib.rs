@@ -6,6 +6,7 @@ mod clock;
 mod hex;
 mod locality;
 mod names;
+mod off_limits;
 mod random;
 mod spiffe;
 
@@ -13,5 +14,6 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use hex::{hex, push_hex};
 pub use locality::Locality;
 pub use names::{Host, NamespacedName, ParseHostError};
+pub use off_limits::off_limits;
 pub use random::{Random, SeededRandom, ThreadRandom};
 pub use spiffe::{ParseSpiffeIdError, SpiffeId, TrustDomain};

@@ -1,5 +1,5 @@
 //! The small languages that people write inside of fields: Envoy's format strings, the CEL of log filters, regular
-//! expressions with their substitutions, path templates.
+//! expressions with their substitutions, path templates, key sets.
 //!
 //! One parser for each, so that what is accepted when a resource is applied is what a proxy takes: `api` judges with
 //! them, `translate` drops what they refuse, `decide` compiles what they read. Values are `decide`'s: nothing here
@@ -7,6 +7,7 @@
 
 pub mod cel;
 pub mod format;
+pub mod jwks;
 pub mod regular;
 mod time;
 

@@ -369,6 +369,22 @@ impl VirtualService {
     }
 }
 
+/// How a name of `headers` begins that asks about a verified token instead.
+pub const CLAIMS_AS_HEADERS: &str = "@request.auth.claims";
+
+/// The way to the claim that a name of `headers` asks about: `@request.auth.claims[a][b]` or `@request.auth.claims.a.b`.
+pub fn routing_claim(name: &str) -> Option<Vec<&str>> {
+    let (start, rest) = name.split_at_checked(CLAIMS_AS_HEADERS.len())?;
+    if !start.eq_ignore_ascii_case(CLAIMS_AS_HEADERS) {
+        return None;
+    }
+    let path: Vec<&str> = match rest.strip_prefix('.') {
+        Some(path) => path.split('.').collect(),
+        None => rest.strip_prefix('[')?.strip_suffix(']')?.split("][").collect(),
+    };
+    path.iter().all(|name| !name.is_empty()).then_some(path)
+}
+
 impl HttpRoute {
     /// Everything that gets copies, old spellings included, with its share in percent.
     pub fn mirror_policies(&self) -> Vec<(&Destination, f64)> {

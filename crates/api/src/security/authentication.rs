@@ -72,6 +72,8 @@ message! {
         /// Claims that hold lists separated by spaces.
         #[schemars(length(max = 64))]
         pub space_delimited_claims: Vec<String>,
+        /// Whether there must be a token.
+        pub presence: Presence,
     }
 
     /// A header that carries a token.
@@ -104,6 +106,37 @@ keyword! {
         Disable,
         Permissive,
         Strict,
+    }
+}
+
+keyword! {
+    /// Whether there must be a token.
+    pub enum Presence {
+        #[default]
+        Optional,
+        Required,
+    }
+}
+
+/// Where the keys of an issuer are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySource<'a> {
+    /// Here, as a JSON Web Key Set.
+    Inline(&'a str),
+    /// At this address.
+    Uri(&'a str),
+    /// Where the document says that this issuer serves (OpenID Connect Discovery).
+    Issuer(&'a str),
+}
+
+impl JwtRule {
+    pub fn key_source(&self) -> KeySource<'_> {
+        let uri = if self.jwks_uri.is_empty() { &self.jwks_uri_by_proto_name } else { &self.jwks_uri };
+        match (self.jwks.as_str(), uri.as_str()) {
+            ("", "") => KeySource::Issuer(&self.issuer),
+            ("", uri) => KeySource::Uri(uri),
+            (jwks, _) => KeySource::Inline(jwks),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::common::{LabelSelector, PolicyTargetReference};
 use crate::message::{keyword, message};
 
 /// What conditions may ask about; `[` stands for a name in brackets.
-pub const CONDITION_KEYS: [&str; 10] = [
+pub const CONDITION_KEYS: [&str; 14] = [
     "request.headers[",
     "source.ip",
     "remote.ip",
@@ -15,7 +15,20 @@ pub const CONDITION_KEYS: [&str; 10] = [
     "destination.ip",
     "destination.port",
     "connection.sni",
+    "request.auth.principal",
+    "request.auth.audiences",
+    "request.auth.presenter",
+    "request.auth.claims[",
 ];
+
+/// The way to the claim that a condition asks about: `request.auth.claims[a][b]` is `b` in `a`.
+pub fn claim_of_condition(key: &str) -> Option<Vec<&str>> {
+    let inner = key.strip_prefix("request.auth.claims[")?.strip_suffix(']')?;
+    let path: Vec<&str> = inner.split("][").collect();
+    // As in Istio, other brackets make it one claim of that name.
+    let path = if path.iter().any(|name| name.contains(['[', ']'])) { vec![inner] } else { path };
+    path.iter().all(|name| !name.is_empty()).then_some(path)
+}
 
 message! {
     /// Who may do what at some workloads.

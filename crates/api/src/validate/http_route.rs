@@ -10,8 +10,8 @@ use crate::duration::Duration;
 use crate::error::{FieldError, Path, Validation};
 use crate::names::GRPC_STATUS;
 use crate::networking::{
-    CorsPolicy, FaultAbort, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection,
-    HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
+    CLAIMS_AS_HEADERS, CorsPolicy, FaultAbort, HeaderOperations, Headers, HttpDirectResponse,
+    HttpFaultInjection, HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, routing_claim,
 };
 
 const RETRY_ON: [&str; 16] = [
@@ -129,8 +129,11 @@ fn request(it: &HttpMatchRequest, path: &Path, out: &mut Validation) {
 fn header_matches(headers: &BTreeMap<String, StringMatch>, path: &Path, out: &mut Validation) {
     for (name, part) in headers {
         let path = path.key(name);
-        if name.starts_with("@request.auth.claims") {
-            out.error(FieldError::forbidden(&path, "routing by the claims of tokens is not built yet"));
+        if name.to_ascii_lowercase().starts_with(CLAIMS_AS_HEADERS) {
+            if routing_claim(name).is_none() {
+                let error = FieldError::invalid(&path, name.as_str(), "must name a claim");
+                out.error(error.hint("such as \"@request.auth.claims[group]\""));
+            }
         } else if !PSEUDO_HEADERS.contains(&name.as_str()) {
             note(out, rules::header_name(&path, name));
         }

@@ -3,6 +3,7 @@
 mod destination_rule;
 mod gateway;
 mod http_route;
+mod jwt;
 mod mesh;
 mod mesh_formats;
 mod rules;
@@ -79,7 +80,7 @@ fn sense(typed: &Typed, meta: &Meta<'_>, out: &mut Validation) {
         Typed::ProxyConfig(it) => rules::label_selector(it.selector.as_ref(), &spec, out),
         Typed::AuthorizationPolicy(it) => security::authorization(it, &spec, out),
         Typed::PeerAuthentication(it) => security::peer_authentication(it, &spec, out),
-        Typed::RequestAuthentication(it) => security::request_authentication(it, &spec, out),
+        Typed::RequestAuthentication(it) => jwt::check(it, &spec, out),
         Typed::Telemetry(it) => telemetry::check(it, &spec, out),
     }
 }

@@ -1,11 +1,11 @@
-//! AuthorizationPolicy, PeerAuthentication and RequestAuthentication.
+//! AuthorizationPolicy and PeerAuthentication.
 
 use super::note;
 use super::rules;
 use crate::error::{FieldError, Path, Validation};
 use crate::security::{
-    Action, AuthorizationPolicy, CONDITION_KEYS, Condition, JwtRule, Operation, PeerAuthentication,
-    RequestAuthentication, Rule, Source,
+    Action, AuthorizationPolicy, CONDITION_KEYS, Condition, Operation, PeerAuthentication, Rule, Source,
+    claim_of_condition,
 };
 
 pub(super) fn authorization(it: &AuthorizationPolicy, spec: &Path, out: &mut Validation) {
@@ -81,6 +81,15 @@ fn source(it: &Source, path: &Path, out: &mut Validation) {
             note(out, principal(&path.field(field).index(index), text));
         }
     }
+    for (field, list) in
+        [("requestPrincipals", &it.request_principals), ("notRequestPrincipals", &it.not_request_principals)]
+    {
+        not_empty(list, &path.field(field), out);
+        wildcards(list, &path.field(field), out);
+        for (index, text) in list.iter().enumerate() {
+            request_principal(&path.field(field).index(index), text, out);
+        }
+    }
     for (field, list) in [("namespaces", &it.namespaces), ("notNamespaces", &it.not_namespaces)] {
         not_empty(list, &path.field(field), out);
         wildcards(list, &path.field(field), out);
@@ -134,6 +143,13 @@ fn principal(path: &Path, text: &str) -> Option<FieldError> {
     pattern(path, text)
 }
 
+/// The issuer and the subject of a token.
+fn request_principal(path: &Path, text: &str, out: &mut Validation) {
+    if !text.is_empty() && !text.contains(['/', '*']) {
+        out.warn(path, format!("{text:?} never matches: write issuer/subject, or {text}/* for any subject"));
+    }
+}
+
 /// Longer ones name nothing, and would make expressions that proxies refuse.
 const LONGEST_PATTERN: usize = 1024;
 
@@ -162,7 +178,7 @@ fn wildcards(list: &[String], path: &Path, out: &mut Validation) {
     }
 }
 
-fn not_empty(list: &[String], path: &Path, out: &mut Validation) {
+pub(super) fn not_empty(list: &[String], path: &Path, out: &mut Validation) {
     for (index, _) in list.iter().enumerate().filter(|(_, text)| text.is_empty()) {
         out.error(FieldError::invalid(&path.index(index), "", "must not be empty"));
     }
@@ -250,7 +266,7 @@ fn is_segment_byte(b: u8) -> bool {
 
 fn condition(it: &Condition, path: &Path, out: &mut Validation) {
     let key = it.key.as_str();
-    let refused = key.starts_with("request.auth.") || key.starts_with("experimental.");
+    let refused = key.starts_with("experimental.");
     if key.is_empty() {
         out.error(FieldError::required(&path.field("key"), ""));
     } else if !refused {
@@ -261,7 +277,11 @@ fn condition(it: &Condition, path: &Path, out: &mut Validation) {
     }
     for (field, list) in [("values", &it.values), ("notValues", &it.not_values)] {
         for (index, text) in list.iter().enumerate() {
-            note(out, condition_value(&path.field(field).index(index), key, text));
+            let path = path.field(field).index(index);
+            note(out, condition_value(&path, key, text));
+            if key == "request.auth.principal" {
+                request_principal(&path, text, out);
+            }
         }
     }
 }
@@ -274,10 +294,18 @@ fn condition_key(path: &Path, key: &str) -> Option<FieldError> {
             _ => Some(FieldError::invalid(path, key, "must be request.headers[NAME]")),
         };
     }
+    if key.starts_with("request.auth.claims") {
+        let detail = "must be request.auth.claims[NAME], or request.auth.claims[NAME][NAME] for one inside";
+        return claim_of_condition(key).is_none().then(|| FieldError::invalid(path, key, detail));
+    }
     if CONDITION_KEYS.contains(&key) {
         return None;
     }
-    let shown = CONDITION_KEYS.map(|key| if key.ends_with('[') { "request.headers[NAME]" } else { key });
+    let shown = CONDITION_KEYS.map(|key| match key {
+        "request.headers[" => "request.headers[NAME]",
+        "request.auth.claims[" => "request.auth.claims[NAME]",
+        key => key,
+    });
     Some(FieldError::not_supported(path, key, &shown))
 }
 
@@ -306,36 +334,4 @@ pub(super) fn peer_authentication(it: &PeerAuthentication, spec: &Path, out: &mu
             FieldError::required(&spec.field("selector"), "portLevelMtls needs workloads to be named");
         out.error(error.hint("write selector: {matchLabels: {app: …}}"));
     }
-}
-
-pub(super) fn request_authentication(it: &RequestAuthentication, spec: &Path, out: &mut Validation) {
-    rules::label_selector(it.selector.as_ref(), spec, out);
-    for (index, rule) in it.jwt_rules.iter().enumerate() {
-        jwt_rule(rule, &spec.field("jwtRules").index(index), out);
-    }
-}
-
-fn jwt_rule(it: &JwtRule, path: &Path, out: &mut Validation) {
-    not_empty(&it.audiences, &path.field("audiences"), out);
-    not_empty(&it.from_params, &path.field("fromParams"), out);
-    not_empty(&it.from_cookies, &path.field("fromCookies"), out);
-    for (field, uri) in [("jwksUri", &it.jwks_uri), ("jwks_uri", &it.jwks_uri_by_proto_name)] {
-        let web = uri.starts_with("https://") || uri.starts_with("http://");
-        if !uri.is_empty() && !web {
-            let detail = "must begin with \"https://\" or \"http://\"";
-            out.error(FieldError::invalid(&path.field(field), uri.as_str(), detail));
-        }
-    }
-    if !it.jwks.is_empty() && !is_key_set(&it.jwks) {
-        let detail = "must be a JSON Web Key Set: {\"keys\": […]}";
-        out.error(FieldError::invalid(&path.field("jwks"), "string", detail));
-    }
-    for (index, header) in it.from_headers.iter().enumerate() {
-        note(out, rules::header_name(&path.field("fromHeaders").index(index).field("name"), &header.name));
-    }
-}
-
-fn is_key_set(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Value>(text)
-        .is_ok_and(|set| set["keys"].is_array() || set["kty"].is_string())
 }

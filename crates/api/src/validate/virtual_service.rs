@@ -11,7 +11,7 @@ use crate::error::{FieldError, Path, Validation};
 use crate::names;
 use crate::networking::{
     Destination, L4MatchAttributes, MESH_GATEWAY, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute,
-    VirtualService,
+    VirtualService, routing_claim,
 };
 
 pub(super) fn check(it: &VirtualService, meta: &Meta<'_>, spec: &Path, out: &mut Validation) {
@@ -29,8 +29,32 @@ pub(super) fn check(it: &VirtualService, meta: &Meta<'_>, spec: &Path, out: &mut
     for (index, route) in it.tcp.iter().enumerate() {
         tcp_route(route, &spec.field("tcp").index(index), out);
     }
+    claims_in_mesh(it, spec, out);
     unreachable(it, spec, out);
     rules::export_to(spec, &it.export_to, meta.namespace, false, out);
+}
+
+/// Only gateways know of tokens when they choose a route.
+fn claims_in_mesh(it: &VirtualService, spec: &Path, out: &mut Validation) {
+    if it.gateways().any(|gateway| gateway != MESH_GATEWAY) {
+        return;
+    }
+    for (i, route) in it.http.iter().enumerate() {
+        for (j, request) in route.r#match.iter().enumerate() {
+            let path = spec.field("http").index(i).field("match").index(j);
+            for (field, headers) in
+                [("headers", &request.headers), ("withoutHeaders", &request.without_headers)]
+            {
+                for name in headers.keys().filter(|name| routing_claim(name).is_some()) {
+                    let error = FieldError::forbidden(
+                        &path.field(field).key(name),
+                        "sidecars do not route by the claims of tokens, as in Istio",
+                    );
+                    out.error(error.hint("name a Gateway in spec.gateways"));
+                }
+            }
+        }
+    }
 }
 
 fn hosts(it: &VirtualService, spec: &Path, out: &mut Validation) {
