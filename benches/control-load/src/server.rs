@@ -66,6 +66,7 @@ pub(crate) async fn run(options: &Mesh) -> Result<()> {
         authority: None,
         registrar: None,
         debounce: Debounce::default(),
+        keys_refresh: control::KEYS_REFRESH,
         version: env!("CARGO_PKG_VERSION").into(),
         revision: "bench".into(),
     })?;

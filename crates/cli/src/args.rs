@@ -201,6 +201,9 @@ pub struct UpArgs {
     /// How long a workload whose proxy was lost keeps its entry, unready, before that is removed
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = grace)]
     pub workload_grace: std::time::Duration,
+    /// How often the keys of tokens are fetched where a RequestAuthentication says jwksUri
+    #[arg(long, value_name = "DURATION", default_value = "20m", value_parser = refresh)]
+    pub jwks_refresh: std::time::Duration,
     /// Address of this machine at which other hosts reach the control plane, on port 15012
     #[arg(long, value_name = "ADDRESS")]
     pub advertise: Option<std::net::IpAddr>,
@@ -217,6 +220,13 @@ pub struct UpArgs {
 
 pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
     text.parse::<api::Duration>().map(Into::into).map_err(|error| error.to_string())
+}
+
+fn refresh(text: &str) -> Result<std::time::Duration, String> {
+    duration(text).and_then(|refresh| match refresh.as_secs() {
+        0 => Err("a second at least".into()),
+        _ => Ok(refresh),
+    })
 }
 
 /// Proxies need a moment to come back to a control plane that was restarted.

@@ -1,7 +1,7 @@
 //! Assembles the control plane: the world's one writer, push, xDS, CA, status.
 //!
 //! ```text
-//! registries ─► writer ─► Snapshot ─► publisher ─► View per scope ─► one task per stream ─► proxies
+//! registries ─► keys ─► writer ─► Snapshot ─► publisher ─► View per scope ─► one task per stream ─► proxies
 //! ```
 //!
 //! Registries are not started here: their changes come through a channel. Nothing is translated here: [`Translate`] is.
@@ -14,6 +14,7 @@ mod connection;
 mod debug;
 pub mod ephemeral;
 pub mod judge;
+mod keys;
 mod metrics;
 mod polls;
 mod publish;
@@ -39,6 +40,7 @@ use tokio::task::JoinHandle;
 
 use ca_service::CaService;
 use judge::Judge;
+pub use keys::REFRESH as KEYS_REFRESH;
 use metrics::Metrics;
 use publish::Publisher;
 use serve::{Context, Door};
@@ -88,6 +90,8 @@ pub struct Config {
     /// For proxies that register themselves; without it they are refused.
     pub registrar: Option<Arc<dyn register::Registrar>>,
     pub debounce: Debounce,
+    /// How often the keys of tokens are fetched: [`KEYS_REFRESH`].
+    pub keys_refresh: Duration,
     pub version: Arc<str>,
     pub revision: Arc<str>,
 }
@@ -123,6 +127,7 @@ impl ControlPlane {
                 "TLS listeners need a TLS configuration",
             ));
         }
+        let home = Arc::clone(&config.settings.home);
         let world = World::new(config.settings);
         let publisher = Arc::new(Publisher::new(config.translate, world.snapshot()));
         let metrics = Arc::new(Metrics::default());
@@ -145,18 +150,20 @@ impl ControlPlane {
             version: config.version,
             revision: config.revision,
         });
+        let (stage, changes, synced) =
+            keys::Stage::new(config.changes, config.synced, Arc::clone(&metrics), home, config.keys_refresh);
         let writer = Writer {
             world,
-            changes: config.changes,
-            synced: config.synced,
+            changes,
+            synced,
             serving,
             pending,
             publisher,
             metrics,
             debounce: config.debounce,
         };
-        let mut handle =
-            Handle { context, tasks: vec![tokio::spawn(writer.run())], addresses: Addresses::default() };
+        let tasks = vec![tokio::spawn(stage.run()), tokio::spawn(writer.run())];
+        let mut handle = Handle { context, tasks, addresses: Addresses::default() };
         handle.listen(config.listeners, config.tls)?;
         handle.tasks.push(tokio::spawn(forget(Arc::clone(&handle.context))));
         Ok(handle)

@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     /// What the API server's doors say of resources that were checked.
     validation_passed: AtomicU64,
     validation_failed: AtomicU64,
+    keys_fetched: AtomicU64,
+    keys_not_fetched: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +115,12 @@ impl Metrics {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The keys of tokens.
+    pub(crate) fn fetched_keys(&self, succeeded: bool) {
+        let counter = if succeeded { &self.keys_fetched } else { &self.keys_not_fetched };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Prometheus' text format.
     pub(crate) fn render(&self, version: &str, connected: &BTreeMap<String, u64>, services: usize) -> String {
         let inner = self.lock();
@@ -154,6 +162,8 @@ impl Metrics {
             ("pilot_total_xds_rejects", inner.rejects.values().sum()),
             ("pilot_total_xds_internal_errors", inner.internal_errors),
             ("mizzen_xds_sent_bytes_total", inner.sent_bytes),
+            ("pilot_jwks_resolver_network_fetch_success_total", self.keys_fetched.load(Ordering::Relaxed)),
+            ("pilot_jwks_resolver_network_fetch_fail_total", self.keys_not_fetched.load(Ordering::Relaxed)),
             ("galley_validation_passed", self.validation_passed.load(Ordering::Relaxed)),
             ("galley_validation_failed", self.validation_failed.load(Ordering::Relaxed)),
         ] {

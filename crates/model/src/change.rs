@@ -11,7 +11,7 @@ use api::telemetry::Telemetry;
 use base::NamespacedName;
 
 use crate::config::Config;
-use crate::source::{ClusterId, KubeService, Namespace, Node, Slice, TlsSecret, Workload};
+use crate::source::{ClusterId, KeySet, KubeService, Namespace, Node, Slice, TlsSecret, Workload};
 
 /// A fact, and the cluster from which it was learned.
 #[derive(Debug, Clone)]
@@ -40,6 +40,7 @@ pub enum Object {
     Namespace(Namespace),
     Node(Node),
     Secret(TlsSecret),
+    KeySet(KeySet),
     Mesh(Box<MeshConfig>),
     /// The roots that the mesh's authority announces, in PEM.
     Roots(std::sync::Arc<str>),
@@ -73,6 +74,7 @@ pub enum Kind {
     Namespace,
     Node,
     Secret,
+    KeySet,
     Mesh,
     Roots,
     VirtualService,
@@ -110,6 +112,7 @@ impl Object {
             Self::Namespace(it) => (Kind::Namespace, cluster_scoped(&it.name)),
             Self::Node(it) => (Kind::Node, cluster_scoped(&it.name)),
             Self::Secret(it) => (Kind::Secret, it.name.clone()),
+            Self::KeySet(it) => (Kind::KeySet, it.name.clone()),
             Self::Mesh(_) => (Kind::Mesh, NamespacedName::new("", "mesh")),
             Self::Roots(_) => (Kind::Roots, NamespacedName::new("", "roots")),
             Self::VirtualService(it) => (Kind::VirtualService, it.name.clone()),

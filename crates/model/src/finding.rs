@@ -1,6 +1,7 @@
 //! Problems of users' resources that only show beside each other: said by `analyze` and in the resources' status.
 
 mod effects;
+mod keys;
 mod providers;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,9 @@ impl Snapshot {
         for config in self.gateways().iter() {
             self.check_gateway(config, &mut found);
         }
+        for config in self.request_authentications().iter() {
+            self.check_keys(config, &mut found);
+        }
         self.check_defaults(&mut found);
         self.check_selectors(&mut found);
         self.check_services(&mut found);
@@ -89,6 +93,7 @@ impl Snapshot {
             Object::Gateway(config) => self.check_gateway(config, &mut found),
             Object::Telemetry(config) => self.check_telemetry(config, &mut found),
             Object::AuthorizationPolicy(config) => self.check_authorizer(config, &mut found),
+            Object::RequestAuthentication(config) => self.check_keys(config, &mut found),
             Object::Mesh(mesh) => self.check_mesh(mesh, &mut found),
             _ => {}
         }

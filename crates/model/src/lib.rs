@@ -33,8 +33,8 @@ pub use service::{
 };
 pub use snapshot::{Diff, Key, Mesh, NetworkGateway, Revised, Services, Snapshot};
 pub use source::{
-    ClusterId, KubePort, KubeService, Labels, Namespace, Node, Sensitive, Slice, SliceEndpoint, TargetPort,
-    TlsSecret, Workload, WorkloadKind,
+    ClusterId, KeySet, KubePort, KubeService, Labels, Namespace, Node, Sensitive, Slice, SliceEndpoint,
+    TargetPort, TlsSecret, Workload, WorkloadKind,
 };
 pub use visibility::Visibility;
 pub use world::{Settings, World};

@@ -1,5 +1,6 @@
 //! The world at one moment: immutable, cheap to clone, indexed for the lookups that translation makes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ahash::AHashMap;
@@ -16,7 +17,7 @@ use crate::config::{Config, Configs};
 use crate::map::Map;
 use crate::rules::RuleIndex;
 use crate::service::{Accounts, Endpoints, Service, ServiceKey};
-use crate::source::{Labels, TlsSecret, Workload};
+use crate::source::{KeySet, Labels, TlsSecret, Workload};
 
 /// Cheap to clone: a handful of `Arc`s.
 #[derive(Debug, Clone)]
@@ -34,6 +35,7 @@ pub(crate) struct Inner {
     pub(crate) accounts: Map<ServiceKey, Arc<Accounts>>,
     pub(crate) workloads: Map<NamespacedName, Arc<Workload>>,
     pub(crate) secrets: Map<NamespacedName, Arc<(u64, TlsSecret)>>,
+    pub(crate) key_sets: Arc<Revised<BTreeMap<NamespacedName, Revised<KeySet>>>>,
     pub(crate) namespaces: Arc<Revised<AHashMap<Arc<str>, Arc<Labels>>>>,
     /// Networks that have a gateway, with the addresses of its 15443 door.
     pub(crate) networks: Arc<Revised<Vec<NetworkGateway>>>,
@@ -140,6 +142,7 @@ pub enum Key {
     /// One resource.
     Config(Kind, NamespacedName),
     Secret(NamespacedName),
+    KeySet(NamespacedName),
     Namespaces,
     Networks,
 }
@@ -151,7 +154,7 @@ pub struct Diff {
     pub accounts: Vec<ServiceKey>,
     pub services: Vec<ServiceKey>,
     pub secrets: Vec<NamespacedName>,
-    /// Kinds of users' resources of which any changed; `Mesh`, `Roots`, `Namespace` and `Gateway` networks included.
+    /// Kinds of users' resources of which any changed; `Mesh`, `Roots`, `KeySet`, `Namespace` and `Gateway` networks included.
     pub kinds: Vec<Kind>,
 }
 
@@ -202,6 +205,7 @@ macro_rules! configs {
                 $(if self.0.$field.revision != newer.0.$field.revision { kinds.push(Kind::$kind) })*
                 if self.0.mesh.revision != newer.0.mesh.revision { kinds.push(Kind::Mesh) }
                 if self.0.roots.revision != newer.0.roots.revision { kinds.push(Kind::Roots) }
+                if self.0.key_sets.revision != newer.0.key_sets.revision { kinds.push(Kind::KeySet) }
                 if self.0.namespaces.revision != newer.0.namespaces.revision
                     || self.0.networks.revision != newer.0.networks.revision { kinds.push(Kind::Namespace) }
                 kinds
@@ -286,6 +290,11 @@ impl Snapshot {
         self.0.secrets.get(name).map(|entry| &entry.1)
     }
 
+    /// The keys of an issuer, by [`KeySet::name_for`].
+    pub fn key_set(&self, name: &NamespacedName) -> Option<&KeySet> {
+        self.0.key_sets.value.get(name).map(|entry| &entry.value)
+    }
+
     /// A namespace's labels.
     pub fn namespace(&self, name: &str) -> Option<&Arc<Labels>> {
         self.0.namespaces.value.get(name)
@@ -322,6 +331,7 @@ impl Snapshot {
             Key::KindIn(kind, namespace) => self.kind_revision_in(*kind, namespace),
             Key::Config(kind, name) => self.config_revision(*kind, name),
             Key::Secret(name) => self.0.secrets.get(name).map_or(0, |entry| entry.0),
+            Key::KeySet(name) => self.0.key_sets.value.get(name).map_or(0, |entry| entry.revision),
             Key::Namespaces => self.0.namespaces.revision,
             Key::Networks => self.0.networks.revision,
         }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::security::{JwtRule, KeySource};
 use base::{Locality, NamespacedName};
 
 pub type ClusterId = Arc<str>;
@@ -148,4 +149,26 @@ pub struct TlsSecret {
     pub roots: Option<Arc<[u8]>>,
     /// PEM revocation list: `ca.crl` or `crl`.
     pub revoked: Option<Arc<[u8]>>,
+}
+
+/// The keys of an issuer of tokens, as they were last fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySet {
+    /// Of [`KeySet::name_for`].
+    pub name: NamespacedName,
+    /// A JSON Web Key Set; nothing where none has been fetched.
+    pub keys: Option<Arc<str>>,
+    /// Why the last try to fetch them failed.
+    pub fault: Option<Arc<str>>,
+}
+
+impl KeySet {
+    /// What the keys of a rule are known by: by which field and what stands there. Nothing for keys that stand in it.
+    pub fn name_for(rule: &JwtRule) -> Option<NamespacedName> {
+        match rule.key_source() {
+            KeySource::Inline(_) => None,
+            KeySource::Uri(uri) => Some(NamespacedName::new("jwksUri", uri)),
+            KeySource::Issuer(issuer) => Some(NamespacedName::new("issuer", issuer)),
+        }
+    }
 }

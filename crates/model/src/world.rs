@@ -20,7 +20,7 @@ use crate::facts::{Facts, kube_key, selects};
 use crate::rules::RuleIndex;
 use crate::service::{Accounts, Endpoints, ServiceKey};
 use crate::snapshot::{Inner, NetworkGateway, Revised, Services, Snapshot};
-use crate::source::{ClusterId, Labels, Workload, WorkloadKind};
+use crate::source::{ClusterId, KeySet, Labels, Workload, WorkloadKind};
 
 /// What the world cannot learn from any registry.
 #[derive(Debug, Clone)]
@@ -195,6 +195,7 @@ macro_rules! tables {
                     accounts: crate::Map::default(),
                     workloads: crate::Map::default(),
                     secrets: crate::Map::default(),
+                    key_sets: Arc::default(),
                     namespaces: Arc::default(),
                     networks: Arc::default(),
                     rules: Arc::default(),
@@ -303,6 +304,7 @@ impl World {
                     dirty.mesh = true;
                 }
             }
+            Object::KeySet(set) => self.set_keys(&set.name.clone(), Some(set)),
             Object::Roots(pem) => self.set_roots(pem),
             config => self.upsert_config(cluster, config, dirty),
         }
@@ -312,6 +314,19 @@ impl World {
         if self.inner.roots.value != pem {
             let revision = self.next();
             self.inner.roots = Arc::new(Revised { revision, value: pem });
+        }
+    }
+
+    fn set_keys(&mut self, name: &NamespacedName, set: Option<KeySet>) {
+        if self.inner.key_sets.value.get(name).map(|entry| &entry.value) == set.as_ref() {
+            return;
+        }
+        let revision = self.next();
+        let all = Arc::make_mut(&mut self.inner.key_sets);
+        all.revision = revision;
+        match set {
+            Some(value) => drop(all.value.insert(name.clone(), Revised { revision, value })),
+            None => drop(all.value.remove(name)),
         }
     }
 
@@ -356,6 +371,7 @@ impl World {
                     self.next();
                 }
             }
+            Kind::KeySet => self.set_keys(&at.name, None),
             Kind::Mesh => dirty.mesh |= self.mesh.remove(cluster).is_some(),
             Kind::Roots => self.set_roots("".into()),
             kind => {

@@ -42,6 +42,7 @@ impl Mesh {
             authority: None,
             registrar: None,
             debounce: Debounce::default(),
+            keys_refresh: control::KEYS_REFRESH,
             version: "0.1.0".into(),
             revision: "default".into(),
         })

@@ -73,6 +73,7 @@ pub(super) fn start(
         authenticators: Some(authenticators),
         registrar: Some(Arc::new(KubeRegistrar(client.clone()))),
         debounce: Debounce::default(),
+        keys_refresh: args.jwks_refresh,
         version: env!("CARGO_PKG_VERSION").into(),
         revision: args.revision.as_str().into(),
     });

@@ -197,3 +197,28 @@ fn what_no_proxy_would_take_is_named() {
     let field = "spec.accessLogging[0].filter.expression".to_owned();
     assert_eq!(found(vec![Object::Telemetry(typed("t", filter))]), [("Malformed", field)]);
 }
+
+#[test]
+fn keys_that_could_not_be_fetched_are_told_of() {
+    let spec = json!({"jwtRules": [
+        {"issuer": "a", "jwks": "{\"keys\": []}"},
+        {"issuer": "b", "jwksUri": "https://b.example/keys"},
+        {"issuer": "https://c.example"},
+    ]});
+    let set = |field: &str, at: &str, keys: Option<&str>, fault: Option<&str>| {
+        let name = NamespacedName::new(field, at);
+        Object::KeySet(crate::KeySet { name, keys: keys.map(Into::into), fault: fault.map(Into::into) })
+    };
+    let of = |sets: Vec<Object>| {
+        let policy = Object::RequestAuthentication(typed("a", spec.clone()));
+        found(std::iter::once(policy).chain(sets).collect())
+    };
+    let at = |field: &str| ("KeysNotFetched", field.to_owned());
+    let (b, c) = ("https://b.example/keys", "https://c.example");
+    assert_eq!(of(vec![]), []);
+    assert_eq!(of(vec![set("jwksUri", b, Some("{}"), None), set("issuer", b, None, Some("x"))]), []);
+    assert_eq!(
+        of(vec![set("jwksUri", b, Some("{}"), Some("x")), set("issuer", c, None, Some("x"))]),
+        [at("spec.jwtRules[1].jwksUri"), at("spec.jwtRules[2].issuer")]
+    );
+}
