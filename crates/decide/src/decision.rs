@@ -45,6 +45,8 @@ pub struct Decision {
     pub upgrade: bool,
     /// How many RBAC filters with rules let the request through.
     pub rbac_allowed: u32,
+    /// What the filters that verify tokens did.
+    pub jwt: crate::jwt::Counts,
     /// What the client's sidecar said of itself (`x-envoy-peer-metadata`), and whether it asked for an answer.
     pub peer: Option<Arc<PeerMetadata>>,
     pub peer_wants_answer: bool,

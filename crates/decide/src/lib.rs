@@ -69,6 +69,7 @@ pub use hcm::{
     HttpLimits, HttpTimeouts, RouteSource, Sampling, TagValue, TraceHeaders, Tracer, Tracing,
 };
 pub use headers::{HeaderName, Headers, Known};
+pub use jwt::Counts as JwtCounts;
 pub use listener::{
     ChainMatch, Direction, FilterChain, Listener, ListenerFilter, ListenerFilterKind, Terminal,
 };

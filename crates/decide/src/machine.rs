@@ -91,6 +91,7 @@ pub(crate) struct State {
     policies: Vec<PolicyHit>,
     /// How many RBAC filters let the request through.
     rbac_allowed: u32,
+    jwt: jwt::Counts,
     peer: Option<Arc<PeerMetadata>>,
     peer_wants_answer: bool,
     tell_upstream: Option<bool>,
@@ -122,6 +123,7 @@ impl Deciding {
                 flags: ResponseFlags::NONE,
                 policies: Vec::new(),
                 rbac_allowed: 0,
+                jwt: jwt::Counts::default(),
                 peer: None,
                 peer_wants_answer: false,
                 tell_upstream: None,
@@ -325,6 +327,7 @@ impl Deciding {
             policies: std::mem::take(&mut state.policies),
             upgrade,
             rbac_allowed: state.rbac_allowed,
+            jwt: state.jwt,
             peer: state.peer.take(),
             peer_wants_answer: state.peer_wants_answer,
             remote: state.remote,
@@ -399,6 +402,21 @@ impl State {
         Ok(())
     }
 
+    /// After what routes may ask about has changed.
+    fn choose_again<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Passed {
+        (self.matched, self.weighted, self.operation) = (None, None, None);
+        match self.choose_route(cx, request, rng, recorder) {
+            Ok(()) => Passed::Next,
+            Err(reply) => Passed::Reply(reply),
+        }
+    }
+
     /// What the most specific level says for a filter.
     fn override_of(&self, filter: &str) -> Option<&Override> {
         self.overrides_of(filter).next()
@@ -470,8 +488,11 @@ impl State {
             ignore_path_parameters: false,
         };
         let (verdict, learned) = jwt.judge(&mut subject, own, cx.start);
+        self.jwt.add(learned.counts(&verdict));
+        let reroutes = learned.reroutes();
         learned.apply(request);
         match verdict {
+            jwt::Verdict::Pass if reroutes => self.choose_again(cx, request, rng, recorder),
             jwt::Verdict::Pass => Passed::Next,
             jwt::Verdict::Unknown(name) => {
                 let text = format!("Failed JWT authentication: Wrong requirement_name: {name}");

@@ -10,6 +10,7 @@
 
 mod base64;
 mod build;
+mod claims;
 mod cluster;
 mod delegate;
 mod destination_rule;
@@ -17,6 +18,7 @@ mod encode;
 mod endpoint;
 mod gateway;
 mod instance;
+mod jwt;
 mod listener;
 mod locality;
 mod memo;
@@ -24,6 +26,7 @@ mod mtls;
 mod nds;
 mod node;
 mod peer;
+mod policies;
 mod rbac;
 mod readable;
 mod roots;

@@ -6,10 +6,8 @@
 mod custom;
 mod rule;
 
-use std::sync::Arc;
-
-use api::security::{Action, AuthorizationPolicy};
-use model::{Config, Key, Kind};
+use api::security::Action;
+use model::Kind;
 use proto::pb::envoy::config::listener::v3 as listener_pb;
 use proto::pb::envoy::config::rbac::v3 as pb;
 use proto::pb::envoy::extensions::filters::http::rbac::v3 as http_pb;
@@ -21,7 +19,7 @@ use crate::encode::any;
 use crate::listener::http::http_filter;
 use crate::listener::tcp::network_filter;
 use crate::mtls::trust_domains;
-use crate::scope::Facet;
+use crate::policies;
 
 /// In which order actions are asked; the first that refuses, refuses.
 const ORDER: [Action; 3] = [Action::Audit, Action::Deny, Action::Allow];
@@ -63,7 +61,8 @@ pub(crate) fn tcp(context: &Context<'_>) -> Vec<listener_pb::Filter> {
 }
 
 fn rules(context: &Context<'_>, layer: Layer) -> Vec<pb::Rbac> {
-    let policies = policies(context);
+    let policies =
+        policies::selecting(context, Kind::AuthorizationPolicy, |snapshot| snapshot.authorization_policies());
     let domains = trust_domains(context);
     let mut all = Vec::new();
     for action in ORDER {
@@ -96,32 +95,4 @@ fn rules(context: &Context<'_>, layer: Layer) -> Vec<pb::Rbac> {
         }
     }
     all
-}
-
-/// The policies that select the workload: the root namespace's and its own.
-fn policies(context: &Context<'_>) -> Vec<Arc<Config<AuthorizationPolicy>>> {
-    let namespace = &context.reader.facets(Facet::Namespace).namespace;
-    let root = context.reader.read(Key::Mesh).root_namespace();
-    let mut places = vec![root];
-    if namespace != root {
-        places.push(namespace);
-    }
-    let mut found = Vec::new();
-    for place in places {
-        let snapshot = context.reader.read(Key::KindIn(Kind::AuthorizationPolicy, Arc::clone(place)));
-        for policy in snapshot.authorization_policies().in_namespace(place) {
-            let spec = &policy.spec;
-            if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
-                continue;
-            }
-            let selected = spec.selector.as_ref().is_none_or(|selector| {
-                selector.match_labels.is_empty()
-                    || selector.selects(&context.reader.facets(Facet::Labels).labels)
-            });
-            if selected {
-                found.push(Arc::clone(policy));
-            }
-        }
-    }
-    found
 }

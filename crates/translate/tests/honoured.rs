@@ -586,6 +586,10 @@ fn every_key_that_a_condition_may_have_is_asked_about() {
         ("destination.ip", "10.0.0.1", "destinationIp"),
         ("destination.port", "9080", "destinationPort"),
         ("connection.sni", "a.example.com", "requestedServerName"),
+        ("request.auth.principal", "me/jo", "payload"),
+        ("request.auth.audiences", "a", "aud"),
+        ("request.auth.presenter", "a", "azp"),
+        ("request.auth.claims[group]", "a", "group"),
     ];
     let family = |key: &str| key.split_inclusive('[').next().unwrap_or_default().to_owned();
     let tried: BTreeSet<String> = cases.iter().map(|(key, ..)| family(key)).collect();
@@ -632,5 +636,44 @@ fn every_honoured_field_of_a_policy_s_rules_is_asked_about() {
         }
         tried += 1;
     }
-    assert_eq!(tried, 20);
+    assert_eq!(tried, 22);
+}
+
+#[test]
+fn every_honoured_field_of_a_rule_about_tokens_is_told() {
+    let filter = |rule: &Value| {
+        let spec = json!({"jwtRules": [rule]});
+        let policy = json!({"apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
+            "metadata": {"name": "x", "namespace": "default"}, "spec": spec});
+        let listener = Mesh::bookinfo(&policy.to_string()).listener(&sidecar("reviews"), "virtualInbound");
+        listener.to_string()
+    };
+    let usual = json!({"issuer": "me", "jwks": "{\"keys\": []}"});
+    let told = filter(&usual);
+    let mut tried = 0;
+    for row in table() {
+        if row.kind != "RequestAuthentication" || row.support != Support::Honoured {
+            continue;
+        }
+        let Some(field) = row.path.strip_prefix("jwtRules[].") else { continue };
+        // Told by way of the keys that are fetched, or with the list that they are in, or without effect.
+        let elsewhere = ["jwksUri", "jwks_uri", "timeout", "presence"];
+        if elsewhere.contains(&field) || field.contains('[') {
+            continue;
+        }
+        let value = match field {
+            "issuer" => json!("you"),
+            "jwks" => json!(r#"{"keys": [{"kty": "oct", "k": "YQ"}]}"#),
+            "fromHeaders" => json!([{"name": "x-token", "prefix": "T "}]),
+            "outputPayloadToHeader" => json!("x-payload"),
+            "forwardOriginalToken" => json!(true),
+            "outputClaimToHeaders" => json!([{"header": "x-sub", "claim": "sub"}]),
+            _ => json!(["a"]),
+        };
+        let mut rule = usual.clone();
+        rule[field] = value;
+        assert_ne!(filter(&rule), told, "{field}");
+        tried += 1;
+    }
+    assert_eq!(tried, 10);
 }

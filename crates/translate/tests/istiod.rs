@@ -1,7 +1,7 @@
 //! What a real istiod made of the same services and resources: names, chains, filters, domains, routes, priorities.
 //!
 //! `bookinfo/istiod.json` holds the facts that are compared, drawn from a record of its configuration. Left out on both
-//! sides: statistics (on by default here), JWT and external authorization (not built).
+//! sides: statistics (on by default here) and external authorization (not built).
 
 mod common;
 
@@ -11,7 +11,7 @@ use proto::ResourceType;
 use serde_json::{Value, json};
 use translate::{Facets, Scope};
 
-const LEFT_OUT: [&str; 3] = ["istio.stats", "envoy.filters.http.jwt_authn", "envoy.filters.http.ext_authz"];
+const LEFT_OUT: [&str; 2] = ["istio.stats", "envoy.filters.http.ext_authz"];
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)

@@ -363,6 +363,13 @@ const HTTP: &[&str] = &[
     "ext_authz.disabled",
     "ext_authz.failure_mode_allowed",
     "ext_authz.mine.error",
+    "jwt_authn.allowed",
+    "jwt_authn.denied",
+    "jwt_authn.cors_preflight_bypassed",
+    "jwt_authn.jwks_fetch_success",
+    "jwt_authn.jwks_fetch_failed",
+    "jwt_authn.jwt_cache_hit",
+    "jwt_authn.jwt_cache_miss",
     "fault.delays_injected",
     "fault.aborts_injected",
 ];

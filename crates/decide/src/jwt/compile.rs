@@ -178,6 +178,7 @@ impl Provider {
             payload_key: message.payload_in_metadata.as_str().into(),
             spaced_claims: spaced.map(|claim| claim.as_str().into()).collect(),
             header_key: message.header_in_metadata.as_str().into(),
+            reroute: message.clear_route_cache,
             failure_key: message.failed_status_in_metadata.as_str().into(),
             skew: if skew == 0 { SKEW } else { Duration::from_secs(skew) },
             claim_headers: message

@@ -60,6 +60,8 @@ struct Provider {
     spaced_claims: Vec<Box<str>>,
     header_key: Box<str>,
     failure_key: Box<str>,
+    /// Routes may depend on what a token says: the route is chosen again.
+    reroute: bool,
     skew: Duration,
     claim_headers: Vec<(HeaderName, Box<str>)>,
 }
@@ -170,6 +172,27 @@ struct Learned {
     failures: Vec<(Box<str>, Value)>,
     headers: Vec<(HeaderName, String)>,
     removed: Vec<extract::Place>,
+    reroute: bool,
+    /// Tokens that were judged for one provider: none of them was known from before.
+    judged: u32,
+}
+
+/// For the filter's statistics: what became of a request, and what it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub allowed: u32,
+    pub denied: u32,
+    pub preflights: u32,
+    pub judged: u32,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.allowed += other.allowed;
+        self.denied += other.denied;
+        self.preflights += other.preflights;
+        self.judged += other.judged;
+    }
 }
 
 /// The filter's name in dynamic metadata, whatever it is called in the chain.
@@ -185,7 +208,7 @@ impl JwtAuthn {
     ) -> (Verdict, Outcome) {
         let request = subject.request;
         if self.bypass_preflights && is_preflight(request) {
-            return (Verdict::Pass, Outcome::default());
+            return (Verdict::Pass, Outcome { preflight: true, ..Outcome::default() });
         }
         let requirement = match own {
             Some(PerRoute::Disabled) => None,
@@ -203,13 +226,14 @@ impl JwtAuthn {
         let verdict = match self.meets(requirement, request, now, &mut learned) {
             Ok(()) => Verdict::Pass,
             Err(fault) => {
-                learned = Learned { failures: learned.failures, ..Learned::default() };
+                let Learned { failures, judged, .. } = learned;
+                learned = Learned { failures, judged, ..Learned::default() };
                 Verdict::Deny { fault, strip: self.strip_reply }
             }
         };
         // A header that tells of a token is never the client's own.
         let told = self.providers.iter().flat_map(Provider::told_headers).cloned().collect();
-        (verdict, Outcome { told, learned })
+        (verdict, Outcome { told, learned, preflight: false })
     }
 
     fn meets(
@@ -226,8 +250,10 @@ impl JwtAuthn {
                 if found.is_empty() {
                     return provider.refused(Fault::Missing, learned);
                 }
-                // All must be good: who comes later might take the bad one for the one that was verified.
-                for (text, place) in found {
+                // All must be good: who comes later might take the bad one for the one that was verified. As in Envoy, the
+                // last one is looked at first.
+                for (text, place) in found.into_iter().rev() {
+                    learned.judged += 1;
                     let taken = Token::parse(&text)
                         .and_then(|token| provider.takes(token, place, audiences.as_deref(), now, learned));
                     if let Err(fault) = taken {
@@ -293,9 +319,25 @@ impl JwtAuthn {
 pub(crate) struct Outcome {
     told: Vec<HeaderName>,
     learned: Learned,
+    preflight: bool,
 }
 
 impl Outcome {
+    /// Whether the route is to be chosen again.
+    pub(crate) fn reroutes(&self) -> bool {
+        self.learned.reroute
+    }
+
+    pub(crate) fn counts(&self, verdict: &Verdict) -> Counts {
+        let passed = *verdict == Verdict::Pass;
+        Counts {
+            allowed: u32::from(passed),
+            denied: u32::from(!passed),
+            preflights: u32::from(self.preflight),
+            judged: self.learned.judged,
+        }
+    }
+
     pub(crate) fn apply(self, request: &mut Request) {
         for name in &self.told {
             request.headers.remove(name);
@@ -384,6 +426,8 @@ impl Provider {
         if !self.forward {
             learned.removed.push(place.clone());
         }
+        // As in Envoy, only if the token leaves anything that a route could ask about.
+        learned.reroute |= self.reroute && (!self.payload_key.is_empty() || !self.claim_headers.is_empty());
         if !self.header_key.is_empty() {
             learned.metadata.push((self.header_key.clone(), Value::Object(token.header)));
         }

@@ -114,7 +114,7 @@ fn a_public_key_is_no_shared_secret_and_none_is_no_algorithm() {
     let keys = json!({"keys": [{"kty": "RSA", "n": encode(modulus(&rsa)), "e": "AQAB"}]});
     let key = hmac::Key::new(hmac::HMAC_SHA256, modulus(&rsa));
     let forged = token(&json!({"alg": "HS256"}), &json!({}), |text| hmac::sign(&key, text).as_ref().to_vec());
-    assert_eq!(verified(&keys, &forged), Err(Fault::NoKey));
+    assert_eq!(verified(&keys, &forged), Err(Fault::Signature));
     for (signature, expected) in [(&b""[..], Fault::BadFormat), (b"x", Fault::UnknownAlgorithm)] {
         let unsigned = token(&json!({"alg": "none"}), &json!({}), |_| signature.to_vec());
         assert_eq!(verified(&keys, &unsigned), Err(expected));
@@ -133,6 +133,15 @@ fn key_sets_pass_over_what_they_cannot_use() {
     ] {
         assert_eq!(Keys::parse(set.as_bytes()).map(drop), expected, "{set}");
     }
+}
+
+#[test]
+fn nobody_has_the_key_that_stands_for_none() {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, syntax::jwks::NOBODY.as_bytes());
+    let set: Value = serde_json::from_str(syntax::jwks::NOBODYS).unwrap();
+    assert_eq!(set["keys"][0]["x"], encode(digest.as_ref()));
+    let text = token(&json!({"alg": "ES256"}), &json!({}), |_| vec![1; 64]);
+    assert_eq!(verified(&set, &text), Err(Fault::Signature));
 }
 
 #[test]

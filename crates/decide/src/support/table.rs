@@ -229,8 +229,8 @@ envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication: bypass_cors_prefli
     rules strip_failure_response
 envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader: claim_name header_name
 envoy.extensions.filters.http.jwt_authn.v3.JwtHeader: name value_prefix
-envoy.extensions.filters.http.jwt_authn.v3.JwtProvider: audiences claim_to_headers clock_skew_seconds \
-    failed_status_in_metadata forward forward_payload_header from_cookies from_headers from_params \
+envoy.extensions.filters.http.jwt_authn.v3.JwtProvider: audiences claim_to_headers clear_route_cache \
+    clock_skew_seconds failed_status_in_metadata forward forward_payload_header from_cookies from_headers from_params \
     header_in_metadata issuer local_jwks max_lifetime normalize_payload_in_metadata pad_forward_payload_header \
     payload_in_metadata require_expiration subjects
 envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload: space_delimited_claims

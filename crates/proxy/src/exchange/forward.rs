@@ -8,8 +8,8 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use decide::{
-    Decision, Forward, Hcm, HostRewriteLater, Known, LocalReply, Outcome as Verdict, Plan, ResponseFlags,
-    Retry,
+    Decision, Forward, Hcm, HostRewriteLater, JwtCounts, Known, LocalReply, Outcome as Verdict, Plan,
+    ResponseFlags, Retry,
 };
 use upstream::{
     Address, Endpoint, Host, LbKind, Outcome, Permit, Pick, Resource, RetryState, Verdict as RetryVerdict,
@@ -25,6 +25,7 @@ use super::serve::HttpConnection;
 use super::spans;
 use super::timers::Timers;
 use crate::cluster::Cluster;
+use crate::stats::HttpStats;
 use crate::wire::{BodyLength, Downstream, Frame, RequestHead, Reset, ResponseHead, Upstream};
 
 /// Body kept for another try where no retry policy asks for more.
@@ -74,6 +75,7 @@ pub async fn handle(
     }
     record.flags.insert(decision.flags);
     connection.stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
+    count_tokens(&connection.stats, decision.jwt);
     record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
     if decision.upgrade {
         connection.stats.cx_upgrades_total.inc();
@@ -103,6 +105,17 @@ pub async fn handle(
         connection.stats.rq_completed.inc();
     }
     record.finish(connection, hcm, Some(&head.request), Some(&decision));
+}
+
+fn count_tokens(stats: &HttpStats, of: JwtCounts) {
+    for (counter, count) in [
+        (&stats.jwt_allowed, of.allowed),
+        (&stats.jwt_denied, of.denied),
+        (&stats.jwt_preflights, of.preflights),
+        (&stats.jwt_cache_miss, of.judged),
+    ] {
+        counter.add(u64::from(count));
+    }
 }
 
 /// One request with everything that answering it needs.

@@ -134,6 +134,10 @@ stats! {
             rq_completed = "downstream_rq_completed", no_route = "no_route", no_cluster = "no_cluster",
             rq_direct_response = "rq_direct_response", rq_redirect = "rq_redirect",
             rbac_allowed = "rbac.allowed", rbac_denied = "rbac.denied",
+            jwt_allowed = "jwt_authn.allowed", jwt_denied = "jwt_authn.denied",
+            jwt_preflights = "jwt_authn.cors_preflight_bypassed", jwt_cache_hit = "jwt_authn.jwt_cache_hit",
+            jwt_cache_miss = "jwt_authn.jwt_cache_miss", jwks_fetch_success = "jwt_authn.jwks_fetch_success",
+            jwks_fetch_failed = "jwt_authn.jwks_fetch_failed",
             fault_delays = "fault.delays_injected", fault_aborts = "fault.aborts_injected",
             tracing_sampled = "tracing.random_sampling", tracing_not_traceable = "tracing.not_traceable",
         }

@@ -12,9 +12,9 @@ use proto::pb::google::protobuf::Any;
 use super::tcp::network_filter;
 use crate::build::Context;
 use crate::encode::{ads, any, boolv, fields, list, object, seconds, typed_struct};
-use crate::rbac;
 use crate::scope::Facet;
 use crate::telemetry::{Side, Telemetry};
+use crate::{jwt, rbac};
 
 pub(crate) enum Routes {
     /// Asked for by name.
@@ -131,6 +131,7 @@ fn http_filters(context: &Context<'_>, telemetry: &Telemetry) -> Vec<hcm::HttpFi
         all.push(http_filter("istio.metadata_exchange", peer_metadata(outbound)));
     }
     if telemetry.side != Side::Client {
+        all.extend(jwt::http(context));
         all.extend(rbac::http(context));
     }
     let grpc = filters::grpc_stats::v3::FilterConfig {

@@ -1,6 +1,6 @@
 //! One rule: sources, operations and conditions, as permissions and principals.
 
-use api::security::{Action, Condition, Operation, Rule, Source};
+use api::security::{Action, Condition, Operation, Rule, Source, claim_of_condition};
 use pb::permission::Rule as Permit;
 use pb::principal::Identifier;
 use proto::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -10,6 +10,7 @@ use proto::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMa
 use proto::pb::envoy::r#type::matcher::v3 as matcher;
 
 use super::Layer;
+use crate::claims;
 use crate::encode::any;
 use crate::listener::tcp::cidr;
 
@@ -216,9 +217,8 @@ fn condition_check(condition: &Condition, place: &Place<'_>) -> Option<When> {
     if let Some(name) = bracketed(key, "request.headers[") {
         return of_caller(true, &|value| vec![principal(Identifier::Header(header(name, value, false)))]);
     }
-    if let Some(claims) = key.strip_prefix("request.auth.claims") {
-        let path: Vec<&str> = claims.split(['[', ']']).filter(|part| !part.is_empty()).collect();
-        return of_caller(true, &|value| vec![claim(&path, string(value, false), true)]);
+    if let Some(path) = claim_of_condition(key) {
+        return of_caller(true, &|value| vec![claim(&path, string(value, false))]);
     }
     match key.as_str() {
         "source.ip" => of_caller(false, &|value| address(value, Identifier::DirectRemoteIp)),
@@ -232,12 +232,8 @@ fn condition_check(condition: &Condition, place: &Place<'_>) -> Option<When> {
             vec![authenticated(regex_matcher(&account_regex(value, place.namespace)))]
         }),
         "request.auth.principal" => of_caller(true, &|value| vec![request_principal(value)]),
-        "request.auth.audiences" => {
-            of_caller(true, &|value| vec![claim(&["aud"], string(value, false), true)])
-        }
-        "request.auth.presenter" => {
-            of_caller(true, &|value| vec![claim(&["azp"], string(value, false), false)])
-        }
+        "request.auth.audiences" => of_caller(true, &|value| vec![claim(&["aud"], string(value, false))]),
+        "request.auth.presenter" => of_caller(true, &|value| vec![claim(&["azp"], string(value, false))]),
         "destination.ip" => of_call(&|value| {
             cidr(value).map(|range| permission(Permit::DestinationIp(range))).into_iter().collect()
         }),
@@ -386,39 +382,26 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// What a verified token says; nothing verifies tokens yet, so that it never holds.
-#[allow(deprecated)]
-fn claim(path: &[&str], value: matcher::StringMatcher, in_list: bool) -> pb::Principal {
-    use matcher::metadata_matcher::{PathSegment, path_segment::Segment};
-    use matcher::value_matcher::MatchPattern;
-    let segment = |key: &str| PathSegment { segment: Some(Segment::Key(key.into())) };
-    let text = matcher::ValueMatcher { match_pattern: Some(MatchPattern::StringMatch(value)) };
-    let value = if in_list {
-        let one = matcher::list_matcher::MatchPattern::OneOf(Box::new(text));
-        matcher::ValueMatcher {
-            match_pattern: Some(MatchPattern::ListMatch(Box::new(matcher::ListMatcher {
-                match_pattern: Some(one),
-            }))),
-        }
-    } else {
-        text
-    };
-    principal(Identifier::Metadata(matcher::MetadataMatcher {
-        filter: "envoy.filters.http.jwt_authn".into(),
-        path: std::iter::once("payload").chain(path.iter().copied()).map(segment).collect(),
-        value: Some(value),
-        ..Default::default()
-    }))
+/// What a verified token says: one of the words of a list, or the one word.
+fn claim(path: &[&str], value: matcher::StringMatcher) -> pb::Principal {
+    metadata(claims::matcher(path, value))
 }
 
-/// `issuer/subject`, or `*` for any verified token.
+#[allow(deprecated)]
+fn metadata(matcher: matcher::MetadataMatcher) -> pb::Principal {
+    principal(Identifier::Metadata(matcher))
+}
+
+/// `issuer/subject`, of which either end may be a wildcard; `*` for any verified token. The issuer may hold slashes.
 fn request_principal(value: &str) -> pb::Principal {
-    let (issuer, subject) = match value {
-        "*" => ("*", "*"),
-        value => value.rsplit_once('/').unwrap_or((value, "*")),
+    let (issuer, subject) = match value.rsplit_once('/') {
+        Some(both) => both,
+        None if value == "*" => ("*", "*"),
+        None if value.starts_with('*') => ("*", value),
+        None if value.ends_with('*') => (value, "*"),
+        // As in Istio, no subject at all.
+        None => (value, ""),
     };
-    all_principals(vec![
-        claim(&["iss"], string(issuer, false), false),
-        claim(&["sub"], string(subject, false), false),
-    ])
+    let text = |name, text| metadata(claims::text_matcher(name, string(text, false)));
+    all_principals(vec![text("iss", issuer), text("sub", subject)])
 }

@@ -76,6 +76,7 @@ pub(crate) fn takes_everything(route: &pb::Route) -> bool {
 
 fn is_everything(condition: &pb::RouteMatch) -> bool {
     condition.headers.is_empty()
+        && condition.dynamic_metadata.is_empty()
         && condition.query_parameters.is_empty()
         && condition.path_specifier == matches::everything().path_specifier
 }

@@ -7,6 +7,7 @@ use api::{StringMatch, StringMatchKind};
 use proto::pb::envoy::config::route::v3 as pb;
 use proto::pb::envoy::r#type::matcher::v3 as matcher;
 
+use crate::claims;
 use crate::encode::boolv;
 
 pub(super) fn everything() -> pb::RouteMatch {
@@ -25,9 +26,15 @@ pub(super) fn of(request: &net::HttpMatchRequest) -> pb::RouteMatch {
         Some(StringMatchKind::Regex(regex)) => PathSpecifier::SafeRegex(self::regex(regex)),
         Some(StringMatchKind::Present) | None => PathSpecifier::Prefix("/".into()),
     };
-    let mut headers: Vec<_> =
-        request.headers.iter().map(|(name, value)| header(name, value, false)).collect();
-    headers.extend(request.without_headers.iter().map(|(name, value)| header(name, value, true)));
+    let mut headers = Vec::new();
+    let mut dynamic_metadata = Vec::new();
+    let wanted = request.headers.iter().map(|header| (header, false));
+    for ((name, value), invert) in wanted.chain(request.without_headers.iter().map(|header| (header, true))) {
+        match net::routing_claim(name) {
+            Some(path) => dynamic_metadata.push(claim(&path, value, invert)),
+            None => headers.push(header(name, value, invert)),
+        }
+    }
     let pseudo =
         [(":method", &request.method), (":authority", &request.authority), (":scheme", &request.scheme)];
     for (name, value) in pseudo {
@@ -37,6 +44,7 @@ pub(super) fn of(request: &net::HttpMatchRequest) -> pb::RouteMatch {
         path_specifier: Some(path),
         case_sensitive: Some(boolv(!request.ignore_uri_case)),
         headers,
+        dynamic_metadata,
         query_parameters: query(&request.query_params),
         ..Default::default()
     }
@@ -65,6 +73,17 @@ fn header(name: &str, value: &StringMatch, invert: bool) -> pb::HeaderMatcher {
         }),
         ..Default::default()
     }
+}
+
+/// What a token says that the gateway verified.
+fn claim(path: &[&str], value: &StringMatch, invert: bool) -> matcher::MetadataMatcher {
+    // Presence is any word.
+    let any = || matcher::StringMatcher {
+        match_pattern: Some(matcher::string_matcher::MatchPattern::SafeRegex(regex(".*"))),
+        ..Default::default()
+    };
+    let value = string(value).filter(|_| !is_anything(value)).unwrap_or_else(any);
+    matcher::MetadataMatcher { invert, ..claims::matcher(path, value) }
 }
 
 /// Istio's word for presence, which is no regular expression.
