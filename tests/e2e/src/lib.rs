@@ -13,6 +13,7 @@ pub mod demo;
 pub mod dial;
 pub mod garbage;
 pub mod hold;
+pub mod issuer;
 pub mod load;
 pub mod mesh;
 pub mod outside;

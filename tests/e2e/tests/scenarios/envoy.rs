@@ -14,7 +14,7 @@ use e2e::stage::Scenario;
 use e2e::{Mesh, Proxies, processes, until};
 use serde_json::Value;
 
-use crate::{balancing, resilience, security, traffic};
+use crate::{balancing, resilience, security, tokens, traffic};
 
 type Body = fn() -> anyhow::Result<()>;
 
@@ -61,6 +61,8 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
     ("mizzen_calls_envoy_and_is_authorized", || beside_callee(security::authorization)),
     ("envoy_calls_mizzen_with_identity", || beside_caller(security::identity)),
     ("envoy_calls_mizzen_and_is_authorized", || beside_caller(security::authorization)),
+    ("envoy_verifies_tokens", || beside_all("delta", tokens::at_a_sidecar)),
+    ("envoy_verifies_tokens_at_the_gateway", || beside_all("sotw", tokens::at_the_gateway)),
     ("envoy_reaches_what_lies_outside", || beside_all("delta", outside)),
 ];
 

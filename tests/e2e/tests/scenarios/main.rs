@@ -18,6 +18,7 @@ mod outside;
 mod resilience;
 mod security;
 mod telemetry;
+mod tokens;
 mod traffic;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     cascade::SCENARIOS,
     asking::SCENARIOS,
     security::SCENARIOS,
+    tokens::SCENARIOS,
     telemetry::SCENARIOS,
     console::SCENARIOS,
     hot::SCENARIOS,
