@@ -32,7 +32,7 @@ impl Control {
             "static_listeners",
             "dynamic_listeners",
             |v, r| {
-                if r.is_some() {
+                if r {
                     json!({"name": v["name"], "active_state": {"listener": v}})
                 } else {
                     json!({ "listener": v })
@@ -71,22 +71,36 @@ impl Control {
         name: &str,
         fixed: &str,
         dynamic: &str,
-        wrap: impl Fn(Value, Option<()>) -> Value,
+        wrap: impl Fn(Value, bool) -> Value,
     ) -> Value {
         let mut section = Map::new();
         section.insert("@type".into(), format!("{V3}{name}").into());
         let mut lists: BTreeMap<bool, Vec<Value>> = BTreeMap::new();
-        for (_, (resource, at, is_dynamic)) in
+        let mut errors = self.updates.errors(t);
+        for ((_, name), (resource, at, is_dynamic)) in
             self.resources.range((t, "".into())..).take_while(|((u, _), _)| *u == t)
         {
-            let mut entry = wrap(value_of(t, resource), is_dynamic.then_some(()));
+            let mut entry = wrap(value_of(t, resource), *is_dynamic);
             let place =
                 if entry.get("active_state").is_some() { &mut entry["active_state"] } else { &mut entry };
             place["last_updated"] = timestamp(*at).into();
             if *is_dynamic {
                 place["version_info"] = format!("{:016x}", resource.version).into();
             }
+            if let Some(error) = errors.remove(&**name) {
+                entry["error_state"] = error;
+            }
             lists.entry(*is_dynamic).or_default().push(entry);
+        }
+        // What was never good is shown as well.
+        for (name, mut error) in errors {
+            let key = if t == ResourceType::Endpoint { "cluster_name" } else { "name" };
+            error["failed_configuration"] = json!({"@type": t.url(), key: name});
+            let entry = match t {
+                ResourceType::Listener => json!({"name": name, "error_state": error}),
+                _ => json!({"error_state": error}),
+            };
+            lists.entry(true).or_default().push(entry);
         }
         for (is_dynamic, list) in lists {
             section.insert(if is_dynamic { dynamic } else { fixed }.to_owned(), list.into());

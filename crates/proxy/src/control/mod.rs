@@ -9,6 +9,7 @@ mod listeners;
 mod run;
 mod secrets;
 mod target;
+mod updates;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -164,6 +165,7 @@ struct Control {
     outside: Option<Outside>,
     look_up: LookUp,
     draining: bool,
+    updates: updates::Updates,
 }
 
 /// Starts a proxy: its workers, its control thread and its admin port.

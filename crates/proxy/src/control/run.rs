@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use base::ThreadRandom;
 use decide::Plan;
 use proto::ResourceType;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::updates::{Answer, Updates};
 use super::{Command, Control, Handle, Settings, StartError};
 use crate::admin;
 use crate::log::LogSink;
@@ -112,7 +113,9 @@ async fn run(
                     seen.0 |= delta.resource_type == ResourceType::Cluster;
                     seen.1 |= delta.resource_type == ResourceType::Listener;
                 }
+                let answer = Answer::of(&update.deltas);
                 let rejections = control.apply(update.deltas, true).await;
+                control.updates.note(answer, &rejections, SystemTime::now());
                 for rejection in &rejections {
                     tracing::warn!(%rejection, "refused");
                 }
@@ -159,6 +162,7 @@ fn control(
         outside: settings.outside,
         look_up: settings.look_up.unwrap_or_else(crate::net::look_up_here),
         draining: false,
+        updates: Updates::default(),
     })
 }
 
@@ -213,6 +217,7 @@ impl Control {
 
     async fn stats(&self) -> Snapshot {
         let mut all = Snapshot::default();
+        self.updates.count(&mut all);
         for worker in &self.workers {
             let (reply, answer) = oneshot::channel();
             if worker.messages.send(Message::Stats(reply)).await.is_ok()

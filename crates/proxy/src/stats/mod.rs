@@ -14,6 +14,7 @@ pub use istio::{
     IstioStats, Reporter, RequestKey, RequestProtocol, RequestSample, Security, Service, TcpKey, Workload,
 };
 pub use render::{Wanted, json, prometheus, text};
+pub(crate) use snapshot::Kind;
 pub use snapshot::{Sample, Snapshot};
 
 #[cfg(test)]
