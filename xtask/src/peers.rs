@@ -63,6 +63,14 @@ const PEERS: &[Peer] = &[
         },
     },
     Peer {
+        name: "istiod",
+        source: Source::GoModule {
+            folder: "istiod",
+            package: "istio.io/istio/pilot/cmd/pilot-discovery",
+            ldflags: "-s -w",
+        },
+    },
+    Peer {
         name: "kube-controller-manager",
         source: Source::GoModule { folder: "kube-controller-manager", package: ".", ldflags: KUBERNETES },
     },

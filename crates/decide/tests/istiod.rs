@@ -1,10 +1,8 @@
 //! A real istiod's configuration of Bookinfo: it compiles, and requests meet the fate that it says.
 //!
-//! The dumps are not part of the repository: `MIZZEN_ISTIOD_XDS` names their folder, else `../shared/istiod-xds` beside
-//! the repository is tried.
+//! The record is made from `tests/peers/istiod` and kept among the peers: see [`testkit::istiod`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,16 +13,6 @@ use decide::{
 };
 use proto::{Delta, Rejection, Resource, ResourceType};
 use serde_json::Value;
-
-fn folder() -> Option<PathBuf> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/istiod-xds");
-    let candidates = [std::env::var_os("MIZZEN_ISTIOD_XDS").map(PathBuf::from), Some(beside)];
-    let found = candidates.into_iter().flatten().find(|p| p.is_dir());
-    if found.is_none() {
-        eprintln!("skipped: needs the istiod dumps (MIZZEN_ISTIOD_XDS)");
-    }
-    found
-}
 
 fn resource(resource_type: ResourceType, name: &str, value: &Value) -> Resource {
     let mut value = value.clone();
@@ -38,7 +26,7 @@ fn resource(resource_type: ResourceType, name: &str, value: &Value) -> Resource 
 
 /// The resources of one proxy's dump, in the order of safe updates.
 fn deltas(name: &str) -> Option<Vec<Delta>> {
-    let folder = folder()?;
+    let folder = testkit::istiod::need_record()?;
     let read = |file: String| -> Value {
         serde_json::from_str(&std::fs::read_to_string(folder.join(file)).unwrap()).unwrap()
     };
@@ -78,12 +66,9 @@ fn plan(name: &str) -> Option<(Plan, Vec<Rejection>)> {
     Some((plan, rejections))
 }
 
-const ALL: [&str; 6] =
-    ["productpage-v1", "details-v1", "reviews-v1", "ratings-v1", "mysqldb-v1", "istio-ingressgateway-0"];
-
 #[test]
 fn everything_compiles_but_what_is_refused_by_name() {
-    for name in ALL {
+    for (name, _) in testkit::istiod::RECORDED {
         let Some((plan, rejections)) = plan(name) else { return };
         for rejection in &rejections {
             let known = rejection.reason.contains("ext_authz");

@@ -2,5 +2,6 @@
 
 pub mod cost;
 pub mod hosts;
+pub mod istiod;
 pub mod peers;
 pub mod relay;

@@ -33,8 +33,12 @@ static WANTED: OnceLock<()> = OnceLock::new();
 
 /// From now on meshes of this process stand on a real API server; false where this machine has none.
 pub fn choose() -> bool {
-    let there = ["etcd", "kube-apiserver", "openssl"].into_iter().all(|program| need(program).is_some());
-    there && WANTED.set(()).is_ok()
+    there() && WANTED.set(()).is_ok()
+}
+
+/// Whether this machine can have one.
+pub(crate) fn there() -> bool {
+    ["etcd", "kube-apiserver", "openssl"].into_iter().all(|program| need(program).is_some())
 }
 
 /// etcd and kube-apiserver; they end with it.
@@ -49,7 +53,8 @@ impl Cluster {
         WANTED.get().map(|()| Self::start()).transpose()
     }
 
-    fn start() -> anyhow::Result<Self> {
+    /// One whatever was chosen.
+    pub(crate) fn start() -> anyhow::Result<Self> {
         let added = run(Command::new("ip").args(["addr", "add", &format!("{ADDRESS}/32"), "dev", "lo"]));
         added.context("an address for the API server")?;
         let folder = tempfile::tempdir()?;
@@ -135,31 +140,40 @@ impl Cluster {
         self.folder.path().join("kubeconfig")
     }
 
-    fn at(&self, name: &str) -> String {
+    pub(crate) fn at(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
-    fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         let text = std::fs::read_to_string(self.at(&format!("{name}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
+    /// The ends of all logs but the API server's own, each under its name.
+    pub(crate) fn logs(&self) -> String {
+        let entries = std::fs::read_dir(self.folder.path()).into_iter().flatten().flatten();
+        let names =
+            entries.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".log")?.to_owned()));
+        let names = names.filter(|name| !matches!(name.as_str(), "etcd" | "kube-apiserver"));
+        names.map(|name| format!("== {name}\n{}\n", self.log(&name))).collect()
+    }
+
     fn spawn(&mut self, name: &str, arguments: &[String]) -> anyhow::Result<()> {
-        let program = need(name).with_context(|| format!("needs {name}"))?;
+        let mut command = Command::new(need(name).with_context(|| format!("needs {name}"))?);
+        self.keep(name, command.args(arguments))
+    }
+
+    /// Starts what ends with the servers, in their folder, which its log goes to as well.
+    pub(crate) fn keep(&mut self, name: &str, command: &mut Command) -> anyhow::Result<()> {
         let log = File::create(self.at(&format!("{name}.log")))?;
-        let child = Command::new(program)
-            .args(arguments)
-            .env("HOME", self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn();
+        command.current_dir(self.folder.path()).env("HOME", self.folder.path()).stdin(Stdio::null());
+        let child = command.stdout(log.try_clone()?).stderr(log).spawn();
         self.children.push(child.with_context(|| name.to_owned())?);
         Ok(())
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let kubectl = need("kubectl").context("needs kubectl")?;
         let mut command = Command::new(kubectl);
         command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folder.path()).env("GOGC", "off");

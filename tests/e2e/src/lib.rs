@@ -14,6 +14,7 @@ pub mod dial;
 pub mod garbage;
 pub mod hold;
 pub mod issuer;
+pub mod istiod;
 pub mod load;
 pub mod mesh;
 pub mod outside;

@@ -25,11 +25,19 @@ enum Part {
     Probe(e2e::probe::Options),
     /// What goes over the links of a process's network
     Capture(e2e::capture::Options),
+    /// Makes the record of a real istiod that other tests read, unless it is there
+    Istiod,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     match Program::parse().part {
+        Part::Istiod => e2e::istiod::make_record(),
+        part => tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(play(part)),
+    }
+}
+
+async fn play(part: Part) -> anyhow::Result<()> {
+    match part {
         Part::Serve(options) => e2e::serve::run(options).await,
         Part::Authorize(options) => e2e::authorize::run(options).await,
         Part::Garbage(options) => {
@@ -54,5 +62,6 @@ async fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Part::Capture(options) => e2e::capture::run(&options),
+        Part::Istiod => Ok(()),
     }
 }

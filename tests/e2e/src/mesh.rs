@@ -67,10 +67,11 @@ pub struct Logged {
 
 /// The programs under test, built beside the tests.
 pub fn program(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap_or_default();
-    // target/debug/deps/scenarios-… stands one folder below the programs.
-    let folder = tests.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    folder.join(name)
+    let own = std::env::current_exe().unwrap_or_default();
+    let folder = own.parent().unwrap_or(Path::new("."));
+    // target/debug/deps/scenarios-… stands one folder below the programs, of which this may be one.
+    let above = folder.parent().filter(|_| folder.ends_with("deps"));
+    above.unwrap_or(folder).join(name)
 }
 
 impl Mesh {

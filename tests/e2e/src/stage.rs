@@ -173,6 +173,12 @@ fn play(acts: &[Act], name: &str) -> anyhow::Result<()> {
     let Some(act) = acts.iter().find(|act| act.name == name) else {
         bail!("no scenario is called {name}");
     };
+    own_network()?;
+    if (act.prepare)() { (act.body)() } else { Ok(()) }
+}
+
+/// Moves this process, which must be of one thread, into a network of its own that has nothing but a loopback interface.
+pub fn own_network() -> anyhow::Result<()> {
     // As root a network namespace is enough; others need a user namespace, in which they are root.
     let mut flags = CloneFlags::CLONE_NEWNET;
     let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
@@ -187,5 +193,5 @@ fn play(acts: &[Act], name: &str) -> anyhow::Result<()> {
     }
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip (iproute2)")?;
     anyhow::ensure!(up.success(), "the loopback interface does not come up");
-    if (act.prepare)() { (act.body)() } else { Ok(()) }
+    Ok(())
 }
