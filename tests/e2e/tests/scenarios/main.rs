@@ -12,6 +12,7 @@ mod explain;
 mod hosts;
 mod hot;
 mod ingress;
+mod istiod;
 mod kube;
 mod life;
 mod outside;
@@ -43,6 +44,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     badinput::SCENARIOS,
     envoy::SCENARIOS,
     kube::SCENARIOS,
+    istiod::SCENARIOS,
     explain::SCENARIOS,
     commands::SCENARIOS,
     demo::SCENARIOS,
