@@ -44,7 +44,7 @@ pub(crate) fn there() -> bool {
 /// etcd and kube-apiserver; they end with it.
 pub struct Cluster {
     folder: TempDir,
-    children: Vec<Child>,
+    children: Vec<(String, Child)>,
 }
 
 impl Cluster {
@@ -169,7 +169,7 @@ impl Cluster {
         let log = File::create(self.at(&format!("{name}.log")))?;
         command.current_dir(self.folder.path()).env("HOME", self.folder.path()).stdin(Stdio::null());
         let child = command.stdout(log.try_clone()?).stderr(log).spawn();
-        self.children.push(child.with_context(|| name.to_owned())?);
+        self.children.push((name.to_owned(), child.with_context(|| name.to_owned())?));
         Ok(())
     }
 
@@ -181,11 +181,22 @@ impl Cluster {
     }
 
     fn stop(&mut self) {
-        for mut child in self.children.drain(..).rev() {
-            let _ = child.kill();
-            let _ = child.wait();
+        while let Some((_, child)) = self.children.pop() {
+            kill(child);
         }
     }
+
+    /// Ends what [`Cluster::keep`] started under that name.
+    pub(crate) fn end(&mut self, name: &str) {
+        for (_, child) in self.children.extract_if(.., |(of, _)| of == name) {
+            kill(child);
+        }
+    }
+}
+
+fn kill(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 impl Drop for Cluster {

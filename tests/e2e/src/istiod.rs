@@ -41,8 +41,10 @@ pub struct Pod {
 impl Istiod {
     /// On a mesh with these rules; none where this machine has no istiod.
     pub fn start(rules: &str) -> anyhow::Result<Option<Self>> {
-        let Some(istiod) = need("istiod").filter(|_| there()) else { return Ok(None) };
-        let mut cluster = Cluster::start()?;
+        if need("istiod").is_none() || !there() {
+            return Ok(None);
+        }
+        let cluster = Cluster::start()?;
         let mut files = Vec::new();
         for (name, text) in [("workloads.yaml", WORKLOADS), ("pods.yaml", PODS), ("rules.yaml", rules)] {
             fs::write(cluster.at(name), text)?;
@@ -53,22 +55,33 @@ impl Istiod {
         // What is new has no status yet.
         cluster.kubectl(&["replace", "--subresource=status", &files[1]])?;
         fs::write(cluster.at("mesh.yaml"), MESH)?;
-        let mut command = Command::new(istiod);
+        let pods: Value = serde_json::from_str(&cluster.kubectl(&["get", "pods", "-A", "-o", "json"])?)?;
+        let pods = list(&pods["items"]).map(Pod::of).collect();
+        let mut istiod = Self { cluster, pods };
+        istiod.serve()?;
+        Ok(Some(istiod))
+    }
+
+    /// Starts it on the API server as that is, at first and after [`Istiod::kill`].
+    pub fn serve(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new(need("istiod").context("needs istiod")?);
         command
             .args(["discovery", "--meshConfig", "mesh.yaml", "--kubeconfig"])
-            .arg(cluster.kubeconfig())
+            .arg(self.cluster.kubeconfig())
             .args(["--httpAddr", "127.0.0.1:8080", "--grpcAddr", "127.0.0.1:15010"])
             .args(["--secureGRPCAddr", ":15012", "--httpsAddr", "127.0.0.1:15017"])
             .args(["--monitoringAddr", "127.0.0.1:15014", "--shutdownDuration", "0s"])
             .env("POD_NAME", "istiod-0")
             .env("POD_NAMESPACE", "istio-system")
             .env("INJECT_ENABLED", "false");
-        cluster.keep("istiod", &mut command)?;
+        self.cluster.keep("istiod", &mut command)?;
         let ready = || ask("http://127.0.0.1:8080/ready", &[]).ok().filter(|answer| answer.status == 200);
-        until("istiod is ready", START, ready).with_context(|| cluster.log("istiod"))?;
-        let pods: Value = serde_json::from_str(&cluster.kubectl(&["get", "pods", "-A", "-o", "json"])?)?;
-        let pods = list(&pods["items"]).map(Pod::of).collect();
-        Ok(Some(Self { cluster, pods }))
+        until("istiod is ready", START, ready).with_context(|| self.cluster.log("istiod")).map(drop)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.cluster.end("istiod");
     }
 
     pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -108,6 +121,8 @@ impl Istiod {
         let root = until_ok("istiod's root is published", START, || {
             self.kubectl(&[&namespace[..], &["get", "configmap", "istio-ca-root-cert", "-o", root]].concat())
         })?;
+        let mut metadata = pod.metadata();
+        metadata["DNS_CAPTURE"] = "true".into();
         let file = |what: &str, text: &str| -> anyhow::Result<String> {
             let path = self.cluster.at(&format!("{}.{what}", pod.name));
             fs::write(&path, text)?;
@@ -118,7 +133,7 @@ impl Istiod {
             "--node-id",
             &pod.node_id(),
             "--metadata-json",
-            &file("json", &pod.metadata().to_string())?,
+            &file("json", &metadata.to_string())?,
             "--control-plane",
             control_plane,
             "--root-cert",

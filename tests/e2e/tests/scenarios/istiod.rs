@@ -1,9 +1,12 @@
 //! Below a real istiod: the proxy and its agent where Envoy and Istio's agent would be, istiod and its authority as they are.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use agent::dns::Resolvers;
+use agent::egress::Egress;
 use anyhow::{Context, ensure};
 use e2e::ask::ask;
 use e2e::istiod::Istiod;
@@ -13,7 +16,8 @@ use e2e::stage::Scenario;
 use e2e::{processes, until, until_ok};
 use testkit::hosts::{Host, Lan};
 
-pub(crate) const SCENARIOS: &[Scenario] = &[("the_proxy_stands_below_a_real_istiod", stands)];
+pub(crate) const SCENARIOS: &[Scenario] =
+    &[("the_proxy_stands_below_a_real_istiod", stands), ("the_proxy_outlives_a_real_istiod", outlives)];
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The Service's own address, which capture hands to the proxy.
@@ -126,33 +130,85 @@ metadata: {name: default, namespace: istio-system}
 spec: {mtls: {mode: STRICT}}
 ";
 
+/// Some of the pods, and what they stand below.
+struct Mesh {
+    istiod: Istiod,
+    lan: Lan,
+}
+
+impl Mesh {
+    fn start(places: &[(&str, &str)]) -> anyhow::Result<Option<Self>> {
+        let Some(istiod) = Istiod::start(RULES)? else { return Ok(None) };
+        let names: Vec<&str> = places.iter().map(|(name, _)| *name).collect();
+        let mut mesh = Self { istiod, lan: Lan::new(&names)? };
+        for (name, pod) in places {
+            mesh.move_in(name, pod)?;
+        }
+        for name in names {
+            until_ok(&format!("{name} is ready"), PATIENCE, || {
+                let answer =
+                    inside(mesh.lan.host(name), || ask("http://127.0.0.1:15021/healthz/ready", &[]))??;
+                ensure!(answer.status == 200, "{answer:?}");
+                Ok(())
+            })?;
+        }
+        until_ok("reviews answers", PATIENCE, || {
+            let report = mesh.reviews("1", &[])?;
+            ensure!(report.failed() == 0, "{report:?}");
+            Ok(())
+        })?;
+        Ok(Some(mesh))
+    }
+
+    /// The pod's address, its capture, its application and its proxy.
+    fn move_in(&mut self, name: &str, pod: &str) -> anyhow::Result<()> {
+        let (istiod, host) = (&mut self.istiod, self.lan.host(name));
+        let pod = istiod.pod(pod)?;
+        done(host.command("ip").args(["addr", "add", &format!("{}/24", pod.address), "dev", "eth0"]))?;
+        if name != "gateway" {
+            done(host.command("nft").arg(CAPTURE))?;
+            let script = istiod.at(&format!("{name}.script"));
+            std::fs::write(&script, "")?;
+            let mut application = host.command(program("mizzen-e2e"));
+            istiod.keep(name, application.args(["serve", "--name", name, "--script", &script]))?;
+        }
+        let [a, b, c, _] = host.address().octets();
+        let agent = istiod.agent(&pod, &format!("{a}.{b}.{c}.1:15012"))?;
+        istiod.keep(&format!("{name}-proxy"), host.command(program("mizzen-proxy")).args(agent))
+    }
+
+    /// So many calls by productpage.
+    fn reviews(&self, count: &str, more: &[&str]) -> anyhow::Result<Report> {
+        let call = ["--url", URL, "--connect", REVIEWS, "--count", count];
+        load(self.lan.host("productpage"), &[&call, more].concat())
+    }
+}
+
+/// istiod gone, traffic flows as it was told last; istiod back, proxies hear what they missed.
+fn outlives() -> anyhow::Result<()> {
+    let few = |(name, _): &(&str, &str)| ["productpage", "v1", "v3"].contains(name);
+    let places: Vec<_> = PLACES.into_iter().filter(few).collect();
+    let Some(mut mesh) = Mesh::start(&places)? else { return Ok(()) };
+    mesh.istiod.kill();
+    let alone = mesh.reviews("100", &["--fresh"])?;
+    ensure!(alone.failed() == 0 && alone.names.len() == 2, "{alone:?}");
+    mesh.istiod.apply(ONLY_V1)?;
+    mesh.istiod.serve()?;
+    until("what was missed is heard", PATIENCE, || {
+        (mesh.reviews("10", &[]).ok()?.share("v1") == 1.0).then_some(())
+    })?;
+    ensure!(mesh.istiod.refused()? == 0, "something was refused");
+    Ok(())
+}
+
 /// Identities by istiod's authority, configuration by its stream: all of it is taken, every request meets the fate that
 /// the rules say, and a rule that changes acts at once.
 fn stands() -> anyhow::Result<()> {
-    let Some(mut istiod) = Istiod::start(RULES)? else { return Ok(()) };
-    let names = PLACES.map(|(name, _)| name);
-    let lan = Lan::new(&names)?;
-    let certificate = store_certificate(&istiod)?;
-    for (name, pod) in PLACES {
-        move_in(&mut istiod, &lan, name, pod)?;
-    }
-    for name in names {
-        until_ok(&format!("{name} is ready"), PATIENCE, || {
-            let answer = inside(lan.host(name), || ask("http://127.0.0.1:15021/healthz/ready", &[]))??;
-            ensure!(answer.status == 200, "{answer:?}");
-            Ok(())
-        })?;
-    }
+    let Some(mesh) = Mesh::start(&PLACES)? else { return Ok(()) };
+    let (istiod, lan) = (&mesh.istiod, &mesh.lan);
+    let certificate = store_certificate(istiod)?;
+    let reviews = |count: &str, more: &[&str]| mesh.reviews(count, more);
     let productpage = lan.host("productpage");
-    let reviews = |count: &str, more: &[&str]| {
-        load(productpage, &[&["--url", URL, "--connect", REVIEWS, "--count", count], more].concat())
-    };
-
-    until_ok("reviews answers", PATIENCE, || {
-        let report = reviews("1", &[])?;
-        ensure!(report.failed() == 0, "{report:?}");
-        Ok(())
-    })?;
     let split = reviews("200", &[])?;
     ensure!(split.failed() == 0 && split.names.len() == 2, "{split:?}");
     ensure!((0.3..0.7).contains(&split.share("v1")), "the weights are 50 and 50: {split:?}");
@@ -177,7 +233,7 @@ fn stands() -> anyhow::Result<()> {
     ensure!(late.status(504) == 2 && (450..2_500).contains(&late.slowest_ms), "{late:?}");
     scripts.iter().try_for_each(|script| std::fs::write(script, ""))?;
 
-    at_the_gateway(&lan, &certificate)?;
+    at_the_gateway(lan, &certificate)?;
 
     istiod.apply(ONLY_V1)?;
     until("the new rule acts", PATIENCE, || (reviews("10", &[]).ok()?.share("v1") == 1.0).then_some(()))?;
@@ -188,6 +244,8 @@ fn stands() -> anyhow::Result<()> {
     let still = reviews("20", &[])?;
     ensure!(still.failed() == 0, "{still:?}");
 
+    let found = inside(productpage, || look_up("reviews.default.svc.cluster.local"))??;
+    ensure!(found == [IpAddr::from([10, 96, 2, 4])], "istiod's table of names says otherwise: {found:?}");
     for (name, labels) in COUNTED {
         let metrics = inside(lan.host(name), || ask("http://127.0.0.1:15090/stats/prometheus", &[]))??.body;
         let mut series = metrics.lines().filter(|line| line.starts_with("istio_requests_total{"));
@@ -198,7 +256,7 @@ fn stands() -> anyhow::Result<()> {
     }
     let refused = istiod.refused()?;
     ensure!(refused == 0, "istiod counts {refused} refusals");
-    for name in names {
+    for (name, _) in PLACES {
         let stats = inside(lan.host(name), || ask("http://127.0.0.1:15000/stats", &[]))??.body;
         for update in ["cluster_manager.cds", "listener_manager.lds"] {
             let count = |what: &str| {
@@ -238,20 +296,11 @@ fn at_the_gateway(lan: &Lan, certificate: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The pod's address, its capture, its application and its proxy.
-fn move_in(istiod: &mut Istiod, lan: &Lan, name: &str, pod: &str) -> anyhow::Result<()> {
-    let (host, pod) = (lan.host(name), istiod.pod(pod)?);
-    done(host.command("ip").args(["addr", "add", &format!("{}/24", pod.address), "dev", "eth0"]))?;
-    if name != "gateway" {
-        done(host.command("nft").arg(CAPTURE))?;
-        let script = istiod.at(&format!("{name}.script"));
-        std::fs::write(&script, "")?;
-        let mut application = host.command(program("mizzen-e2e"));
-        istiod.keep(name, application.args(["serve", "--name", name, "--script", &script]))?;
-    }
-    let [a, b, c, _] = host.address().octets();
-    let agent = istiod.agent(&pod, &format!("{a}.{b}.{c}.1:15012"))?;
-    istiod.keep(&format!("{name}-proxy"), host.command(program("mizzen-proxy")).args(agent))
+/// As the application would, whose questions capture hands to the agent.
+fn look_up(name: &str) -> anyhow::Result<Vec<IpAddr>> {
+    let agent = Resolvers::new([([127, 0, 0, 1], 15053).into()], Egress::direct());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(agent.look_up(name, true, false))?.addresses)
 }
 
 /// In the place where istiod looks for the gateway's `credentialName`.
