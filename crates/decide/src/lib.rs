@@ -6,13 +6,15 @@
 //! connection:  plan.listener(name) ─► plan.hand_over(listener, original destination)
 //!              listener.choose(&connection, &mut ()) ─► FilterChain
 //!              decide_connection(&plan, &chain, &connection, ..) ─► Http(hcm) | Tcp(cluster) | Close | …
-//! request:     Deciding::new(&connection), then step(&cx, &mut request, rng, &mut ()) until Done(Decision)
+//! request:     Deciding::new(&connection), then step(&cx, &mut request, rng, &mut ()) until Done(Decision);
+//!              what it asks meanwhile (Ask) is answered by answer(..)
 //!              decision.outcome: Forward { cluster, timeouts, retry, hash, .. } or Reply
 //! response:    decision.take_upstream_peer(..), decision.respond(..); hcm.finish_reply(..) for our own answers
 //! log:         AccessLog::wants(&entry) ─► AccessLog::render(&entry, &mut line)
 //! ```
 //!
-//! A plan is immutable and holds no run-time state. Every step takes a [`Recorder`]: `&mut ()` in the proxy, an
+//! A plan is immutable and holds no run-time state but token buckets, which live as long as the filter that is written
+//! with them. Every step takes a [`Recorder`]: `&mut ()` in the proxy, an
 //! [`Explanation`] for `explain`; there is one matcher for both. What is accepted is honoured; everything else is
 //! refused by the name of its field. Deliberately absent: sockets, clocks, threads, and how bytes become heads.
 

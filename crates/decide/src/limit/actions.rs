@@ -261,3 +261,77 @@ fn parameter(q: &pb::QueryParameterMatcher) -> Taken<QueryMatcher> {
         Some(Query::StringMatch(s)) => (name, Some(StringMatcher::compile(s).within("stringMatch")?), true),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::json;
+    use serde_json::json;
+
+    use super::*;
+    use crate::request::Method;
+
+    fn compiled(actions: serde_json::Value) -> Result<RateLimits, String> {
+        let message: pb::RateLimit = json::decode(&json!({"actions": actions})).unwrap();
+        RateLimits::compile(&[message], "rateLimits").map_err(|r| format!("{}: {}", r.field(), r.reason))
+    }
+
+    #[test]
+    fn a_request_is_described_by_all_actions_or_not_at_all() {
+        let request =
+            Request::new(Method::Get, "a", "/p?q=1").with_header("x-a", "1").with_header("x-a", "2");
+        let described = |actions: serde_json::Value, remote: &str| {
+            let subject = Subject {
+                request: &request,
+                remote: remote.parse().unwrap(),
+                source: "me",
+                destination: Some("you"),
+            };
+            let mut all = Vec::new();
+            compiled(actions).unwrap().describe(0, &subject, &mut all);
+            let pairs =
+                |d: &Descriptor| d.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+            all.iter().map(pairs).collect::<Vec<_>>()
+        };
+        let header = |name: &str, skip: bool| json!({"requestHeaders": {"headerName": name, "descriptorKey": "h", "skipIfAbsent": skip}});
+        let v4 = "10.1.2.3:5";
+        for (actions, remote, expected) in [
+            (
+                json!([{"sourceCluster": {}}, {"destinationCluster": {}}]),
+                v4,
+                "source_cluster=me destination_cluster=you",
+            ),
+            (json!([header("x-a", false), header("x-b", true)]), v4, "h=1"),
+            (json!([header(":path", false)]), v4, "h=/p?q=1"),
+            (json!([{"remoteAddress": {}}]), "[::ffff:10.1.2.3]:5", "remote_address=10.1.2.3"),
+            (
+                json!([{"maskedRemoteAddress": {"v4PrefixMaskLen": 8}}]),
+                v4,
+                "masked_remote_address=10.0.0.0/8",
+            ),
+            (json!([{"maskedRemoteAddress": {"v4PrefixMaskLen": 0}}]), v4, "masked_remote_address=0.0.0.0/0"),
+            (json!([{"maskedRemoteAddress": {}}]), "[fd00::1]:5", "masked_remote_address=fd00::1/128"),
+            (json!([{"queryParameters": {"queryParameterName": "q", "descriptorKey": "q"}}]), v4, "q=1"),
+        ] {
+            assert_eq!(described(actions.clone(), remote), [expected], "{actions}");
+        }
+        assert!(described(json!([header("x-a", false), header("x-b", false)]), v4).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_its_path() {
+        for (action, expected) in [
+            (
+                json!({"genericKey": {"descriptorValue": "%REQ(x)%"}}),
+                "rateLimits[0].actions[0].genericKey.descriptorValue: operators are not supported here",
+            ),
+            (
+                json!({"metadata": {"descriptorKey": "k", "source": "ROUTE_ENTRY"}}),
+                "rateLimits[0].actions[0].metadata.source: must be DYNAMIC",
+            ),
+            (json!({}), "rateLimits[0].actions[0]: says nothing"),
+        ] {
+            assert_eq!(compiled(json!([action])).unwrap_err(), expected);
+        }
+        assert_eq!(compiled(json!([])).unwrap_err(), "rateLimits[0].actions: is empty");
+    }
+}

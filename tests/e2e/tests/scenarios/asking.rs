@@ -18,7 +18,7 @@ const ASKED: &str = "http://reviews:9080/asked";
 /// Over HTTP and over gRPC: who says the word is let in, and the application learns it; others get the authorizer's own
 /// answer; where no rule matches nobody is asked; `explain` says who would be. An authorizer that is down lets nobody in, or
 /// everybody where it is to fail open; one that is not declared lets nobody in.
-fn somebody_else() -> anyhow::Result<()> {
+pub(crate) fn somebody_else() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     let _reviews = mesh.serve("reviews", "v1", "one")?;
     let command = |port: &str| [program("mizzen-e2e"), "authorize".into(), "--port".into(), port.into()];

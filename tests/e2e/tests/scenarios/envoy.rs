@@ -14,7 +14,7 @@ use e2e::stage::Scenario;
 use e2e::{Mesh, Proxies, processes, until};
 use serde_json::Value;
 
-use crate::{balancing, resilience, security, tokens, traffic};
+use crate::{asking, balancing, resilience, security, tokens, traffic};
 
 type Body = fn() -> anyhow::Result<()>;
 
@@ -59,6 +59,7 @@ pub(crate) const SCENARIOS: &[Scenario] = envoys![
     "drains_ends_and_leaves_nothing" leaves_nothing,;
     ("mizzen_calls_envoy_with_identity", || beside_callee(security::identity)),
     ("mizzen_calls_envoy_and_is_authorized", || beside_callee(security::authorization)),
+    ("mizzen_calls_envoy_that_asks_somebody_else", || beside_callee(asking::somebody_else)),
     ("envoy_calls_mizzen_with_identity", || beside_caller(security::identity)),
     ("envoy_calls_mizzen_and_is_authorized", || beside_caller(security::authorization)),
     ("envoy_verifies_tokens", || beside_all("delta", tokens::at_a_sidecar)),
