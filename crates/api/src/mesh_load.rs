@@ -72,7 +72,7 @@ mod tests {
         let (config, warnings) = load(
             "trustDomain: example.org\nenableTracing: true\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}\n\
              ingressClass: istio\nextensionProviders:\n- {name: z, zipkin: {service: zipkin.tracing, port: 9411}}\n\
-             - {name: authz, envoyExtAuthzHttp: {service: authz.default, port: 8000}}\n",
+             - {name: authz, envoyExtAuthzGrpc: {service: authz.default, port: 8000}}\n",
         )
         .unwrap();
         assert_eq!(config.trust_domain(), "example.org");

@@ -527,7 +527,7 @@ fn what_is_not_honoured_is_refused_by_the_name_of_its_field() {
             refusals(
                 json!({}),
                 vec![json!({"name": "x", "typedConfig": {"@type":
-            "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"}})],
+            "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"}})],
                 &table,
             ),
             "httpFilters[0].typedConfig.@type",

@@ -60,6 +60,15 @@ apiVersion: telemetry.istio.io/v1
 kind: Telemetry
 metadata: {name: named, namespace: tracing}
 spec: {tracing: [{providers: [{name: named}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: asked, namespace: default}
+spec:
+  selector: {matchLabels: {app: reviews}}
+  action: CUSTOM
+  provider: {name: authz}
+  rules: [{to: [{operation: {paths: [/asked]}}]}]
 ";
 
 fn world() -> Vec<Change> {
@@ -140,6 +149,8 @@ const ZIPKIN: &str = "extensionProviders: [{name: z, zipkin: {service: zipkin.tr
 const OTLP: &str = "extensionProviders: [{name: o, opentelemetry: {service: otel.tracing.svc.cluster.local, port: 4317%}}], \
                     defaultProviders: {tracing: [o]}";
 const OWN_ZIPKIN: &str = "defaultConfig: {tracing: {zipkin: {address: 'zipkin.tracing:9411'}%}}";
+const AUTHZ_HTTP: &str = "extensionProviders: [{name: authz, envoyExtAuthzHttp: {service: otel.tracing.svc.cluster.local, port: 4317%}}]";
+const AUTHZ_GRPC: &str = "extensionProviders: [{name: authz, envoyExtAuthzGrpc: {service: otel.tracing.svc.cluster.local, port: 4317%}}]";
 const LOG: &str = "extensionProviders: [{name: f, envoyFileAccessLog: {path: /dev/stdout%}}], \
                    defaultProviders: {accessLogging: [f]}";
 const POOL_TCP: &str = "defaultTrafficPolicy: {connectionPool: {tcp: {%}}}";
@@ -377,6 +388,111 @@ const CASES: &[(&str, &str, &str, &str)] = &[
         LOG,
         "",
         ", logFormat: {labels: {a: '%PROTOCOL%'}}",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.service",
+        "extensionProviders: [{name: authz, envoyExtAuthzHttp: {service: %, port: 4317}}]",
+        "otel.tracing.svc.cluster.local",
+        "none.tracing.svc.cluster.local",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.port",
+        "extensionProviders: [{name: authz, envoyExtAuthzHttp: {service: otel.tracing.svc.cluster.local, port: %}}]",
+        "4317",
+        "1",
+    ),
+    ("extensionProviders[].envoyExtAuthzHttp.timeout", AUTHZ_HTTP, "", ", timeout: 3s"),
+    ("extensionProviders[].envoyExtAuthzHttp.failOpen", AUTHZ_HTTP, "", ", failOpen: true"),
+    ("extensionProviders[].envoyExtAuthzHttp.clearRouteCache", AUTHZ_HTTP, "", ", clearRouteCache: true"),
+    ("extensionProviders[].envoyExtAuthzHttp.statusOnError", AUTHZ_HTTP, "", ", statusOnError: '503'"),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.includeRequestBodyInCheck.maxRequestBytes",
+        AUTHZ_HTTP,
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1}",
+        ", includeRequestBodyInCheck: {maxRequestBytes: 2}",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.includeRequestBodyInCheck.allowPartialMessage",
+        AUTHZ_HTTP,
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1}",
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1, allowPartialMessage: true}",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.includeRequestBodyInCheck.packAsBytes",
+        AUTHZ_HTTP,
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1}",
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1, packAsBytes: true}",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzGrpc.service",
+        "extensionProviders: [{name: authz, envoyExtAuthzGrpc: {service: %, port: 4317}}]",
+        "otel.tracing.svc.cluster.local",
+        "none.tracing.svc.cluster.local",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzGrpc.port",
+        "extensionProviders: [{name: authz, envoyExtAuthzGrpc: {service: otel.tracing.svc.cluster.local, port: %}}]",
+        "4317",
+        "1",
+    ),
+    ("extensionProviders[].envoyExtAuthzGrpc.timeout", AUTHZ_GRPC, "", ", timeout: 3s"),
+    ("extensionProviders[].envoyExtAuthzGrpc.failOpen", AUTHZ_GRPC, "", ", failOpen: true"),
+    ("extensionProviders[].envoyExtAuthzGrpc.clearRouteCache", AUTHZ_GRPC, "", ", clearRouteCache: true"),
+    ("extensionProviders[].envoyExtAuthzGrpc.statusOnError", AUTHZ_GRPC, "", ", statusOnError: '503'"),
+    (
+        "extensionProviders[].envoyExtAuthzGrpc.includeRequestBodyInCheck.maxRequestBytes",
+        AUTHZ_GRPC,
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1}",
+        ", includeRequestBodyInCheck: {maxRequestBytes: 2}",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzGrpc.includeRequestBodyInCheck.allowPartialMessage",
+        AUTHZ_GRPC,
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1}",
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1, allowPartialMessage: true}",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzGrpc.includeRequestBodyInCheck.packAsBytes",
+        AUTHZ_GRPC,
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1}",
+        ", includeRequestBodyInCheck: {maxRequestBytes: 1, packAsBytes: true}",
+    ),
+    ("extensionProviders[].envoyExtAuthzHttp.pathPrefix", AUTHZ_HTTP, "", ", pathPrefix: /a"),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.includeHeadersInCheck",
+        AUTHZ_HTTP,
+        "",
+        ", includeHeadersInCheck: [x-a]",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.includeRequestHeadersInCheck",
+        AUTHZ_HTTP,
+        "",
+        ", includeRequestHeadersInCheck: [x-a]",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.headersToUpstreamOnAllow",
+        AUTHZ_HTTP,
+        "",
+        ", headersToUpstreamOnAllow: [x-a]",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.headersToDownstreamOnDeny",
+        AUTHZ_HTTP,
+        "",
+        ", headersToDownstreamOnDeny: [x-a]",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.headersToDownstreamOnAllow",
+        AUTHZ_HTTP,
+        "",
+        ", headersToDownstreamOnAllow: [x-a]",
+    ),
+    (
+        "extensionProviders[].envoyExtAuthzHttp.includeAdditionalHeadersInCheck",
+        AUTHZ_HTTP,
+        "",
+        ", includeAdditionalHeadersInCheck: {x-a: b}",
     ),
     ("extensionProviders[].envoyFileAccessLog.omitEmptyValues", LOG, "", ", omitEmptyValues: true"),
     (
