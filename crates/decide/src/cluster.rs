@@ -1,6 +1,7 @@
 //! Clusters: where requests go, and how connections are made there. Plain data, compiled from CDS and EDS.
 
 mod assignment;
+mod check;
 mod compile;
 mod typed;
 
@@ -14,6 +15,7 @@ use crate::plan::ClusterId;
 use crate::tls::UpstreamTransport;
 
 pub(crate) use assignment::compile_assignment;
+pub use check::{CheckKind, GrpcCheck, HealthCheck, HttpCheck, contains_in_order};
 pub(crate) use compile::{compile_cluster, keepalive};
 
 /// A compiled cluster.
@@ -28,6 +30,8 @@ pub struct Cluster {
     pub per_connection_buffer_limit: u32,
     /// Balancing, outliers and breakers, for [`::upstream::ClusterState`].
     pub settings: ClusterSettings,
+    /// How hosts are checked; how often, the settings say.
+    pub health_check: Option<Arc<HealthCheck>>,
     /// Used when none of `transport_matches` does.
     pub transport: UpstreamTransport,
     pub transport_matches: Vec<TransportMatch>,

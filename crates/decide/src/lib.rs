@@ -56,8 +56,9 @@ mod wire;
 pub use access_log::{AccessLog, LogSink};
 pub use ask::{Answer, Answered, Ask, Call, CallFault, GrpcFault, GrpcTarget, ReceivedBody};
 pub use cluster::{
-    BindConfig, Cluster, ClusterMetadata, Discovery, DnsFamily, DnsSettings, Http2Keepalive, HttpSettings,
-    ServiceRef, SocketOption, SocketState, SocketValue, TcpKeepalive, TransportMatch, UpstreamProtocol,
+    BindConfig, CheckKind, Cluster, ClusterMetadata, Discovery, DnsFamily, DnsSettings, GrpcCheck,
+    HealthCheck, Http2Keepalive, HttpCheck, HttpSettings, ServiceRef, SocketOption, SocketState, SocketValue,
+    TcpKeepalive, TransportMatch, UpstreamProtocol, contains_in_order,
 };
 pub use connection::{Connection, TlsInfo, TransportProtocol};
 pub use decision::{

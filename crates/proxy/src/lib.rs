@@ -10,12 +10,14 @@
 //!   the request path but what is promised for the whole proxy (breakers, outliers), which are atomics in `upstream`.
 //! - [`listen`]: accepts, restores destinations, looks at first bytes, finds the filter chain.
 //! - [`exchange`]: one HTTP request: decide, try, retry, answer, count, log.
+//! - [`check`]: active health checks, once for all workers.
 //! - [`cluster`]: pools; [`wire`]: HTTP/1 and HTTP/2 behind one set of heads and frames; [`h1`]: the HTTP/1 codec.
 //!
 //! Which route, which policy, which endpoint is not decided here: that is `decide` and `upstream`.
 
 mod admin;
 pub mod bootstrap;
+mod check;
 mod clock;
 mod cluster;
 mod control;

@@ -76,6 +76,18 @@ pub struct Endpoint {
     pub transport_labels: Arc<[(Box<str>, Box<str>)]>,
     /// Istio's `workload;namespace;canonical;revision;cluster` (metadata `istio.workload`); empty when there is none.
     pub workload: Arc<str>,
+    /// How it is checked, where that is not as any other.
+    pub check: EndpointCheck,
+}
+
+/// What an endpoint says of its active health checks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EndpointCheck {
+    pub disabled: bool,
+    /// In place of the endpoint's own.
+    pub address: Option<Address>,
+    /// The authority of checks; empty when none was given.
+    pub hostname: Arc<str>,
 }
 
 impl Endpoint {
@@ -88,6 +100,7 @@ impl Endpoint {
             health: Health::Healthy,
             transport_labels: Arc::from([]),
             workload: Arc::from(""),
+            check: EndpointCheck::default(),
         }
     }
 

@@ -1,18 +1,18 @@
 //! What a cluster's name stands for at run time; outlives every change of its configuration.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use base::Random;
 
 use crate::balance::Table;
-use crate::host::HostState;
+use crate::host::{FAILED, HostState, REMOVED};
 use crate::set::{Group, PrioritySet, Shared};
 use crate::{
-    Address, Assignment, Breakers, Ejection, EndpointSet, Host, LbPolicy, LocalityLb, OutlierConfig,
-    Thresholds,
+    Address, Assignment, Breakers, CheckConfig, CheckCounts, Ejection, EndpointSet, Host, LbPolicy,
+    LocalityGroup, LocalityLb, OutlierConfig, Thresholds,
 };
 
 /// What of a cluster's configuration matters at run time.
@@ -20,6 +20,7 @@ use crate::{
 pub struct ClusterSettings {
     pub lb: LbPolicy,
     pub outlier: Option<Arc<OutlierConfig>>,
+    pub check: Option<Arc<CheckConfig>>,
     /// By [`crate::Priority`].
     pub thresholds: [Thresholds; 2],
 }
@@ -28,6 +29,9 @@ pub struct ClusterSettings {
 #[derive(Debug)]
 pub struct ClusterState {
     pub breakers: Arc<Breakers>,
+    pub checks: CheckCounts,
+    /// How often hosts came or went.
+    pub membership_changes: AtomicU64,
     shared: Arc<Shared>,
     inner: Mutex<Inner>,
     /// When hosts were last judged, in the cluster's milliseconds.
@@ -38,6 +42,8 @@ pub struct ClusterState {
 struct Inner {
     states: HashMap<Address, Arc<HostState>>,
     current: Arc<EndpointSet>,
+    /// What the last update was made of, where hosts are checked: hosts that it left out may have to go.
+    last: Option<(Assignment, ClusterSettings)>,
 }
 
 impl ClusterState {
@@ -46,8 +52,10 @@ impl ClusterState {
         let current = Arc::new(build(&Assignment::default(), settings, &shared, &mut HashMap::new()));
         Self {
             breakers: Arc::new(Breakers::new(&settings.thresholds)),
+            checks: CheckCounts::default(),
+            membership_changes: AtomicU64::new(0),
             shared,
-            inner: Mutex::new(Inner { states: HashMap::new(), current }),
+            inner: Mutex::new(Inner { states: HashMap::new(), current, last: None }),
             judged: AtomicU64::new(0),
         }
     }
@@ -61,6 +69,9 @@ impl ClusterState {
     ) -> Arc<EndpointSet> {
         self.breakers.set(&settings.thresholds);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.last = settings.check.as_ref().map(|_| (assignment.clone(), settings.clone()));
+        let with_kept = with_kept(&inner.current, assignment, settings);
+        let assignment = with_kept.as_ref().unwrap_or(assignment);
         let mut states = HashMap::with_capacity(inner.states.len());
         std::mem::swap(&mut states, &mut inner.states);
         let mut kept = HashMap::with_capacity(states.len());
@@ -69,6 +80,7 @@ impl ClusterState {
                 kept.insert(endpoint.address.clone(), state);
             }
         }
+        let left = states.len();
         for gone in states.into_values() {
             if gone.ejected.swap(false, Relaxed) {
                 self.shared.ejected.fetch_sub(1, Relaxed);
@@ -78,13 +90,39 @@ impl ClusterState {
         let known = kept.len();
         inner.current = Arc::new(build(assignment, settings, &self.shared, &mut kept));
         if known < kept.len() {
-            inner.current.hosts().filter(|host| host.state.is_new()).for_each(|host| host.state.begin(since));
+            for host in inner.current.hosts().filter(|host| host.state.is_new()) {
+                host.state.begin(since);
+                let fails = if settings.check.is_some() { FAILED } else { 0 };
+                host.state.check.store(fails, Relaxed);
+            }
+        }
+        if known < kept.len() || left > 0 {
+            self.membership_changes.fetch_add(1, Relaxed);
+        }
+        for host in inner.current.hosts() {
+            if settings.check.is_none() || host.endpoint.check.disabled {
+                set_flags(&host.state.check, 0);
+            }
         }
         if settings.outlier.is_none() {
             inner.current.uneject_all();
         }
         inner.states = kept;
         Arc::clone(&inner.current)
+    }
+
+    /// Lets hosts go that are assigned no longer and were kept since their checks passed, when they do not any more.
+    pub fn let_go(&self, now: Instant) -> Option<Arc<EndpointSet>> {
+        let last = {
+            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let over = |host: &Host| host.is_kept_by_checks() && !host.is_available();
+            if inner.current.is_checked && inner.current.hosts().any(over) {
+                inner.last.clone()
+            } else {
+                None
+            }
+        };
+        last.map(|(assignment, settings)| self.update(&assignment, &settings, now))
     }
 
     /// The set as of the last [`Self::update`].
@@ -112,6 +150,51 @@ impl ClusterState {
     pub fn ejected(&self) -> u32 {
         self.shared.ejected.load(Relaxed)
     }
+}
+
+/// Writes only what is not so already.
+fn set_flags(flags: &AtomicU8, to: u8) {
+    if flags.load(Relaxed) != to {
+        flags.store(to, Relaxed);
+    }
+}
+
+/// The assignment with those hosts of the current set that it leaves out and that are to stay while their checks pass.
+/// Nothing where there is none.
+fn with_kept(
+    current: &EndpointSet,
+    assignment: &Assignment,
+    settings: &ClusterSettings,
+) -> Option<Assignment> {
+    let assigned: std::collections::HashSet<&Address> =
+        assignment.endpoints().map(|endpoint| &endpoint.address).collect();
+    if current.is_checked {
+        for host in current.hosts().filter(|host| assigned.contains(host.address())) {
+            host.state.check.fetch_and(!REMOVED, Relaxed);
+        }
+    }
+    settings.check.as_ref().filter(|check| current.is_checked && !check.drop_removed)?;
+    let mut all: Option<Assignment> = None;
+    for (priority, locality, host) in current.placed_hosts() {
+        let stays =
+            !assigned.contains(host.address()) && !host.endpoint.check.disabled && host.is_available();
+        if !stays {
+            continue;
+        }
+        host.state.check.fetch_or(REMOVED, Relaxed);
+        let all = all.get_or_insert_with(|| assignment.clone());
+        let place = all.groups.iter_mut().find(|g| g.priority == priority && g.locality == *locality);
+        match place {
+            Some(group) => group.endpoints.push(Arc::clone(&host.endpoint)),
+            None => all.groups.push(LocalityGroup {
+                locality: Arc::clone(locality),
+                priority,
+                weight: 0,
+                endpoints: vec![Arc::clone(&host.endpoint)],
+            }),
+        }
+    }
+    all
 }
 
 fn build(
@@ -146,6 +229,7 @@ fn build(
         len: priorities.iter().map(|p| p.hosts.len()).sum(),
         priorities,
         outlier: settings.outlier.clone(),
+        is_checked: settings.check.is_some(),
         shared: Arc::clone(shared),
     }
 }

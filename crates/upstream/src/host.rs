@@ -2,15 +2,23 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::{Address, Endpoint, Health};
+
+/// What active health checks say of a host, and whether it is only kept since they pass.
+pub(crate) const FAILED: u8 = 1;
+pub(crate) const DEGRADED: u8 = 2;
+pub(crate) const TIMED_OUT: u8 = 4;
+pub(crate) const REMOVED: u8 = 8;
 
 /// What is known of an address at run time. Keyed by cluster and address, it outlives changes of configuration.
 #[derive(Debug, Default)]
 pub(crate) struct HostState {
     pub(crate) active: AtomicU32,
     pub(crate) ejected: AtomicBool,
+    /// Of [`FAILED`] and the others.
+    pub(crate) check: AtomicU8,
     /// Milliseconds of the cluster's time at which it began to take requests.
     pub(crate) since: AtomicU64,
     /// Milliseconds of the detector's time; meaningful while ejected.
@@ -87,9 +95,41 @@ impl Host {
         ActiveRequest(Arc::clone(&self.state))
     }
 
-    /// Whether requests should go here: assigned as healthy or degraded, and not ejected.
+    /// Whether requests should go here: assigned as healthy or degraded, not ejected, and not failing its checks.
     pub fn is_available(&self) -> bool {
-        matches!(self.endpoint.health, Health::Healthy | Health::Degraded) && !self.is_ejected()
+        matches!(self.health(), Health::Healthy | Health::Degraded)
+    }
+
+    /// Health by everything that is known: the assignment, checks, outliers.
+    pub fn health(&self) -> Health {
+        match self.endpoint.health {
+            Health::Healthy | Health::Degraded if self.is_ejected() || self.has(FAILED) => Health::Unhealthy,
+            Health::Healthy if self.has(DEGRADED) => Health::Degraded,
+            assigned => assigned,
+        }
+    }
+
+    pub fn fails_checks(&self) -> bool {
+        self.has(FAILED)
+    }
+
+    /// The last failed check got no answer in time.
+    pub fn times_out(&self) -> bool {
+        self.has(TIMED_OUT)
+    }
+
+    /// Its checks pass, and it says that it is to be spared.
+    pub fn is_degraded_by_checks(&self) -> bool {
+        self.has(DEGRADED)
+    }
+
+    /// No longer assigned, and kept as long as its checks pass.
+    pub fn is_kept_by_checks(&self) -> bool {
+        self.has(REMOVED)
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.state.check.load(Relaxed) & flag != 0
     }
 }
 

@@ -39,6 +39,8 @@ pub struct OutlierConfig {
     pub failure_percentage: u32,
     pub failure_percentage_hosts: u32,
     pub failure_percentage_volume: u32,
+    /// A health check that passes ends an ejection.
+    pub uneject_on_check: bool,
 }
 
 impl Default for OutlierConfig {
@@ -67,6 +69,7 @@ impl Default for OutlierConfig {
             failure_percentage: 85,
             failure_percentage_hosts: 5,
             failure_percentage_volume: 50,
+            uneject_on_check: true,
         }
     }
 }
@@ -170,7 +173,7 @@ impl EndpointSet {
         }
     }
 
-    fn restore(&self, host: &Host) -> bool {
+    pub(crate) fn restore(&self, host: &Host) -> bool {
         let restored = host.state.ejected.swap(false, Relaxed);
         if restored {
             for counter in

@@ -36,6 +36,8 @@ pub struct EndpointSet {
     pub(crate) outlier: Option<Arc<OutlierConfig>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) len: usize,
+    /// Whether hosts are checked actively.
+    pub(crate) is_checked: bool,
 }
 
 #[derive(Debug)]

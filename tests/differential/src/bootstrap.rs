@@ -3,12 +3,13 @@
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
-use crate::case::{Chain, ClusterSpec, Group, substituted};
+use crate::case::{Chain, ClusterSpec, EndpointSpec, Group, substituted};
 
 /// Ports are the same for both; each has addresses of its own.
 const LISTENERS: u16 = 21_000;
 const UPSTREAMS: u16 = 24_000;
 const ADMIN: u16 = 20_999;
+const FURTHER: [u16; 2] = [26_000, 28_000];
 /// Nobody listens there.
 const DEAD: u16 = 20_998;
 
@@ -22,6 +23,14 @@ pub fn listener_port(index: usize) -> u16 {
 
 pub fn upstream_port(index: usize) -> u16 {
     UPSTREAMS + index as u16
+}
+
+/// More ports of the same upstream, as far as the group's clusters name them.
+pub fn further_ports(index: usize, group: &Group) -> Vec<u16> {
+    let clusters = || std::iter::once(&group.cluster).chain(group.clusters.values());
+    let named = |name: &str| clusters().any(|c| c.endpoints.iter().any(|e| e.at() == name));
+    let further = [("live2", FURTHER[0]), ("live3", FURTHER[1])];
+    further.into_iter().filter(|(name, _)| named(name)).map(|(_, first)| first + index as u16).collect()
 }
 
 pub fn admin_port() -> u16 {
@@ -325,27 +334,60 @@ fn filter(short: &Map<String, Value>, table: &[(&str, &str, &str)]) -> anyhow::R
 }
 
 fn cluster(index: usize, name: &str, spec: &ClusterSpec) -> anyhow::Result<Value> {
-    let endpoints = if spec.endpoints.is_empty() { &["live".to_owned()][..] } else { &spec.endpoints };
-    let endpoints = endpoints
-        .iter()
-        .filter(|kind| *kind != "none")
-        .map(|kind| {
-            let port = match kind.as_str() {
-                "live" => upstream_port(index),
-                "dead" => DEAD,
-                other => anyhow::bail!("endpoint {other:?} is neither live nor dead nor none"),
-            };
-            Ok(json!({"endpoint": {"address": socket(UPSTREAM, port)}}))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let live = [EndpointSpec::At("live".into())];
+    let specs = if spec.endpoints.is_empty() { &live[..] } else { &spec.endpoints };
+    let mut groups: Vec<((u32, &str, Option<u32>), Vec<Value>)> = vec![];
+    for spec in specs.iter().filter(|spec| spec.at() != "none") {
+        let endpoint = endpoint(index, spec)?;
+        match groups.iter_mut().find(|(place, _)| *place == spec.place()) {
+            Some((_, endpoints)) => endpoints.push(endpoint),
+            None => groups.push((spec.place(), vec![endpoint])),
+        }
+    }
+    if groups.is_empty() {
+        groups.push(((0, "", None), Vec::new()));
+    }
+    let groups = groups.into_iter().map(|((priority, zone, weight), endpoints)| {
+        let mut group = json!({"lb_endpoints": endpoints, "priority": priority});
+        if !zone.is_empty() {
+            group["locality"] = json!({"zone": zone});
+        }
+        if let Some(weight) = weight {
+            group["load_balancing_weight"] = json!(weight);
+        }
+        group
+    });
     let mut cluster = json!({
         "name": name,
         "type": "STATIC",
         "connect_timeout": "2s",
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+        "load_assignment": {"cluster_name": name, "endpoints": groups.collect::<Value>()},
     });
     extend(&mut cluster, &spec.fields);
-    Ok(cluster)
+    if ["load_assignment", "cluster_type"].iter().all(|field| cluster[field].is_object()) {
+        // Clusters that know other clusters, or names, have no endpoints of their own.
+        if let Value::Object(fields) = &mut cluster {
+            fields.remove("load_assignment");
+            fields.remove("type");
+        }
+    }
+    Ok(substituted(&cluster, "${port}", &json!(upstream_port(index))))
+}
+
+fn endpoint(index: usize, spec: &EndpointSpec) -> anyhow::Result<Value> {
+    let port = match spec.at() {
+        "live" => upstream_port(index),
+        "live2" => FURTHER[0] + index as u16,
+        "live3" => FURTHER[1] + index as u16,
+        "dead" => DEAD,
+        other => anyhow::bail!("endpoint {other:?} is neither live nor dead nor none"),
+    };
+    let mut value = json!({"endpoint": {"address": socket(UPSTREAM, port)}});
+    if let EndpointSpec::Full { endpoint, fields, .. } = spec {
+        extend(&mut value["endpoint"], endpoint);
+        extend(&mut value, fields);
+    }
+    Ok(value)
 }
 
 fn extend(value: &mut Value, with: &Map<String, Value>) {

@@ -75,6 +75,15 @@ pub struct Group {
     pub cases: Vec<Case>,
 }
 
+impl Group {
+    /// Whether hosts of its clusters are checked actively.
+    pub fn is_checked(&self) -> bool {
+        std::iter::once(&self.cluster)
+            .chain(self.clusters.values())
+            .any(|c| c.fields.contains_key("health_checks"))
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Chain {
@@ -87,15 +96,54 @@ pub struct Chain {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct ClusterSpec {
-    /// `live` is the recording upstream, `dead` a port that nobody listens on, `none` no endpoint at all.
+    /// `live` is the recording upstream, `live2` and `live3` are further ports of it, `dead` is a port that nobody listens
+    /// on, `none` no endpoint at all.
     #[serde(default = "live")]
-    pub endpoints: Vec<String>,
+    pub endpoints: Vec<EndpointSpec>,
     #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
 
-fn live() -> Vec<String> {
-    vec!["live".into()]
+fn live() -> Vec<EndpointSpec> {
+    vec![EndpointSpec::At("live".into())]
+}
+
+/// Where an endpoint is, and what else is said of it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum EndpointSpec {
+    At(String),
+    Full {
+        at: String,
+        #[serde(default)]
+        zone: String,
+        #[serde(default)]
+        priority: u32,
+        #[serde(default)]
+        locality_weight: Option<u32>,
+        /// Fields of the endpoint within the LbEndpoint.
+        #[serde(default)]
+        endpoint: Map<String, Value>,
+        /// Fields of the LbEndpoint.
+        #[serde(flatten)]
+        fields: Map<String, Value>,
+    },
+}
+
+impl EndpointSpec {
+    pub fn at(&self) -> &str {
+        match self {
+            Self::At(at) | Self::Full { at, .. } => at,
+        }
+    }
+
+    /// What its place in the assignment is: priority, zone, the zone's weight.
+    pub fn place(&self) -> (u32, &str, Option<u32>) {
+        match self {
+            Self::At(_) => (0, "", None),
+            Self::Full { priority, zone, locality_weight, .. } => (*priority, zone, *locality_weight),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -144,6 +144,15 @@ impl Contestant {
             .collect())
     }
 
+    /// What it says against each host, by cluster and address.
+    pub async fn health(&self, place: Place) -> anyhow::Result<BTreeMap<String, String>> {
+        let (status, text) = self.get("/clusters").await?;
+        anyhow::ensure!(status == 200, "/clusters answers {status}");
+        let text = text.replace(&place.upstream(self.kind).to_string(), "UPSTREAM");
+        let lines = text.lines().filter_map(|line| line.split_once("::health_flags::"));
+        Ok(lines.map(|(host, flags)| (host.to_owned(), flags.to_owned())).collect())
+    }
+
     /// Ends it; its access log is whole then.
     pub async fn stop(mut self) -> anyhow::Result<String> {
         if let Some(pid) = self.child.id() {

@@ -39,6 +39,12 @@ impl Observation {
         self.message(&format!("upstream.{turn}"), message);
     }
 
+    /// A health check as the upstream saw it.
+    pub fn check(&mut self, message: &Message) {
+        self.note("check.line", &message.line);
+        self.headers("check.header", &message.headers);
+    }
+
     fn message(&mut self, prefix: &str, message: &Message) {
         self.headers(&format!("{prefix}.header"), &message.headers);
         self.headers(&format!("{prefix}.trailer"), &message.trailers);

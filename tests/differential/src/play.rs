@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::bootstrap::{bootstrap, listener_port, upstream_port};
+use crate::bootstrap::{bootstrap, further_ports, listener_port, upstream_port};
 use crate::case::{Case, Group};
 use crate::contestant::{Contestant, Kind, Place, objection};
 use crate::listed::REFUSED;
@@ -73,6 +73,7 @@ pub async fn all(envoy: &Path, groups: Vec<Group>) -> anyhow::Result<Outcome> {
     }
     let mut rounds = play_all(place, &keys, &groups).await?;
     let stats = (both[0].stats().await?, both[1].stats().await?);
+    let health = (both[0].health(place).await?, both[1].health(place).await?);
     let mut logs = Vec::new();
     for contestant in both {
         logs.push(contestant.stop().await?);
@@ -81,7 +82,7 @@ pub async fn all(envoy: &Path, groups: Vec<Group>) -> anyhow::Result<Outcome> {
         read_log(log, &mut rounds, i);
     }
     let mut cases: Vec<Compared> = rounds.into_iter().map(|round| round.compare(place)).collect();
-    cases.extend(counters(&groups, &stats));
+    cases.extend(counters(&groups, &stats, &health));
     cases.extend(refused);
     Ok(Outcome { cases, groups: groups.len() })
 }
@@ -218,11 +219,22 @@ async fn play_group(
     let mut upstreams = Vec::new();
     for kind in KINDS {
         let address = (place.upstream(kind), upstream_port(index)).into();
-        upstreams.push(
-            Upstream::start(address, group.tcp.is_some(), acceptor.clone())
-                .await
-                .with_context(|| format!("upstream on {address}"))?,
-        );
+        let upstream = Upstream::start(address, group.tcp.is_some(), acceptor.clone())
+            .await
+            .with_context(|| format!("upstream on {address}"))?;
+        for port in further_ports(index, group) {
+            let address = (place.upstream(kind), port).into();
+            upstream.listen(address, group.tcp.is_some(), acceptor.clone()).await?;
+        }
+        upstreams.push(upstream);
+    }
+    let checked = group.is_checked();
+    if checked {
+        // The first rounds fail: nobody listened yet.
+        for upstream in &upstreams {
+            upstream.settle_checks(4).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let mut rounds = Vec::new();
     for (i, case) in group.cases.iter().enumerate() {
@@ -265,6 +277,11 @@ async fn play_case(
         }
         for (i, message) in messages.iter().enumerate() {
             seen.upstream(i + 1, message);
+        }
+        if group.is_checked()
+            && let Some(check) = upstream.settle_checks(1).await
+        {
+            seen.check(&check);
         }
     }
     Ok(Round {
@@ -417,6 +434,11 @@ const CLUSTER: &[&str] = &[
     "upstream_cx_none_healthy",
     "upstream_cx_overflow",
     "upstream_rq_maintenance_mode",
+    "membership_total",
+    "membership_healthy",
+    "membership_degraded",
+    "health_check.healthy",
+    "health_check.degraded",
 ];
 
 /// Of network filters and HTTP filters that limit rates, under the group's name.
@@ -429,13 +451,16 @@ const BUCKETS: &[&str] = &[
 ];
 
 type Stats = BTreeMap<String, i64>;
+/// What `/clusters` says against each host.
+type Health = BTreeMap<String, String>;
 
 /// One case for each group: its counters after all of its requests.
-fn counters(groups: &[Group], (envoy, mizzen): &(Stats, Stats)) -> Vec<Compared> {
+fn counters(groups: &[Group], (envoy, mizzen): &(Stats, Stats), health: &(Health, Health)) -> Vec<Compared> {
     let case = |group: &Group| {
         let name = &group.group;
         let door = if group.tcp.is_some() { ("tcp", TCP) } else { ("http", HTTP) };
-        let differences = [door, ("cluster", CLUSTER), ("local_rate_limit", DOORS), ("", BUCKETS)]
+        let owners = [door, ("cluster", CLUSTER), ("local_rate_limit", DOORS), ("", BUCKETS)];
+        let mut differences: Vec<Difference> = owners
             .into_iter()
             .flat_map(|(owner, stats)| stats.iter().map(move |stat| (owner, stat)))
             .filter_map(|(owner, stat)| {
@@ -450,6 +475,18 @@ fn counters(groups: &[Group], (envoy, mizzen): &(Stats, Stats)) -> Vec<Compared>
                 })
             })
             .collect();
+        let own = |key: &&String| {
+            key.split("::").next().is_some_and(|c| c == name || c.starts_with(&format!("{name}-")))
+        };
+        let mut hosts: Vec<&String> = health.0.keys().chain(health.1.keys()).filter(own).collect();
+        hosts.sort();
+        hosts.dedup();
+        for host in hosts {
+            let (envoy, mizzen) = (health.0.get(host).cloned(), health.1.get(host).cloned());
+            if envoy != mizzen {
+                differences.push(Difference { what: format!("health.{host}"), envoy, mizzen });
+            }
+        }
         Compared { name: format!("{name}/counters"), messages: Vec::new(), differences }
     };
     groups.iter().map(case).collect()

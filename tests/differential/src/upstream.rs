@@ -33,14 +33,28 @@ struct State {
     script: Vec<Answer>,
     turn: usize,
     seen: Vec<Message>,
+    checks: Checks,
+}
+
+/// Health checks: they come when they come, and are no part of a case's script.
+#[derive(Default)]
+struct Checks {
+    count: usize,
+    last: Option<Message>,
 }
 
 impl Upstream {
     /// Listens and serves until the runtime ends.
     pub async fn start(address: SocketAddr, tcp: bool, tls: TlsAcceptor) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
         let upstream = Self::default();
-        let serving = upstream.clone();
+        upstream.listen(address, tcp, tls).await?;
+        Ok(upstream)
+    }
+
+    /// Serves at one more address.
+    pub async fn listen(&self, address: SocketAddr, tcp: bool, tls: TlsAcceptor) -> std::io::Result<()> {
+        let listener = TcpListener::bind(address).await?;
+        let serving = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (upstream, tls) = (serving.clone(), tls.clone());
@@ -53,7 +67,7 @@ impl Upstream {
                 });
             }
         });
-        Ok(upstream)
+        Ok(())
     }
 
     fn state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -62,7 +76,10 @@ impl Upstream {
 
     /// Begins a case: forgets what was seen.
     pub fn script(&self, answers: &[Answer]) {
-        self.state(|s| *s = State { script: answers.to_vec(), ..State::default() });
+        self.state(|s| {
+            let checks = std::mem::take(&mut s.checks);
+            *s = State { script: answers.to_vec(), checks, ..State::default() };
+        });
     }
 
     /// Waits until that many requests were seen and are whole, or for a moment.
@@ -101,6 +118,49 @@ impl Upstream {
             Some(Answer::Text(text)) => FullAnswer { send: Some(text), ..FullAnswer::default() },
             Some(Answer::Full(full)) => full,
         }
+    }
+
+    /// The answer to a health check: `/health/STATUS`, and what else the path says.
+    pub fn check(&self, message: &Message) -> Option<FullAnswer> {
+        let target = message.line.split(' ').nth(1)?;
+        let mut parts = target.strip_prefix("/health/")?.split('/');
+        let status = parts.next()?;
+        let mut send = format!("HTTP/1.1 {status} x\r\ncontent-length: 3\r\n");
+        while let Some(part) = parts.next() {
+            match part {
+                "degraded" => send += "x-envoy-degraded: true\r\n",
+                "service" => {
+                    let name = parts.next().unwrap_or_default();
+                    send += &format!("x-envoy-upstream-healthchecked-cluster: {name}\r\n");
+                }
+                _ => {}
+            }
+        }
+        self.note_check(message);
+        Some(FullAnswer { send: Some(send + "\r\nok!"), ..FullAnswer::default() })
+    }
+
+    pub fn note_check(&self, message: &Message) {
+        self.state(|s| {
+            s.checks.count += 1;
+            s.checks.last = Some(message.clone());
+        });
+        self.0.changed.notify_waiters();
+    }
+
+    /// Waits until so many checks came, or for a moment; the last one.
+    pub async fn settle_checks(&self, count: usize) -> Option<Message> {
+        let enough = async {
+            loop {
+                let changed = self.0.changed.notified();
+                if self.state(|s| s.checks.count >= count) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(900), enough).await;
+        self.state(|s| s.checks.last.clone())
     }
 
     pub fn note(&self, message: Message) {
@@ -146,8 +206,13 @@ impl Upstream {
         loop {
             let Ok(mut message) = reader.head().await else { return false };
             message.headers.extend(agreed.map(|agreed| (":tls".to_owned(), agreed.to_owned())));
-            let probe = message.header(PROBE).is_some();
-            let answer = if probe { FullAnswer::ok() } else { self.next_answer() };
+            let check = self.check(&message);
+            let probe = check.is_some() || message.header(PROBE).is_some();
+            let answer = match check {
+                Some(answer) => answer,
+                None if probe => FullAnswer::ok(),
+                None => self.next_answer(),
+            };
             let head = message.line.starts_with("HEAD ");
             if answer.early {
                 send(&mut write, &answer, head).await;

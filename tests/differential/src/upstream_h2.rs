@@ -71,8 +71,17 @@ async fn exchange(
     }
     message.headers.extend(agreed.map(|agreed| (":tls".to_owned(), agreed)));
     message.headers.extend(headers(&parts.headers));
-    let probe = message.header(PROBE).is_some();
-    let answer = if probe { FullAnswer::ok() } else { upstream.next_answer() };
+    if target == "/grpc.health.v1.Health/Check" {
+        upstream.note_check(&message);
+        return serving(message.header(":authority"), body, &mut respond).await;
+    }
+    let check = upstream.check(&message);
+    let probe = check.is_some() || message.header(PROBE).is_some();
+    let answer = match check {
+        Some(answer) => answer,
+        None if probe => FullAnswer::ok(),
+        None => upstream.next_answer(),
+    };
     let head = parts.method == http::Method::HEAD;
     if answer.then == Then::Echo {
         upstream.note(Message { complete: true, ..message });
@@ -118,6 +127,19 @@ fn send_grpc(path: &str, message: &serde_json::Value, respond: &mut SendResponse
     let Some(Ok(mut stream)) = head.ok().map(|head| respond.send_response(head, false)) else { return };
     let trailers = vec![("grpc-status".to_owned(), "0".to_owned())];
     write(&mut stream, Message { body, trailers, ..Message::default() });
+}
+
+/// The answer to a gRPC health check, by who is asked for.
+async fn serving(authority: Option<&str>, body: RecvStream, respond: &mut SendResponse<Bytes>) {
+    read(body, &mut Message::default()).await;
+    let response =
+        Response::builder().header("content-type", "application/grpc").body(()).unwrap_or_default();
+    let Ok(mut stream) = respond.send_response(response, false) else { return };
+    let status = if authority == Some("serving") { 1 } else { 2 };
+    let _ = stream.send_data(Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]), false);
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+    let _ = stream.send_trailers(trailers);
 }
 
 async fn parsed(answer: &FullAnswer, head: bool) -> Option<(Message, bool)> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::upstream::{Assignment, Endpoint, Health, LocalityGroup};
+use ::upstream::{Address, Assignment, Endpoint, EndpointCheck, Health, LocalityGroup};
 use base::Locality;
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::config::endpoint::v3 as pb;
@@ -64,6 +64,9 @@ fn endpoint(endpoint: &pb::LbEndpoint) -> Taken<Endpoint> {
     }
     let mut result = Endpoint::new(address(&inner.address).within("address").within("endpoint")?);
     result.hostname = inner.hostname.as_str().into();
+    if let Some(config) = &inner.health_check_config {
+        result.check = check(config, &result.address).within("healthCheckConfig").within("endpoint")?;
+    }
     result.weight = weight;
     result.health = health;
     if let Some(metadata) = &endpoint.metadata {
@@ -71,6 +74,32 @@ fn endpoint(endpoint: &pb::LbEndpoint) -> Taken<Endpoint> {
         result.workload = text_of(metadata, "istio", "workload").into();
     }
     Ok(result)
+}
+
+/// Where an endpoint is checked: by its own address, by another port of it, or elsewhere.
+fn check(config: &pb::endpoint::HealthCheckConfig, own: &Address) -> Taken<EndpointCheck> {
+    let port = match u16::try_from(config.port_value) {
+        Ok(0) => None,
+        Ok(port) => Some(port),
+        Err(_) => return Err(Refusal::new("is no port").under("portValue")),
+    };
+    let elsewhere = match &config.address {
+        Some(_) => Some(address(&config.address).within("address")?),
+        None => port.map(|_| own.clone()),
+    };
+    let at = |address, port: Option<u16>| match (address, port) {
+        (Address::Socket(mut socket), Some(port)) => {
+            socket.set_port(port);
+            Address::Socket(socket)
+        }
+        (Address::Name(host, _), Some(port)) => Address::Name(host, port),
+        (address, _) => address,
+    };
+    Ok(EndpointCheck {
+        disabled: config.disable_active_health_check,
+        address: elsewhere.map(|address| at(address, port)),
+        hostname: config.hostname.as_str().into(),
+    })
 }
 
 fn transport_labels(metadata: &core::Metadata) -> Arc<[(Box<str>, Box<str>)]> {

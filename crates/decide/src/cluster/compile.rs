@@ -39,9 +39,18 @@ pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Clu
         "" => Arc::clone(&name),
         alt => alt.into(),
     };
+    let (http, discovery) = (http_settings(message)?, discovery(message)?);
+    let dynamic = matches!(discovery, Discovery::Eds { .. } | Discovery::StrictDns { .. });
+    let drop_removed = message.ignore_health_on_host_removal || !dynamic;
+    let (health_check, check) =
+        super::check::compile(&message.health_checks, http.protocol, drop_removed)?.unzip();
+    if health_check.is_some() && matches!(discovery, Discovery::OriginalDestination { .. }) {
+        let reason = "are for clusters that know their endpoints; remove them from one of ORIGINAL_DST";
+        return Err(Refusal::new(reason).under("healthChecks"));
+    }
     Ok(Cluster {
         id: ids.cluster(&name),
-        discovery: discovery(message)?,
+        discovery,
         connect_timeout: duration(&message.connect_timeout, "connectTimeout")?
             .unwrap_or(Duration::from_secs(5)),
         per_connection_buffer_limit: number(&message.per_connection_buffer_limit_bytes).unwrap_or(1 << 20),
@@ -52,15 +61,17 @@ pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Clu
                 .as_ref()
                 .map(|o| outlier(o).within("outlierDetection").map(Arc::new))
                 .transpose()?,
+            check: check.map(Arc::new),
             thresholds: thresholds(message)?,
         },
+        health_check: health_check.map(Arc::new),
         transport: tls::upstream(&message.transport_socket).within("transportSocket")?,
         transport_matches: each(
             &message.transport_socket_matches,
             "transportSocketMatches",
             transport_match,
         )?,
-        http: http_settings(message)?,
+        http,
         bind: message
             .upstream_bind_config
             .as_ref()
@@ -271,6 +282,7 @@ fn outlier(o: &pb::OutlierDetection) -> Taken<OutlierConfig> {
         failure_percentage: or(&o.failure_percentage_threshold, d.failure_percentage),
         failure_percentage_hosts: or(&o.failure_percentage_minimum_hosts, d.failure_percentage_hosts),
         failure_percentage_volume: or(&o.failure_percentage_request_volume, d.failure_percentage_volume),
+        uneject_on_check: flag(&o.successful_active_health_check_uneject_host, true),
     })
 }
 

@@ -150,6 +150,12 @@ impl Mutations {
         }
     }
 
+    /// Of a request that no route sends, with values rendered on it as it is.
+    pub(crate) fn apply_to_request(&self, request: &mut Request, entry: &LogEntry<'_>) {
+        let values: Vec<_> = self.add.iter().map(|a| a.render(entry)).collect();
+        self.apply(&mut RequestTarget(request), &mut values.iter());
+    }
+
     pub(crate) fn apply_simply(&self, headers: &mut Headers, entry: &LogEntry<'_>) {
         let values: Vec<_> = self.add.iter().map(|a| a.render(entry)).collect();
         self.apply(headers, &mut values.iter());

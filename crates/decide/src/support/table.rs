@@ -26,7 +26,7 @@ envoy.config.cluster.v3.CircuitBreakers.Thresholds: max_connections max_pending_
 envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget: budget_percent min_retry_concurrency
 envoy.config.cluster.v3.Cluster: alt_stat_name circuit_breakers cluster_type common_http_protocol_options \
     common_lb_config connect_timeout dns_jitter dns_lookup_family dns_refresh_rate eds_cluster_config filters \
-    http2_protocol_options http_protocol_options lb_policy least_request_lb_config load_assignment \
+    health_checks http2_protocol_options http_protocol_options ignore_health_on_host_removal lb_policy least_request_lb_config load_assignment \
     maglev_lb_config max_requests_per_connection metadata name original_dst_lb_config outlier_detection \
     per_connection_buffer_limit_bytes protocol_selection respect_dns_ttl ring_hash_lb_config \
     round_robin_lb_config transport_socket transport_socket_matches type typed_extension_protocol_options \
@@ -52,7 +52,7 @@ envoy.config.cluster.v3.OutlierDetection: always_eject_one_host base_ejection_ti
     enforcing_success_rate failure_percentage_minimum_hosts failure_percentage_request_volume \
     failure_percentage_threshold interval max_ejection_percent max_ejection_time max_ejection_time_jitter \
     split_external_local_origin_errors success_rate_minimum_hosts success_rate_request_volume \
-    success_rate_stdev_factor
+    success_rate_stdev_factor successful_active_health_check_uneject_host
 envoy.config.cluster.v3.UpstreamConnectionOptions: tcp_keepalive
 envoy.config.core.v3.Address: pipe socket_address
 envoy.config.core.v3.AggregatedConfigSource:
@@ -65,6 +65,17 @@ envoy.config.core.v3.GrpcService: envoy_grpc initial_metadata timeout
 envoy.config.core.v3.GrpcService.EnvoyGrpc: authority cluster_name
 envoy.config.core.v3.HeaderValue: key value
 envoy.config.core.v3.HeaderValueOption: append append_action header keep_empty_value
+envoy.config.core.v3.HealthCheck: grpc_health_check healthy_edge_interval healthy_threshold http_health_check \
+    initial_jitter interval interval_jitter interval_jitter_percent no_traffic_healthy_interval \
+    no_traffic_interval reuse_connection tcp_health_check timeout tls_options transport_socket_match_criteria \
+    unhealthy_edge_interval unhealthy_interval unhealthy_threshold
+envoy.config.core.v3.HealthCheck.GrpcHealthCheck: authority initial_metadata service_name
+envoy.config.core.v3.HealthCheck.HttpHealthCheck: codec_client_type expected_statuses host method path receive \
+    request_headers_to_add request_headers_to_remove response_buffer_size retriable_statuses send \
+    service_name_matcher
+envoy.config.core.v3.HealthCheck.Payload: binary text
+envoy.config.core.v3.HealthCheck.TcpHealthCheck: receive send
+envoy.config.core.v3.HealthCheck.TlsOptions: alpn_protocols
 envoy.config.core.v3.Http1ProtocolOptions: accept_http_10 default_host_for_http_10
 envoy.config.core.v3.Http2ProtocolOptions: allow_connect connection_keepalive initial_connection_window_size \
     initial_stream_window_size max_concurrent_streams
@@ -93,7 +104,8 @@ envoy.config.core.v3.UpstreamHttpProtocolOptions: auto_san_validation auto_sni
 envoy.config.endpoint.v3.ClusterLoadAssignment: cluster_name endpoints policy
 envoy.config.endpoint.v3.ClusterLoadAssignment.Policy: drop_overloads overprovisioning_factor
 envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload: drop_percentage
-envoy.config.endpoint.v3.Endpoint: address hostname
+envoy.config.endpoint.v3.Endpoint: address health_check_config hostname
+envoy.config.endpoint.v3.Endpoint.HealthCheckConfig: address disable_active_health_check hostname port_value
 envoy.config.endpoint.v3.LbEndpoint: endpoint health_status load_balancing_weight metadata
 envoy.config.endpoint.v3.LocalityLbEndpoints: lb_endpoints load_balancing_weight locality priority
 envoy.config.listener.v3.AdditionalAddress: address

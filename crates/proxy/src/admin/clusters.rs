@@ -37,13 +37,22 @@ pub(super) fn text(views: &[ClusterView], _snapshot: &Snapshot) -> String {
     out
 }
 
-fn flags(host: &Host) -> &'static str {
-    match (host.is_ejected(), host.endpoint.health) {
-        (true, _) => "/failed_outlier_check",
-        (false, Health::Unhealthy | Health::Draining) => "/failed_eds_health",
-        (false, Health::Degraded) => "/degraded_eds_health",
-        (false, Health::Healthy) => "healthy",
-    }
+/// Every reason against a host, in Envoy's words and order.
+fn flags(host: &Host) -> String {
+    let health = host.endpoint.health;
+    let flags: String = [
+        (host.fails_checks(), "/failed_active_hc"),
+        (host.is_ejected(), "/failed_outlier_check"),
+        (matches!(health, Health::Unhealthy | Health::Draining), "/failed_eds_health"),
+        (host.is_degraded_by_checks(), "/degraded_active_hc"),
+        (health == Health::Degraded, "/degraded_eds_health"),
+        (host.is_kept_by_checks(), "/pending_dynamic_removal"),
+        (host.times_out(), "/active_hc_timeout"),
+    ]
+    .into_iter()
+    .filter_map(|(holds, flag)| holds.then_some(flag))
+    .collect();
+    if flags.is_empty() { "healthy".into() } else { flags }
 }
 
 pub(super) fn json(views: &[ClusterView]) -> Value {
@@ -85,8 +94,16 @@ fn host(priority: u32, locality: &base::Locality, host: &Host) -> Value {
         Health::Unhealthy | Health::Draining => "UNHEALTHY",
     };
     let mut health = json!({"eds_health_status": eds});
-    if host.is_ejected() {
-        health["failed_outlier_check"] = true.into();
+    for (holds, flag) in [
+        (host.fails_checks(), "failed_active_health_check"),
+        (host.is_ejected(), "failed_outlier_check"),
+        (host.is_degraded_by_checks(), "failed_active_degraded_check"),
+        (host.is_kept_by_checks(), "pending_dynamic_removal"),
+        (host.times_out(), "active_hc_timeout"),
+    ] {
+        if holds {
+            health[flag] = true.into();
+        }
     }
     json!({
         "address": address,

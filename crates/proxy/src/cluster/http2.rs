@@ -13,7 +13,7 @@ use crate::net::Io;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-pub(super) fn builder(settings: &HttpSettings) -> Builder {
+pub fn builder(settings: &HttpSettings) -> Builder {
     let mut builder = Builder::new();
     builder
         .initial_window_size(settings.initial_stream_window.unwrap_or(STREAM_WINDOW).min(16 << 20))
@@ -26,7 +26,7 @@ pub(super) fn builder(settings: &HttpSettings) -> Builder {
 }
 
 /// Runs the connection to its end, which is also when a ping gets no answer in time.
-pub(super) async fn drive(mut connection: Connection<Io, Bytes>, keepalive: Option<Http2Keepalive>) {
+pub async fn drive(mut connection: Connection<Io, Bytes>, keepalive: Option<Http2Keepalive>) {
     let pings = keepalive.and_then(|keepalive| Some((keepalive, connection.ping_pong()?)));
     let unanswered = pin!(async {
         match pings {

@@ -3,7 +3,7 @@
 //! [`Target`] is what the control thread compiled; [`Cluster`] is one worker's pools and balancer of it, and outlives it.
 
 mod dial;
-mod http2;
+pub(crate) mod http2;
 mod lease;
 mod local;
 mod pool;

@@ -213,6 +213,7 @@ impl Cluster {
         let tls = target.transports.get(usize::from(key.transport)).and_then(|t| t.tls.clone());
         let stats = self.stats();
         stats.cx_total.inc();
+        self.state().checks.heed_traffic();
         let dialed = dial(
             &key.address,
             (&target.connect, target.outside.as_ref()),

@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use decide::{Cluster, Discovery};
 use prost::Message as _;
 use proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use proto::{Delta, Rejection, ResourceType};
-use upstream::{Assignment, ClusterState};
+use upstream::{Assignment, ClusterState, EndpointSet, Health, Host};
 
 use super::dns::{Resolution, Resolved};
 use super::{ClusterEntry, ClusterView, Control, target};
+use crate::check::Checker;
+use crate::stats::{Kind, Sample, Snapshot};
 use crate::worker::{ClusterUpdate, Config, Message};
 
 /// How long a change may wait for the addresses of names that are new.
@@ -123,10 +126,10 @@ impl Control {
 
     async fn spread_endpoints(&mut self, service: &Arc<str>) {
         for name in self.by_service.get(service).cloned().unwrap_or_default() {
-            let Some(entry) = self.clusters.get(&name) else { continue };
+            let Some(entry) = self.clusters.get_mut(&name) else { continue };
             let empty = Arc::new(Assignment::default());
             let assignment = self.plan.assignment(&entry.target.config).cloned().unwrap_or(empty);
-            let set = entry.state.update(&assignment, &entry.target.config.settings, Instant::now());
+            let set = entry.take(&assignment);
             self.tell_all(|| Message::Endpoints(name.clone(), set.clone())).await;
         }
     }
@@ -156,7 +159,7 @@ impl Control {
         let mut target = target::target(cluster, &mut self.secrets).map_err(|e| e.to_string())?;
         target.outside.clone_from(&self.outside);
         let target = Arc::new(target);
-        let old = self.clusters.remove(&cluster.name);
+        let mut old = self.clusters.remove(&cluster.name);
         if let Some(resolver) = old.as_ref().and_then(|o| o.resolver.as_ref()) {
             resolver.abort();
         }
@@ -164,8 +167,10 @@ impl Control {
             Some(old) => old.state.clone(),
             None => Arc::new(ClusterState::new(&cluster.settings, Instant::now())),
         };
-        let mut entry =
-            ClusterEntry { state, target, resolved: old.and_then(|o| o.resolved), resolver: None, dynamic };
+        let checker = old.as_mut().and_then(|o| o.checker.take());
+        let checker = Checker::renewed(checker, &target, &state, &self.first_round);
+        let resolved = old.and_then(|o| o.resolved);
+        let mut entry = ClusterEntry { state, target, resolved, resolver: None, checker, dynamic };
         let empty = Arc::new(Assignment::default());
         let assignment = match &cluster.discovery {
             Discovery::Static(assignment) => assignment.clone(),
@@ -188,7 +193,7 @@ impl Control {
             }
             Discovery::OriginalDestination { .. } => empty,
         };
-        let endpoints = entry.state.update(&assignment, &cluster.settings, Instant::now());
+        let endpoints = entry.take(&assignment);
         let update = ClusterUpdate { target: entry.target.clone(), state: entry.state.clone(), endpoints };
         self.clusters.insert(cluster.name.clone(), entry);
         Ok(update)
@@ -207,7 +212,7 @@ impl Control {
 
     pub(super) async fn resolved(&mut self, name: &Arc<str>, assignment: Assignment) {
         let Some(entry) = self.clusters.get_mut(name) else { return };
-        let set = entry.state.update(&assignment, &entry.target.config.settings, Instant::now());
+        let set = entry.take(&assignment);
         entry.resolved = Some(assignment);
         self.tell_all(|| Message::Endpoints(name.clone(), set.clone())).await;
     }
@@ -225,6 +230,59 @@ impl Control {
             .collect();
         views.sort_by(|a, b| a.name.cmp(&b.name));
         views
+    }
+}
+
+impl ClusterEntry {
+    /// Takes new endpoints.
+    fn take(&mut self, assignment: &Assignment) -> Arc<EndpointSet> {
+        let set = self.state.update(assignment, &self.target.config.settings, Instant::now());
+        if let Some(checker) = &mut self.checker {
+            checker.watch(&set);
+        }
+        set
+    }
+
+    /// What is counted once for all workers: hosts by their health, and checks.
+    pub(super) fn collect(&self, into: &mut Snapshot) {
+        let mut push = |stat, kind, value: u64| {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            into.push(Sample::new(
+                "cluster",
+                "envoy_cluster_name",
+                &self.target.stat_name,
+                stat,
+                kind,
+                value,
+            ));
+        };
+        let set = self.state.endpoints();
+        let count = |wanted: &dyn Fn(&Host) -> bool| set.hosts().filter(|host| wanted(host)).count() as u64;
+        push("membership_total", Kind::Gauge, set.len() as u64);
+        push("membership_healthy", Kind::Gauge, count(&|host| host.health() == Health::Healthy));
+        push("membership_degraded", Kind::Gauge, count(&|host| host.health() == Health::Degraded));
+        push("membership_change", Kind::Counter, self.state.membership_changes.load(Relaxed));
+        if self.checker.is_none() {
+            return;
+        }
+        let checked = |host: &Host| !host.endpoint.check.disabled;
+        push("health_check.healthy", Kind::Gauge, count(&|host| checked(host) && !host.fails_checks()));
+        push(
+            "health_check.degraded",
+            Kind::Gauge,
+            count(&|host| checked(host) && host.is_degraded_by_checks()),
+        );
+        let checks = &self.state.checks;
+        for (stat, counted) in [
+            ("health_check.attempt", &checks.attempt),
+            ("health_check.success", &checks.success),
+            ("health_check.failure", &checks.failure),
+            ("health_check.network_failure", &checks.network_failure),
+            ("health_check.passive_failure", &checks.passive_failure),
+            ("health_check.verify_cluster", &checks.verify_cluster),
+        ] {
+            push(stat, Kind::Counter, counted.load(Relaxed));
+        }
     }
 }
 

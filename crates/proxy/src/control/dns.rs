@@ -127,7 +127,13 @@ impl Resolution {
 
 fn placed(endpoint: &Endpoint, host: &Arc<str>, address: SocketAddr) -> Arc<Endpoint> {
     let hostname = if endpoint.hostname.is_empty() { host.clone() } else { endpoint.hostname.clone() };
-    Arc::new(Endpoint { address: Address::Socket(address), hostname, ..endpoint.clone() })
+    let mut placed = Endpoint { address: Address::Socket(address), hostname, ..endpoint.clone() };
+    if let Some(Address::Name(name, port)) = &endpoint.check.address
+        && name == host
+    {
+        placed.check.address = Some(Address::Socket(SocketAddr::new(address.ip(), *port)));
+    }
+    Arc::new(placed)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod updates;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +24,7 @@ use proto::{Delta, Rejection, Resource, ResourceType};
 use tokio::sync::{mpsc, oneshot, watch};
 use upstream::{Assignment, ClusterState};
 
+use crate::check::{Checker, FirstRound};
 use crate::cluster::Target;
 use crate::log::LogSink;
 use crate::net::{LookUp, Outside};
@@ -138,6 +140,7 @@ struct ClusterEntry {
     /// What DNS made of the configured names.
     resolved: Option<Assignment>,
     resolver: Option<tokio::task::AbortHandle>,
+    checker: Option<Checker>,
     dynamic: bool,
 }
 
@@ -166,6 +169,8 @@ struct Control {
     look_up: LookUp,
     draining: bool,
     updates: updates::Updates,
+    /// Whether hosts that are new have been checked.
+    first_round: Rc<FirstRound>,
 }
 
 /// Starts a proxy: its workers, its control thread and its admin port.

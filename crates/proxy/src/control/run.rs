@@ -91,7 +91,7 @@ async fn run(
     if let Some(config) = ads {
         tokio::task::spawn_local(xds::client::run(config, updates_tx.clone()));
     } else {
-        let _ = signals.ready.send(true);
+        ready_after_checks(&control, signals);
     }
     let mut seen = (false, false);
     let mut tick = tokio::time::interval(TICK);
@@ -121,15 +121,27 @@ async fn run(
                 }
                 let _ = update.verdict.send(rejections);
                 if awaits_ads && seen == (true, true) {
-                    signals.ready.send_if_modified(|r| !std::mem::replace(r, true));
+                    ready_after_checks(&control, signals);
                 }
             },
             resolved = dns.recv() => if let Some((name, assignment)) = resolved {
                 control.resolved(&name, assignment).await;
             },
-            _ = tick.tick() => control.tick(),
+            _ = tick.tick() => control.tick().await,
         }
     }
+}
+
+/// Ready to serve when every host that is to be checked has been checked once, as Envoy is.
+fn ready_after_checks(control: &Control, signals: &Signals) {
+    if *signals.ready.borrow() {
+        return;
+    }
+    let (first_round, ready) = (control.first_round.clone(), signals.ready.clone());
+    tokio::task::spawn_local(async move {
+        first_round.over().await;
+        ready.send_if_modified(|r| !std::mem::replace(r, true));
+    });
 }
 
 fn control(
@@ -163,6 +175,7 @@ fn control(
         look_up: settings.look_up.unwrap_or_else(crate::net::look_up_here),
         draining: false,
         updates: Updates::default(),
+        first_round: std::rc::Rc::default(),
     })
 }
 
@@ -226,6 +239,9 @@ impl Control {
                 all.merge(*snapshot);
             }
         }
+        for entry in self.clusters.values() {
+            entry.collect(&mut all);
+        }
         all
     }
 
@@ -250,7 +266,7 @@ impl Control {
         });
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         let now = Instant::now();
         for (name, entry) in &self.clusters {
             for ejection in entry.state.tick(now, &mut ThreadRandom) {
@@ -258,5 +274,16 @@ impl Control {
             }
         }
         self.secrets.collect_garbage();
+        let mut left = Vec::new();
+        for (name, entry) in &mut self.clusters {
+            let Some(checker) = &mut entry.checker else { continue };
+            if let Some(set) = entry.state.let_go(now) {
+                checker.watch(&set);
+                left.push((name.clone(), set));
+            }
+        }
+        for (name, set) in left {
+            self.tell_all(|| Message::Endpoints(name.clone(), set.clone())).await;
+        }
     }
 }

@@ -362,6 +362,9 @@ impl Exchange<'_, '_> {
                     timers.settle_try();
                     let status = begun.head.response.status;
                     self.observe(cluster, &host, Outcome::Status(status), status);
+                    if begun.head.response.headers.contains(Known::XEnvoyImmediateHealthCheckFail) {
+                        cluster.state().fail_check(&cluster.endpoints(), &host);
+                    }
                     if let Some(retry) = forward.retry.as_deref()
                         && body.can_replay()
                         && status != 101

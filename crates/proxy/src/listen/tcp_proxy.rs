@@ -120,6 +120,7 @@ async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Resu
         return Err(fail(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, "no transport socket matches".into()));
     };
     cluster.stats().cx_total.inc();
+    cluster.state().checks.heed_traffic();
     let active = host.start_request();
     let dialed = dial(
         host.address(),

@@ -14,8 +14,7 @@ pub use istio::{
     IstioStats, Reporter, RequestKey, RequestProtocol, RequestSample, Security, Service, TcpKey, Workload,
 };
 pub use render::{Wanted, json, prometheus, text};
-pub(crate) use snapshot::Kind;
-pub use snapshot::{Sample, Snapshot};
+pub use snapshot::{Kind, Sample, Snapshot};
 
 #[cfg(test)]
 mod tests;

@@ -78,8 +78,7 @@ impl PriorityPools {
 
 /// `All` stands for a host that only panic would use.
 fn standing(host: &Host) -> Source {
-    match host.endpoint.health {
-        _ if host.is_ejected() => Source::All,
+    match host.health() {
         Health::Healthy => Source::Healthy,
         Health::Degraded => Source::Degraded,
         Health::Unhealthy | Health::Draining => Source::All,
