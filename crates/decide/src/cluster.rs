@@ -3,6 +3,7 @@
 mod assignment;
 mod check;
 mod compile;
+mod subset;
 mod typed;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use crate::tls::UpstreamTransport;
 pub(crate) use assignment::compile_assignment;
 pub use check::{CheckKind, GrpcCheck, HealthCheck, HttpCheck, contains_in_order};
 pub(crate) use compile::{compile_cluster, keepalive};
+pub(crate) use subset::{LB, learned, merged, wanted};
 
 /// A compiled cluster.
 #[derive(Debug, Clone)]

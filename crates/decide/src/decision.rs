@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use upstream::Priority;
+use upstream::{Labels, Priority};
 
 use crate::cluster::Cluster;
 use crate::ext_authz::HeaderChange;
+use crate::filters::CsrfCounts;
 use crate::flags::ResponseFlags;
 use crate::hcm::CorsAnswer;
 use crate::headers::Headers;
@@ -47,6 +48,8 @@ pub struct Decision {
     pub rbac_allowed: u32,
     /// What the filters that verify tokens did.
     pub jwt: crate::jwt::Counts,
+    /// What the CSRF filter counted.
+    pub csrf: CsrfCounts,
     /// What the client's sidecar said of itself (`x-envoy-peer-metadata`), and whether it asked for an answer.
     pub peer: Option<Arc<PeerMetadata>>,
     pub peer_wants_answer: bool,
@@ -124,6 +127,8 @@ pub struct Forward {
     pub attempt_count: bool,
     /// ALPN to offer upstream instead of the transport's own: from `istio.alpn`.
     pub alpn: Option<Arc<[Arc<str>]>>,
+    /// What is wanted of hosts, where the cluster has subsets.
+    pub subset: Arc<Labels>,
     /// Where an original-destination cluster goes, when a header said so.
     pub original_destination: Option<std::net::SocketAddr>,
 }

@@ -20,7 +20,7 @@ use crate::decision::{Decision, LocalReply, Matched, Outcome, PolicyHit, TraceDe
 use crate::explain::{Note, Recorder};
 use crate::ext_authz::HeaderChange;
 use crate::filters::Abort;
-use crate::filters::{CorsPolicy, Fault, Override, Overrides, Preflight};
+use crate::filters::{CorsPolicy, Csrf, CsrfCounts, Fault, Override, Overrides, Preflight};
 use crate::flags::ResponseFlags;
 use crate::hcm::{CorsAnswer, FilterKind, Hcm, HttpFilter, RouteSource};
 use crate::headers::Known;
@@ -92,6 +92,7 @@ pub(crate) struct State {
     /// How many RBAC filters let the request through.
     rbac_allowed: u32,
     jwt: jwt::Counts,
+    csrf: CsrfCounts,
     peer: Option<Arc<PeerMetadata>>,
     peer_wants_answer: bool,
     tell_upstream: Option<bool>,
@@ -124,6 +125,7 @@ impl Deciding {
                 policies: Vec::new(),
                 rbac_allowed: 0,
                 jwt: jwt::Counts::default(),
+                csrf: CsrfCounts::default(),
                 peer: None,
                 peer_wants_answer: false,
                 tell_upstream: None,
@@ -260,6 +262,21 @@ impl Deciding {
                 let policy = self.state.cors_policy(&filter.name).or_else(|| self.state.old_cors());
                 policy.map_or(Passed::Next, |policy| self.state.cors(&policy, request, rng))
             }
+            FilterKind::Csrf(base) => {
+                let csrf = match own {
+                    Some(Override::Csrf(own)) => own,
+                    _ => base,
+                };
+                self.state.csrf(&Arc::clone(csrf), request, rng)
+            }
+            FilterKind::Learn(base) => {
+                let rules = match own {
+                    Some(Override::Learn(own)) => own,
+                    _ => base,
+                };
+                rules.apply(request);
+                Passed::Next
+            }
             FilterKind::Alpn(overrides) => {
                 self.state.alpn = Some(Arc::clone(overrides));
                 Passed::Next
@@ -328,6 +345,7 @@ impl Deciding {
             upgrade,
             rbac_allowed: state.rbac_allowed,
             jwt: state.jwt,
+            csrf: state.csrf,
             peer: state.peer.take(),
             peer_wants_answer: state.peer_wants_answer,
             remote: state.remote,
@@ -470,6 +488,14 @@ impl State {
         let mut reply = LocalReply::new(403, "RBAC: access denied", "");
         reply.details = format!("rbac_access_denied_matched_policy[{policy}]").into();
         Passed::Reply(Box::new(reply))
+    }
+
+    fn csrf<R: Random + ?Sized>(&mut self, csrf: &Csrf, request: &Request, rng: &mut R) -> Passed {
+        let (enabled, shadow) = (csrf.enabled.draw(rng), csrf.shadow.draw(rng));
+        if !enabled && !shadow || csrf.allows(request, &mut self.csrf) || !enabled {
+            return Passed::Next;
+        }
+        Passed::Reply(Box::new(LocalReply::new(403, "Invalid origin", "csrf_origin_mismatch")))
     }
 
     fn jwt<R: Random + ?Sized, E: Recorder>(

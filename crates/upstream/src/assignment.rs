@@ -76,8 +76,20 @@ pub struct Endpoint {
     pub transport_labels: Arc<[(Box<str>, Box<str>)]>,
     /// Istio's `workload;namespace;canonical;revision;cluster` (metadata `istio.workload`); empty when there is none.
     pub workload: Arc<str>,
+    /// Metadata of `envoy.lb`, sorted by key: by it subsets are made.
+    pub lb_labels: Arc<[LbLabel]>,
     /// How it is checked, where that is not as any other.
     pub check: EndpointCheck,
+}
+
+/// One field of an endpoint's metadata for load balancing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LbLabel {
+    pub key: Box<str>,
+    /// As JSON.
+    pub value: Box<str>,
+    /// Of a list, each as JSON.
+    pub items: Vec<Box<str>>,
 }
 
 /// What an endpoint says of its active health checks.
@@ -100,6 +112,7 @@ impl Endpoint {
             health: Health::Healthy,
             transport_labels: Arc::from([]),
             workload: Arc::from(""),
+            lb_labels: Arc::from([]),
             check: EndpointCheck::default(),
         }
     }

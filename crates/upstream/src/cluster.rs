@@ -10,15 +10,17 @@ use base::Random;
 use crate::balance::Table;
 use crate::host::{FAILED, HostState, REMOVED};
 use crate::set::{Group, PrioritySet, Shared};
+use crate::subset::Subsets;
 use crate::{
     Address, Assignment, Breakers, CheckConfig, CheckCounts, Ejection, EndpointSet, Host, LbPolicy,
-    LocalityGroup, LocalityLb, OutlierConfig, Thresholds,
+    LocalityGroup, LocalityLb, OutlierConfig, SubsetConfig, Thresholds,
 };
 
 /// What of a cluster's configuration matters at run time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClusterSettings {
     pub lb: LbPolicy,
+    pub subsets: Option<Arc<SubsetConfig>>,
     pub outlier: Option<Arc<OutlierConfig>>,
     pub check: Option<Arc<CheckConfig>>,
     /// By [`crate::Priority`].
@@ -218,6 +220,11 @@ fn build(
         let hosts = start..set.hosts.len();
         set.groups.push(Group { locality: Arc::clone(&group.locality), weight: group.weight, hosts });
     }
+    let subsets = settings.subsets.as_ref().map(|config| {
+        let locality = if config.locality_weight_aware { settings.lb.locality } else { LocalityLb::Ignored };
+        let own = ClusterSettings { lb: LbPolicy { locality, ..settings.lb }, ..ClusterSettings::default() };
+        Subsets::new(config, assignment, |part| build(part, &own, shared, states))
+    });
     let mut priorities: Vec<_> = by_priority.into_values().collect();
     for set in &mut priorities {
         set.table = Table::build(&settings.lb.kind, &weighted_hosts(set, settings.lb.locality));
@@ -230,6 +237,7 @@ fn build(
         priorities,
         outlier: settings.outlier.clone(),
         is_checked: settings.check.is_some(),
+        subsets,
         shared: Arc::clone(shared),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use base::Locality;
 
 use crate::balance::Table;
+use crate::subset::Subsets;
 use crate::{Host, LbPolicy, OutlierConfig};
 
 /// What all sets of one cluster share at run time.
@@ -38,6 +39,7 @@ pub struct EndpointSet {
     pub(crate) len: usize,
     /// Whether hosts are checked actively.
     pub(crate) is_checked: bool,
+    pub(crate) subsets: Option<Subsets>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,11 @@ impl EndpointSet {
 
     pub fn outlier_config(&self) -> Option<&Arc<OutlierConfig>> {
         self.outlier.as_ref()
+    }
+
+    /// Subsets that have hosts.
+    pub fn subsets(&self) -> Option<usize> {
+        self.subsets.as_ref().map(Subsets::len)
     }
 
     /// Requests of a million that the control plane wants dropped: flag `DO`.

@@ -389,6 +389,9 @@ const HTTP: &[&str] = &[
     "jwt_authn.jwt_cache_miss",
     "fault.delays_injected",
     "fault.aborts_injected",
+    "csrf.request_valid",
+    "csrf.request_invalid",
+    "csrf.missing_source_origin",
 ];
 const TCP: &[&str] = &[
     "downstream_cx_total",
@@ -439,6 +442,10 @@ const CLUSTER: &[&str] = &[
     "membership_degraded",
     "health_check.healthy",
     "health_check.degraded",
+    "lb_subsets_active",
+    "lb_subsets_selected",
+    "lb_subsets_fallback",
+    "lb_subsets_fallback_panic",
 ];
 
 /// Of network filters and HTTP filters that limit rates, under the group's name.

@@ -71,6 +71,7 @@ fn endpoint(endpoint: &pb::LbEndpoint) -> Taken<Endpoint> {
     result.health = health;
     if let Some(metadata) = &endpoint.metadata {
         result.transport_labels = transport_labels(metadata);
+        result.lb_labels = super::subset::labels_of_endpoint(metadata);
         result.workload = text_of(metadata, "istio", "workload").into();
     }
     Ok(result)

@@ -56,6 +56,7 @@ pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Clu
         per_connection_buffer_limit: number(&message.per_connection_buffer_limit_bytes).unwrap_or(1 << 20),
         settings: ClusterSettings {
             lb: lb_policy(message)?,
+            subsets: super::subset::compile(message)?,
             outlier: message
                 .outlier_detection
                 .as_ref()

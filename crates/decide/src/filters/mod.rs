@@ -1,7 +1,9 @@
 //! HTTP filters that are plain data: faults, CORS, and what routes say for them instead.
 
 mod cors;
+mod csrf;
 mod fault;
+mod learn;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +22,10 @@ use crate::support::check_any;
 use crate::wire::{type_of, unpack};
 
 pub(crate) use cors::{CorsPolicy, Preflight};
+pub(crate) use csrf::Csrf;
+pub use csrf::CsrfCounts;
 pub(crate) use fault::{Abort, Fault};
+pub(crate) use learn::HeaderToMetadata;
 
 /// What a route (virtual host, table, weighted cluster) says for filters, by the filter's name.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +42,8 @@ pub(crate) enum Override {
     ExtAuthz(Arc<ext_authz::PerRoute>),
     LocalLimit(Arc<LocalRateLimit>),
     GlobalLimit(Arc<GlobalPerRoute>),
+    Csrf(Arc<Csrf>),
+    Learn(Arc<HeaderToMetadata>),
 }
 
 impl Overrides {
@@ -88,6 +95,12 @@ fn compile_override(any: &Any) -> Taken<Option<Override>> {
         }
         "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => {
             Override::GlobalLimit(Arc::new(GlobalPerRoute::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
+            Override::Csrf(Arc::new(Csrf::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
+            Override::Learn(Arc::new(HeaderToMetadata::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
             let per_route: RbacPerRoute = unpack(any)?;

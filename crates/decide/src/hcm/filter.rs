@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::RouterOptions;
 use crate::ext_authz::ExtAuthz;
-use crate::filters::Fault;
+use crate::filters::{Csrf, Fault, HeaderToMetadata};
 use crate::jwt::JwtAuthn;
 use crate::limit::{GlobalRateLimit, LocalRateLimit};
 use crate::rbac::Rbac;
@@ -37,6 +37,9 @@ pub(crate) enum FilterKind {
     GlobalLimit(Arc<GlobalRateLimit>),
     Fault(Arc<Fault>),
     Cors,
+    Csrf(Arc<Csrf>),
+    /// `header_to_metadata`.
+    Learn(Arc<HeaderToMetadata>),
     /// `istio.alpn`: what to offer upstream by the protocol spoken there.
     Alpn(Arc<AlpnOverrides>),
     PeerMetadata(PeerExchange),
@@ -147,6 +150,12 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
             FilterKind::Fault(Arc::new(Fault::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.cors.v3.Cors" => unpack::<Cors>(any).map(|_| FilterKind::Cors)?,
+        "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
+            FilterKind::Csrf(Arc::new(Csrf::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
+            FilterKind::Learn(Arc::new(HeaderToMetadata::compile(&unpack(any)?)?))
+        }
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => FilterKind::GrpcStats,
         "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
             let config: AlpnConfig = decode(&any.value)?;

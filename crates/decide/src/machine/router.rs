@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use base::Random;
 use smallvec::SmallVec;
-use upstream::{RetryOn, RetryPolicy};
+use upstream::{Labels, RetryOn, RetryPolicy};
 
 use super::{Context, State};
-use crate::cluster::{Cluster, Discovery, UpstreamProtocol};
+use crate::cluster::{Cluster, Discovery, LB, UpstreamProtocol, learned, merged};
 use crate::decision::{Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome};
 use crate::explain::{Note, Recorder};
 use crate::flags::ResponseFlags;
@@ -114,8 +114,23 @@ impl State {
             attempt_count,
             alpn: self.alpn_for(&cluster, request),
             original_destination,
+            subset: self.subset(action, request),
             cluster,
         }))
+    }
+
+    /// What the route wants of hosts, then the weighted cluster, then what filters learned.
+    fn subset(&self, action: &ForwardAction, request: &Request) -> Arc<Labels> {
+        let weighted = match &action.destination {
+            Destination::Weighted { clusters, .. } => self.weighted.and_then(|i| clusters.get(i)),
+            _ => None,
+        };
+        let own = weighted.map_or(&[][..], |c| &c.subset);
+        let learned = request.metadata.filter(LB).map(learned).unwrap_or_default();
+        if own.is_empty() && learned.is_empty() {
+            return Arc::clone(&action.subset);
+        }
+        merged([&*action.subset, own, &learned]).into()
     }
 
     fn why_cluster(&self, action: &ForwardAction) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use upstream::Priority;
+use upstream::{Labels, Priority};
 
 use super::host::without_port;
 use super::policy::upgrade_is_enabled;
@@ -71,6 +71,8 @@ pub struct ForwardAction {
     pub(crate) rate_limits: RateLimits,
     /// Those of the virtual host count as well.
     pub(crate) include_host_limits: bool,
+    /// What is wanted of hosts, where the cluster has subsets.
+    pub(crate) subset: Arc<Labels>,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +95,8 @@ pub struct WeightedCluster {
     pub(crate) mutations: HeaderMutations,
     pub(crate) host_rewrite: Option<Box<str>>,
     pub(crate) overrides: Overrides,
+    /// In place of what the route says of hosts, key by key.
+    pub(crate) subset: Box<Labels>,
 }
 
 #[derive(Debug, Clone)]

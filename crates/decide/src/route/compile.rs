@@ -267,6 +267,7 @@ fn forward(r: &pb::RouteAction, defaults: &Defaults, ids: &mut Ids) -> Taken<For
         cors,
         rate_limits: RateLimits::compile(&r.rate_limits, "rateLimits")?,
         include_host_limits: flag(&r.include_vh_rate_limits, false),
+        subset: crate::cluster::wanted(&r.metadata_match).into(),
     })
 }
 
@@ -355,5 +356,6 @@ fn weighted_cluster(c: &pb::weighted_cluster::ClusterWeight, ids: &mut Ids) -> T
         mutations: mutations!(c),
         host_rewrite,
         overrides: Overrides::compile(&c.typed_per_filter_config)?,
+        subset: crate::cluster::wanted(&c.metadata_match),
     })
 }

@@ -26,7 +26,8 @@ envoy.config.cluster.v3.CircuitBreakers.Thresholds: max_connections max_pending_
 envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget: budget_percent min_retry_concurrency
 envoy.config.cluster.v3.Cluster: alt_stat_name circuit_breakers cluster_type common_http_protocol_options \
     common_lb_config connect_timeout dns_jitter dns_lookup_family dns_refresh_rate eds_cluster_config filters \
-    health_checks http2_protocol_options http_protocol_options ignore_health_on_host_removal lb_policy least_request_lb_config load_assignment \
+    health_checks http2_protocol_options http_protocol_options ignore_health_on_host_removal lb_policy \
+    lb_subset_config least_request_lb_config load_assignment \
     maglev_lb_config max_requests_per_connection metadata name original_dst_lb_config outlier_detection \
     per_connection_buffer_limit_bytes protocol_selection respect_dns_ttl ring_hash_lb_config \
     round_robin_lb_config transport_socket transport_socket_matches type typed_extension_protocol_options \
@@ -37,6 +38,10 @@ envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig: use_ho
 envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig:
 envoy.config.cluster.v3.Cluster.CustomClusterType: name typed_config
 envoy.config.cluster.v3.Cluster.EdsClusterConfig: eds_config service_name
+envoy.config.cluster.v3.Cluster.LbSubsetConfig: default_subset fallback_policy list_as_any locality_weight_aware \
+    panic_mode_any scale_locality_weight subset_selectors
+envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector: fallback_keys_subset fallback_policy keys \
+    single_host_per_subset
 envoy.config.cluster.v3.Cluster.LeastRequestLbConfig: choice_count slow_start_config
 envoy.config.cluster.v3.Cluster.MaglevLbConfig: table_size
 envoy.config.cluster.v3.Cluster.OriginalDstLbConfig: http_header_name upstream_port_override use_http_header
@@ -172,7 +177,8 @@ envoy.config.route.v3.Route: decorator direct_response match metadata name redir
 envoy.config.route.v3.RouteAction: append_x_forwarded_host auto_host_rewrite cluster cluster_header \
     cluster_not_found_response_code cors grpc_timeout_offset hash_policy host_rewrite_header \
     host_rewrite_literal host_rewrite_path_regex idle_timeout include_vh_rate_limits max_grpc_timeout \
-    max_stream_duration prefix_rewrite priority rate_limits regex_rewrite request_mirror_policies retry_policy timeout upgrade_configs \
+    max_stream_duration metadata_match prefix_rewrite priority rate_limits regex_rewrite request_mirror_policies \
+    retry_policy timeout upgrade_configs \
     weighted_clusters
 envoy.config.route.v3.RouteAction.HashPolicy: connection_properties cookie header query_parameter terminal
 envoy.config.route.v3.RouteAction.HashPolicy.ConnectionProperties: source_ip
@@ -199,7 +205,7 @@ envoy.config.route.v3.VirtualHost: cors domains include_attempt_count_in_respons
     metadata name rate_limits request_headers_to_add request_headers_to_remove request_mirror_policies require_tls \
     response_headers_to_add response_headers_to_remove retry_policy routes typed_per_filter_config
 envoy.config.route.v3.WeightedCluster: clusters header_name
-envoy.config.route.v3.WeightedCluster.ClusterWeight: host_rewrite_literal name request_headers_to_add \
+envoy.config.route.v3.WeightedCluster.ClusterWeight: host_rewrite_literal metadata_match name request_headers_to_add \
     request_headers_to_remove response_headers_to_add response_headers_to_remove typed_per_filter_config weight
 envoy.config.trace.v3.OpenTelemetryConfig: grpc_service http_service service_name
 envoy.config.trace.v3.Tracing.Http: name typed_config
@@ -233,10 +239,16 @@ envoy.extensions.filters.http.ext_authz.v3.ExtAuthz: allowed_headers charge_clus
 envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute: check_settings disabled
 envoy.extensions.filters.http.ext_authz.v3.HttpService: authorization_request authorization_response \
     path_override path_prefix server_uri
+envoy.extensions.filters.http.csrf.v3.CsrfPolicy: additional_origins filter_enabled shadow_enabled
 envoy.extensions.filters.http.fault.v3.FaultAbort: grpc_status header_abort http_status percentage
 envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort:
 envoy.extensions.filters.http.fault.v3.HTTPFault: abort delay downstream_nodes headers upstream_cluster
 envoy.extensions.filters.http.grpc_stats.v3.FilterConfig:
+envoy.extensions.filters.http.header_to_metadata.v3.Config: request_rules
+envoy.extensions.filters.http.header_to_metadata.v3.Config.KeyValuePair: encode key metadata_namespace \
+    regex_value_rewrite type value
+envoy.extensions.filters.http.header_to_metadata.v3.Config.Rule: cookie header on_header_missing \
+    on_header_present remove
 envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication: bypass_cors_preflight providers requirement_map \
     rules strip_failure_response
 envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader: claim_name header_name

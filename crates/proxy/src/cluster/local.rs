@@ -95,7 +95,14 @@ impl Cluster {
     pub fn pick<R: Random + ?Sized>(&self, pick: &Pick<'_>, rng: &mut R) -> Option<Host> {
         let mut balancer = self.balancer.borrow_mut();
         let now = balancer.set().policy().slow_start.map(|_| Instant::now());
-        balancer.pick(&Pick { now, ..*pick }, rng)
+        let host = balancer.pick(&Pick { now, ..*pick }, rng);
+        if balancer.set().subsets().is_some() {
+            let counts = balancer.take_counts();
+            self.stats.subsets_selected.add(counts.selected);
+            self.stats.subsets_fallback.add(counts.fallback);
+            self.stats.subsets_fallback_panic.add(counts.fallback_panic);
+        }
+        host
     }
 
     /// Counts how a request to the host ended, for outlier detection.

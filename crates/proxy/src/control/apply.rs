@@ -262,6 +262,9 @@ impl ClusterEntry {
         push("membership_healthy", Kind::Gauge, count(&|host| host.health() == Health::Healthy));
         push("membership_degraded", Kind::Gauge, count(&|host| host.health() == Health::Degraded));
         push("membership_change", Kind::Counter, self.state.membership_changes.load(Relaxed));
+        if let Some(subsets) = set.subsets() {
+            push("lb_subsets_active", Kind::Gauge, subsets as u64);
+        }
         if self.checker.is_none() {
             return;
         }

@@ -76,6 +76,9 @@ pub async fn handle(
     record.flags.insert(decision.flags);
     connection.stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
     count_tokens(&connection.stats, decision.jwt);
+    connection.stats.csrf_valid.add(u64::from(decision.csrf.valid));
+    connection.stats.csrf_invalid.add(u64::from(decision.csrf.invalid));
+    connection.stats.csrf_missing.add(u64::from(decision.csrf.missing));
     record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
     if decision.upgrade {
         connection.stats.cx_upgrades_total.inc();
@@ -543,7 +546,16 @@ impl Exchange<'_, '_> {
         let attempts = if avoid.is_empty() { 1 } else { policy.map_or(1, |p| p.host_attempts) };
         let worker = &self.connection.worker;
         worker.with_rng(|rng| {
-            cluster.pick(&Pick { hash: forward.hash, avoid, attempts, ..Pick::default() }, rng)
+            cluster.pick(
+                &Pick {
+                    hash: forward.hash,
+                    avoid,
+                    attempts,
+                    subset: Some(&forward.subset),
+                    ..Pick::default()
+                },
+                rng,
+            )
         })
     }
 

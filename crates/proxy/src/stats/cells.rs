@@ -111,7 +111,8 @@ stats! {
             rq_maintenance = "upstream_rq_maintenance_mode",
             stale_replayed = "upstream_rq_stale_connection_replayed",
             ejections = "outlier_detection.ejections_enforced_total",
-            update_success = "update_success", assignment_stale = "assignment_stale",
+            subsets_selected = "lb_subsets_selected", subsets_fallback = "lb_subsets_fallback",
+            subsets_fallback_panic = "lb_subsets_fallback_panic", update_success = "update_success", assignment_stale = "assignment_stale",
         }
         gauges { cx_active = "upstream_cx_active", rq_active = "upstream_rq_active", rq_pending_active = "upstream_rq_pending_active" }
     }
@@ -138,6 +139,8 @@ stats! {
             jwt_preflights = "jwt_authn.cors_preflight_bypassed", jwt_cache_hit = "jwt_authn.jwt_cache_hit",
             jwt_cache_miss = "jwt_authn.jwt_cache_miss", jwks_fetch_success = "jwt_authn.jwks_fetch_success",
             jwks_fetch_failed = "jwt_authn.jwks_fetch_failed",
+            csrf_valid = "csrf.request_valid", csrf_invalid = "csrf.request_invalid",
+            csrf_missing = "csrf.missing_source_origin",
             fault_delays = "fault.delays_injected", fault_aborts = "fault.aborts_injected",
             tracing_sampled = "tracing.random_sampling", tracing_not_traceable = "tracing.not_traceable",
         }

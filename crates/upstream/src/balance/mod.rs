@@ -8,12 +8,14 @@ mod priority;
 mod schedule;
 mod table;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use base::Random;
 
+use crate::subset::{Chosen, Labels, SelectorFallback, Subsets};
 use crate::{Ejection, EndpointSet, Host, Outcome};
 use pool::PriorityPools;
 use priority::Loads;
@@ -30,6 +32,16 @@ pub struct Pick<'a> {
     pub attempts: u32,
     /// For slow start; without it every host has its full share.
     pub now: Option<Instant>,
+    /// What the route wants of hosts, for clusters with subsets; sorted by key.
+    pub subset: Option<&'a Labels>,
+}
+
+/// How often subsets were found, and what was done where they were not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SubsetCounts {
+    pub selected: u64,
+    pub fallback: u64,
+    pub fallback_panic: u64,
 }
 
 /// A host that warms up is passed over so often at the most: then it is taken, as nobody else seems to be there.
@@ -42,11 +54,28 @@ pub struct Balancer {
     epoch: u64,
     loads: Loads,
     pools: Vec<PriorityPools>,
+    nested: Nested,
+    counts: SubsetCounts,
+}
+
+/// Balancers of subsets, made when they are first asked for: at the most one for each subset.
+#[derive(Debug, Default)]
+struct Nested {
+    by_labels: HashMap<Box<Labels>, Balancer>,
+    any: Option<Box<Balancer>>,
+    default: Option<Box<Balancer>>,
 }
 
 impl Balancer {
     pub fn new<R: Random + ?Sized>(set: Arc<EndpointSet>, rng: &mut R) -> Self {
-        let mut balancer = Self { set, epoch: 0, loads: Loads::default(), pools: Vec::new() };
+        let mut balancer = Self {
+            set,
+            epoch: 0,
+            loads: Loads::default(),
+            pools: Vec::new(),
+            nested: Nested::default(),
+            counts: SubsetCounts::default(),
+        };
         balancer.look_again(rng);
         balancer
     }
@@ -54,6 +83,7 @@ impl Balancer {
     /// Takes a new set. Where the hosts stay the same, so does what was learned of them.
     pub fn replace<R: Random + ?Sized>(&mut self, set: Arc<EndpointSet>, rng: &mut R) {
         self.set = set;
+        self.nested = Nested::default();
         self.look_again(rng);
     }
 
@@ -61,8 +91,80 @@ impl Balancer {
         &self.set
     }
 
+    /// What was counted since this was asked last.
+    pub fn take_counts(&mut self) -> SubsetCounts {
+        std::mem::take(&mut self.counts)
+    }
+
     /// The host to use, or nothing when there is none to use (flag `UH`).
     pub fn pick<R: Random + ?Sized>(&mut self, pick: &Pick<'_>, rng: &mut R) -> Option<Host> {
+        if self.set.subsets.is_none() {
+            return self.pick_of_all(pick, rng);
+        }
+        let set = Arc::clone(&self.set);
+        self.pick_subset(set.subsets.as_ref()?, pick.subset, pick, rng)
+    }
+
+    fn pick_subset<R: Random + ?Sized>(
+        &mut self,
+        subsets: &Subsets,
+        wanted: Option<&Labels>,
+        pick: &Pick<'_>,
+        rng: &mut R,
+    ) -> Option<Host> {
+        if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) {
+            if subsets.set(Chosen::Labels(wanted)).is_some() {
+                self.counts.selected += 1;
+                return self.pick_in(Chosen::Labels(wanted), subsets, pick, rng);
+            }
+            match subsets.config.fallback_of(wanted) {
+                Some(SelectorFallback::Of(fallback)) => {
+                    return self.pick_in(fallback.chosen()?, subsets, pick, rng);
+                }
+                // Fewer keys each time.
+                Some(SelectorFallback::Keys(keys)) if keys.len() < wanted.len() => {
+                    let fewer: Box<Labels> =
+                        wanted.iter().filter(|(key, _)| keys.contains(key)).cloned().collect();
+                    return self.pick_subset(subsets, Some(&fewer), pick, rng);
+                }
+                Some(SelectorFallback::Keys(_)) | None => {}
+            }
+        }
+        let host = self.pick_in(subsets.config.fallback.chosen()?, subsets, pick, rng);
+        if host.is_some() {
+            self.counts.fallback += 1;
+            return host;
+        }
+        let any = subsets.config.panic_mode_any.then_some(Chosen::Any)?;
+        let host = self.pick_in(any, subsets, pick, rng);
+        self.counts.fallback_panic += u64::from(host.is_some());
+        host
+    }
+
+    fn pick_in<R: Random + ?Sized>(
+        &mut self,
+        chosen: Chosen<'_>,
+        subsets: &Subsets,
+        pick: &Pick<'_>,
+        rng: &mut R,
+    ) -> Option<Host> {
+        let set = subsets.set(chosen)?;
+        let place = match chosen {
+            Chosen::Any => self.nested.any.get_or_insert_with(|| Box::new(Self::new(Arc::clone(set), rng))),
+            Chosen::Default => {
+                self.nested.default.get_or_insert_with(|| Box::new(Self::new(Arc::clone(set), rng)))
+            }
+            Chosen::Labels(labels) => {
+                if !self.nested.by_labels.contains_key(labels) {
+                    self.nested.by_labels.insert(labels.into(), Self::new(Arc::clone(set), rng));
+                }
+                self.nested.by_labels.get_mut(labels)?
+            }
+        };
+        place.pick_of_all(pick, rng)
+    }
+
+    fn pick_of_all<R: Random + ?Sized>(&mut self, pick: &Pick<'_>, rng: &mut R) -> Option<Host> {
         if self.set.shared.epoch.load(Relaxed) != self.epoch {
             self.look_again(rng);
         }
