@@ -62,6 +62,8 @@ pub enum Discovery {
         header: Option<Arc<str>>,
         port_override: Option<u16>,
     },
+    /// Stands for other clusters: the first that can serve does.
+    Aggregate { clusters: Arc<[Arc<str>]> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,7 +200,9 @@ impl Cluster {
             Discovery::Static(a)
             | Discovery::StrictDns { assignment: a, .. }
             | Discovery::LogicalDns { assignment: a, .. } => Some(a),
-            Discovery::Eds { .. } | Discovery::OriginalDestination { .. } => None,
+            Discovery::Eds { .. } | Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. } => {
+                None
+            }
         }
     }
 }

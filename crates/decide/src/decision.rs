@@ -8,7 +8,7 @@ use upstream::{Labels, Priority};
 
 use crate::cluster::Cluster;
 use crate::ext_authz::HeaderChange;
-use crate::filters::CsrfCounts;
+use crate::filters::{Compressors, CsrfCounts};
 use crate::flags::ResponseFlags;
 use crate::hcm::CorsAnswer;
 use crate::headers::Headers;
@@ -50,6 +50,9 @@ pub struct Decision {
     pub jwt: crate::jwt::Counts,
     /// What the CSRF filter counted.
     pub csrf: CsrfCounts,
+    /// The whole body of the request is there.
+    pub buffered: bool,
+    pub(crate) compressors: Compressors,
     /// What the client's sidecar said of itself (`x-envoy-peer-metadata`), and whether it asked for an answer.
     pub peer: Option<Arc<PeerMetadata>>,
     pub peer_wants_answer: bool,

@@ -65,7 +65,7 @@ pub use decision::{
     Decision, Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome, PolicyHit, TraceDecision,
 };
 pub use explain::{Explanation, Note, Recorder};
-pub use filters::CsrfCounts;
+pub use filters::{Coding, CsrfCounts};
 pub use flags::ResponseFlags;
 pub use format::{DEFAULT_ENVOY, DEFAULT_ISTIO, Format, JsonFormat};
 pub use hcm::{

@@ -13,14 +13,14 @@ use std::time::{Instant, SystemTime};
 use base::Random;
 use bytes::Bytes;
 
-use crate::ask::{Answer, Ask};
+use crate::ask::{Answer, Ask, ReceivedBody};
 use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::decision::{Decision, LocalReply, Matched, Outcome, PolicyHit, TraceDecision};
 use crate::explain::{Note, Recorder};
 use crate::ext_authz::HeaderChange;
 use crate::filters::Abort;
-use crate::filters::{CorsPolicy, Csrf, CsrfCounts, Fault, Override, Overrides, Preflight};
+use crate::filters::{Compressors, CorsPolicy, Csrf, CsrfCounts, Fault, Override, Overrides, Preflight};
 use crate::flags::ResponseFlags;
 use crate::hcm::{CorsAnswer, FilterKind, Hcm, HttpFilter, RouteSource};
 use crate::headers::Known;
@@ -93,6 +93,8 @@ pub(crate) struct State {
     rbac_allowed: u32,
     jwt: jwt::Counts,
     csrf: CsrfCounts,
+    compressors: Compressors,
+    buffered: bool,
     peer: Option<Arc<PeerMetadata>>,
     peer_wants_answer: bool,
     tell_upstream: Option<bool>,
@@ -126,6 +128,8 @@ impl Deciding {
                 rbac_allowed: 0,
                 jwt: jwt::Counts::default(),
                 csrf: CsrfCounts::default(),
+                compressors: Compressors::default(),
+                buffered: false,
                 peer: None,
                 peer_wants_answer: false,
                 tell_upstream: None,
@@ -269,6 +273,21 @@ impl Deciding {
                 };
                 self.state.csrf(&Arc::clone(csrf), request, rng)
             }
+            FilterKind::Compress(compressor) => {
+                let own = match own {
+                    Some(Override::Compress(own)) => Some(*own),
+                    _ => None,
+                };
+                self.state.compressors.pass(compressor, own, &mut request.headers);
+                Passed::Next
+            }
+            FilterKind::Buffer(most) => {
+                let most = match own {
+                    Some(Override::Buffer(own)) => *own,
+                    _ => *most,
+                };
+                self.buffer(most, request)
+            }
             FilterKind::Learn(base) => {
                 let rules = match own {
                     Some(Override::Learn(own)) => own,
@@ -292,6 +311,23 @@ impl Deciding {
             }
             FilterKind::IstioStats | FilterKind::GrpcStats | FilterKind::Router => Passed::Next,
         }
+    }
+
+    /// Waits for the whole body, if it is no larger than allowed.
+    fn buffer(&mut self, most: u32, request: &Request) -> Passed {
+        if request.upgrade.is_some() || request.is_connect() {
+            return Passed::Next;
+        }
+        let Some(Answer::Body(body)) = self.answer.take() else {
+            return Passed::Ask(Ask::Body { more_than: u64::from(most) });
+        };
+        let too_large = |body: &ReceivedBody| !body.complete || body.data.len() as u64 > u64::from(most);
+        if body.as_ref().is_some_and(too_large) {
+            let reply = LocalReply::new(413, "Payload Too Large", "request_payload_too_large");
+            return Passed::Reply(Box::new(LocalReply { close: true, ..reply }));
+        }
+        self.state.buffered = true;
+        Passed::Next
     }
 
     /// First the delay, then, when the driver comes back, the abort.
@@ -346,6 +382,8 @@ impl Deciding {
             rbac_allowed: state.rbac_allowed,
             jwt: state.jwt,
             csrf: state.csrf,
+            compressors: std::mem::take(&mut state.compressors),
+            buffered: state.buffered,
             peer: state.peer.take(),
             peer_wants_answer: state.peer_wants_answer,
             remote: state.remote,

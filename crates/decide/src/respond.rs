@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decision::{Decision, Outcome};
+use crate::filters::Coding;
 use crate::hcm::Hcm;
 use crate::headers::Known;
 use crate::log::LogEntry;
@@ -59,6 +60,12 @@ impl Decision {
         }
         let upgrade = self.forward().is_some_and(|f| f.upgrade);
         hcm.finish_response(response, &self.request_id, upgrade);
+    }
+
+    /// Whether the answer, as it is now, is to be encoded; its head says so then. To be called after [`Self::respond`].
+    pub fn encode(&self, response: &mut Response, has_body: bool) -> Option<Coding> {
+        let upgrade = self.forward().is_some_and(|f| f.upgrade);
+        self.compressors.encode(response, has_body, upgrade)
     }
 
     /// Takes what the upstream says of itself out of its response; to be called before [`Self::respond`].

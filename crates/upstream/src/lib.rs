@@ -31,7 +31,7 @@ mod xxh;
 
 pub use assignment::{Address, Assignment, Endpoint, EndpointCheck, Health, LbLabel, LocalityGroup};
 pub use backoff::Backoff;
-pub use balance::{Balancer, Pick, SubsetCounts};
+pub use balance::{AggregateBalancer, Balancer, Pick, Place, SubsetCounts};
 pub use breaker::{Breakers, Permit, Priority, Resource, RetryBudget, Thresholds};
 pub use check::{CheckConfig, CheckCounts, CheckResult, HostCheck};
 pub use cluster::{ClusterSettings, ClusterState};

@@ -111,6 +111,7 @@ fn listener(index: usize, group: &Group) -> anyhow::Result<Value> {
         listener["listener_filters"] = filters.collect::<anyhow::Result<Value>>()?;
     }
     extend(&mut listener, &group.listener);
+    let listener = substituted(&listener, "${live}", &json!(upstream_port(index).to_string()));
     Ok(substituted(&listener, "${cluster}", &json!(group.group)))
 }
 
@@ -271,6 +272,11 @@ const FILTERS: &[(&str, &str, &str)] = &[
         "header_to_metadata",
         "envoy.filters.http.header_to_metadata",
         "envoy.extensions.filters.http.header_to_metadata.v3.Config",
+    ),
+    (
+        "dynamic_forward_proxy",
+        "envoy.filters.http.dynamic_forward_proxy",
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
     ),
     ("compressor", "envoy.filters.http.compressor", "envoy.extensions.filters.http.compressor.v3.Compressor"),
     (

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::io::Read as _;
 
 use crate::message::{Headers, Message, text};
 
@@ -48,16 +49,15 @@ impl Observation {
     fn message(&mut self, prefix: &str, message: &Message) {
         self.headers(&format!("{prefix}.header"), &message.headers);
         self.headers(&format!("{prefix}.trailer"), &message.trailers);
-        let body = match message.body.len() {
+        let decoded = decoded(message);
+        let body = match decoded.len() {
             0 => String::new(),
             n if n > LONG => {
-                let sum = message
-                    .body
-                    .iter()
-                    .fold(0_u64, |sum, b| sum.wrapping_mul(31).wrapping_add(u64::from(*b)));
+                let sum =
+                    decoded.iter().fold(0_u64, |sum, b| sum.wrapping_mul(31).wrapping_add(u64::from(*b)));
                 format!("{n} bytes of sum {sum:x}")
             }
-            _ => text(&message.body),
+            _ => text(&decoded),
         };
         self.note(&format!("{prefix}.body"), &body);
         if !message.complete {
@@ -127,6 +127,20 @@ pub struct Difference {
     pub what: String,
     pub envoy: Option<String>,
     pub mizzen: Option<String>,
+}
+
+/// The body as it was before it was encoded: encoders differ, and what they encode must not.
+fn decoded(message: &Message) -> Vec<u8> {
+    let mut out = Vec::new();
+    let read = match message.header("content-encoding") {
+        Some("gzip") => flate2::read::GzDecoder::new(&message.body[..]).read_to_end(&mut out),
+        Some("br") => brotli::Decompressor::new(&message.body[..], 4096).read_to_end(&mut out),
+        _ => return message.body.clone(),
+    };
+    match read {
+        Ok(_) => [b"decoded: ", &out[..]].concat(),
+        Err(_) => message.body.clone(),
+    }
 }
 
 /// Values that differ from run to run are shown by their kind.

@@ -9,6 +9,7 @@ use ::upstream::{
 };
 use proto::pb::envoy::config::cluster::v3 as pb;
 use proto::pb::envoy::config::core::v3 as core;
+use proto::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig;
 use proto::pb::google::protobuf::value::Kind;
 
 use super::assignment::text_of;
@@ -21,7 +22,7 @@ use crate::network::is_metadata_exchange;
 use crate::plan::Ids;
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::tls;
-use crate::wire::{aggregated, duration, flag, number};
+use crate::wire::{aggregated, duration, flag, number, unpack};
 
 pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Cluster> {
     if message.name.is_empty() {
@@ -44,8 +45,9 @@ pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Clu
     let drop_removed = message.ignore_health_on_host_removal || !dynamic;
     let (health_check, check) =
         super::check::compile(&message.health_checks, http.protocol, drop_removed)?.unzip();
-    if health_check.is_some() && matches!(discovery, Discovery::OriginalDestination { .. }) {
-        let reason = "are for clusters that know their endpoints; remove them from one of ORIGINAL_DST";
+    let knows = !matches!(discovery, Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. });
+    if health_check.is_some() && !knows {
+        let reason = "are for clusters that know their endpoints; remove them";
         return Err(Refusal::new(reason).under("healthChecks"));
     }
     Ok(Cluster {
@@ -97,6 +99,9 @@ fn discovery(message: &pb::Cluster) -> Taken<Discovery> {
         Some(ClusterDiscoveryType::Type(kind)) => {
             DiscoveryType::try_from(*kind).map_err(|_| Refusal::new("unknown").under("type"))?
         }
+        Some(ClusterDiscoveryType::ClusterType(custom)) if custom.name == AGGREGATE => {
+            return aggregate(message, custom).within("clusterType");
+        }
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
             return Err(Refusal::new(format_args!("cluster type {} is not supported", custom.name))
                 .under("clusterType"));
@@ -121,6 +126,24 @@ fn discovery(message: &pb::Cluster) -> Taken<Discovery> {
         }
         DiscoveryType::OriginalDst => original_destination(message)?,
     })
+}
+
+const AGGREGATE: &str = "envoy.clusters.aggregate";
+
+fn aggregate(message: &pb::Cluster, custom: &pb::cluster::CustomClusterType) -> Taken<Discovery> {
+    if message.lb_policy != pb::cluster::LbPolicy::ClusterProvided as i32 {
+        return Err(Refusal::new("needs lbPolicy CLUSTER_PROVIDED"));
+    }
+    let config =
+        custom.typed_config.as_ref().ok_or_else(|| Refusal::new("is missing").under("typedConfig"))?;
+    let config: ClusterConfig = unpack(config).within("typedConfig")?;
+    if config.clusters.is_empty() {
+        return Err(Refusal::new("is empty").under("clusters").under("typedConfig"));
+    }
+    if config.clusters.contains(&message.name) {
+        return Err(Refusal::new("names the cluster itself").under("clusters").under("typedConfig"));
+    }
+    Ok(Discovery::Aggregate { clusters: config.clusters.iter().map(|name| name.as_str().into()).collect() })
 }
 
 fn original_destination(message: &pb::Cluster) -> Taken<Discovery> {

@@ -1,5 +1,6 @@
 //! HTTP filters that are plain data: faults, CORS, and what routes say for them instead.
 
+mod compress;
 mod cors;
 mod csrf;
 mod fault;
@@ -9,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proto::pb::envoy::config::route::v3 as route;
+use proto::pb::envoy::extensions::filters::http::buffer::v3 as buffer;
 use proto::pb::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig as JwtPerRoute;
 use proto::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use proto::pb::google::protobuf::Any;
@@ -21,6 +23,8 @@ use crate::refusal::{Refusal, Taken, Within};
 use crate::support::check_any;
 use crate::wire::{type_of, unpack};
 
+pub use compress::Coding;
+pub(crate) use compress::{Compressor, Compressors, PerRoute as CompressPerRoute};
 pub(crate) use cors::{CorsPolicy, Preflight};
 pub(crate) use csrf::Csrf;
 pub use csrf::CsrfCounts;
@@ -44,6 +48,9 @@ pub(crate) enum Override {
     GlobalLimit(Arc<GlobalPerRoute>),
     Csrf(Arc<Csrf>),
     Learn(Arc<HeaderToMetadata>),
+    Compress(CompressPerRoute),
+    /// The largest body.
+    Buffer(u32),
 }
 
 impl Overrides {
@@ -61,6 +68,12 @@ impl Overrides {
         all.sort_by(|(a, _): &(Box<str>, Override), (b, _)| a.cmp(b));
         Ok(Self(all))
     }
+}
+
+/// Of the buffer filter.
+pub(crate) fn largest(buffer: &buffer::Buffer) -> Taken<u32> {
+    let most = crate::wire::number(&buffer.max_request_bytes).filter(|most| *most > 0);
+    most.ok_or_else(|| Refusal::new("must be greater than 0").under("maxRequestBytes"))
 }
 
 fn compile_override(any: &Any) -> Taken<Option<Override>> {
@@ -95,6 +108,17 @@ fn compile_override(any: &Any) -> Taken<Option<Override>> {
         }
         "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => {
             Override::GlobalLimit(Arc::new(GlobalPerRoute::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute" => {
+            Override::Compress(CompressPerRoute::compile(&unpack(any)?)?)
+        }
+        "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
+            use buffer::buffer_per_route::Override as Of;
+            match unpack::<buffer::BufferPerRoute>(any)?.r#override {
+                Some(Of::Disabled(_)) => Override::Disabled,
+                Some(Of::Buffer(own)) => Override::Buffer(largest(&own).within("buffer")?),
+                None => return Err(Refusal::new("says neither disabled nor buffer")),
+            }
         }
         "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
             Override::Csrf(Arc::new(Csrf::compile(&unpack(any)?)?))

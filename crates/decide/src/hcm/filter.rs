@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::RouterOptions;
 use crate::ext_authz::ExtAuthz;
-use crate::filters::{Csrf, Fault, HeaderToMetadata};
+use crate::filters::{Compressor, Csrf, Fault, HeaderToMetadata};
 use crate::jwt::JwtAuthn;
 use crate::limit::{GlobalRateLimit, LocalRateLimit};
 use crate::rbac::Rbac;
@@ -38,6 +38,9 @@ pub(crate) enum FilterKind {
     Fault(Arc<Fault>),
     Cors,
     Csrf(Arc<Csrf>),
+    Compress(Arc<Compressor>),
+    /// The whole body before anything is sent on, if it is no larger than this.
+    Buffer(u32),
     /// `header_to_metadata`.
     Learn(Arc<HeaderToMetadata>),
     /// `istio.alpn`: what to offer upstream by the protocol spoken there.
@@ -150,6 +153,12 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
             FilterKind::Fault(Arc::new(Fault::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.cors.v3.Cors" => unpack::<Cors>(any).map(|_| FilterKind::Cors)?,
+        "envoy.extensions.filters.http.compressor.v3.Compressor" => {
+            FilterKind::Compress(Arc::new(Compressor::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.buffer.v3.Buffer" => {
+            FilterKind::Buffer(crate::filters::largest(&unpack(any)?)?)
+        }
         "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
             FilterKind::Csrf(Arc::new(Csrf::compile(&unpack(any)?)?))
         }

@@ -217,9 +217,22 @@ envoy.extensions.access_loggers.stream.v3.StderrAccessLog: log_format
 envoy.extensions.access_loggers.stream.v3.StdoutAccessLog: log_format
 envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor: entries token_bucket
 envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry: key value
+envoy.extensions.clusters.aggregate.v3.ClusterConfig: clusters
 envoy.extensions.filters.common.fault.v3.FaultDelay: fixed_delay header_delay percentage
 envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay:
 envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue: format_string object_key
+envoy.extensions.compression.brotli.compressor.v3.Brotli: quality window_bits
+envoy.extensions.compression.gzip.compressor.v3.Gzip: compression_level
+envoy.extensions.filters.http.buffer.v3.Buffer: max_request_bytes
+envoy.extensions.filters.http.buffer.v3.BufferPerRoute: buffer disabled
+envoy.extensions.filters.http.compressor.v3.Compressor: choose_first compressor_library response_direction_config
+envoy.extensions.filters.http.compressor.v3.Compressor.CommonDirectionConfig: content_type content_type_matcher \
+    enabled min_content_length
+envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig: common_config \
+    disable_on_etag_header remove_accept_encoding_header uncompressible_response_codes weaken_etag_on_compress
+envoy.extensions.filters.http.compressor.v3.CompressorOverrides: response_direction_config
+envoy.extensions.filters.http.compressor.v3.CompressorPerRoute: disabled overrides
+envoy.extensions.filters.http.compressor.v3.ResponseDirectionOverrides: remove_accept_encoding_header
 envoy.extensions.filters.http.cors.v3.Cors:
 envoy.extensions.filters.http.cors.v3.CorsPolicy: allow_credentials allow_headers allow_methods \
     allow_origin_string_match allow_private_network_access expose_headers filter_enabled \
@@ -421,6 +434,31 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
         "envoy.config.core.v3.RuntimeFeatureFlag",
         "runtime_key",
         "there is no runtime: the default holds, as in an Envoy without one",
+    ),
+    (
+        "envoy.extensions.compression.brotli.compressor.v3.Brotli",
+        "chunk_size",
+        "output is as large as it becomes",
+    ),
+    (
+        "envoy.extensions.compression.gzip.compressor.v3.Gzip",
+        "chunk_size",
+        "output is as large as it becomes",
+    ),
+    (
+        "envoy.extensions.compression.gzip.compressor.v3.Gzip",
+        "compression_strategy",
+        "what is encoded decodes to the same",
+    ),
+    (
+        "envoy.extensions.compression.gzip.compressor.v3.Gzip",
+        "memory_level",
+        "what is encoded decodes to the same; the encoder takes the memory that it takes",
+    ),
+    (
+        "envoy.extensions.compression.gzip.compressor.v3.Gzip",
+        "window_bits",
+        "every decoder of gzip has the largest window",
     ),
     ("envoy.config.core.v3.RuntimeUInt32", "runtime_key", "there is no runtime: the default holds"),
     ("envoy.config.accesslog.v3.RuntimeFilter", "runtime_key", "there is no runtime: percentSampled holds"),

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use base::Random;
-use upstream::{Balancer, ClusterState, EndpointSet, Host, Outcome, Pick};
+use upstream::{AggregateBalancer, Balancer, ClusterState, EndpointSet, Host, Outcome, Pick, Place};
 
 use super::pool::Pools;
 use super::target::Target;
 use crate::stats::ClusterStats;
+use crate::worker::Worker;
 
 /// A cluster in one worker. Pools, cursor and statistics outlive every change of configuration.
 pub struct Cluster {
     target: RefCell<Arc<Target>>,
     state: Arc<ClusterState>,
     balancer: RefCell<Balancer>,
+    aggregate: RefCell<AggregateBalancer>,
     pools: Pools,
     stats: ClusterStats,
 }
@@ -32,6 +34,7 @@ impl Cluster {
             target: RefCell::new(target),
             state,
             balancer: RefCell::new(Balancer::new(set, rng)),
+            aggregate: RefCell::default(),
             pools: Pools::default(),
             stats: ClusterStats::default(),
         })
@@ -103,6 +106,19 @@ impl Cluster {
             self.stats.subsets_fallback_panic.add(counts.fallback_panic);
         }
         host
+    }
+
+    /// The cluster that a request is to go to, where this one stands for others, and which of its hosts; nothing when
+    /// none of them can take it.
+    pub fn stands_for(self: &Rc<Self>, worker: &Worker) -> Option<(Rc<Self>, Option<Place>)> {
+        let target = self.target();
+        let Some(names) = &target.aggregate else { return Some((Rc::clone(self), None)) };
+        // One that stands for others itself has no hosts.
+        let clusters: Vec<_> = names.iter().filter_map(|name| worker.cluster(name)).collect();
+        let sets: Vec<_> = clusters.iter().map(|cluster| cluster.endpoints()).collect();
+        let policy = &target.config.settings.lb;
+        let choice = worker.with_rng(|rng| self.aggregate.borrow_mut().choose(&sets, policy, rng));
+        choice.and_then(|(index, place)| Some((clusters.get(index)?.clone(), Some(place))))
     }
 
     /// Counts how a request to the host ended, for outlier detection.

@@ -27,6 +27,8 @@ pub struct Target {
     pub max_concurrent_streams: u32,
     /// Endpoints are the connections' own original destinations.
     pub original_destination: bool,
+    /// The clusters that this one stands for.
+    pub aggregate: Option<Arc<[Arc<str>]>>,
     /// Whether peers exchange metadata on TCP connections (`istio.metadata_exchange`).
     pub exchange_metadata: bool,
     /// The compiled resource that this came of.

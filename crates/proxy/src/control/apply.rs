@@ -191,7 +191,7 @@ impl Control {
                 });
                 entry.resolved.clone().map_or(empty, Arc::new)
             }
-            Discovery::OriginalDestination { .. } => empty,
+            Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. } => empty,
         };
         let endpoints = entry.take(&assignment);
         let update = ClusterUpdate { target: entry.target.clone(), state: entry.state.clone(), endpoints };

@@ -37,6 +37,10 @@ pub fn target(cluster: &Arc<Cluster>, secrets: &mut Secrets) -> Result<Target, S
         max_requests_per_connection: http.max_requests_per_connection,
         max_concurrent_streams: http.max_concurrent_streams.unwrap_or(1 << 29),
         original_destination: matches!(cluster.discovery, Discovery::OriginalDestination { .. }),
+        aggregate: match &cluster.discovery {
+            Discovery::Aggregate { clusters } => Some(clusters.clone()),
+            _ => None,
+        },
         exchange_metadata: cluster.metadata_exchange,
         config: cluster.clone(),
     })

@@ -25,8 +25,12 @@ pub async fn perform(worker: &Worker, call: &Call) -> Result<Answered, CallFault
         stats.pending_overflow.inc();
         return Err(refused(&cluster, "too many requests are under way"));
     };
-    let Some(host) = worker.with_rng(|rng| cluster.pick(&Pick::default(), rng)) else {
-        stats.cx_none_healthy.inc();
+    let Some((cluster, place)) = cluster.stands_for(worker) else {
+        return Err(refused(&cluster, "no healthy host"));
+    };
+    let pick = Pick { place, ..Pick::default() };
+    let Some(host) = worker.with_rng(|rng| cluster.pick(&pick, rng)) else {
+        cluster.stats().cx_none_healthy.inc();
         return Err(refused(&cluster, "no healthy host"));
     };
     let under_way = UnderWay::begin(&cluster);

@@ -16,6 +16,7 @@ use upstream::{
 };
 
 use super::attempt::{self, Begun, Failed, attempt, is_idempotent};
+use super::coding::Encoder;
 use super::deciding::{decide, finish_reply, finish_response};
 use super::failure::TryError;
 use super::mirror;
@@ -66,6 +67,14 @@ pub async fn handle(
         }
     };
     let (received, asked) = (exchange.received.take(), exchange.asked);
+    if let Some(body) =
+        received.as_ref().filter(|body| decision.buffered && body.complete && !body.has_trailers())
+        && head.body == BodyLength::Unknown
+    {
+        // Its length is known now.
+        head.body = BodyLength::Known(body.received);
+        head.request.headers.set(Known::ContentLength, body.received.to_string());
+    }
     record.bytes_received = received.as_ref().map_or(0, |body| body.received);
     connection.worker.count(&decision.counts);
     if let (Some(status), Some(cluster)) = (decision.charged, decision.destination())
@@ -162,8 +171,13 @@ impl Exchange<'_, '_> {
         if reply.details.starts_with("rbac_access_denied") {
             self.connection.stats.rbac_denied.inc();
         }
-        let (response, body, trailers_only) = finish_reply(self, &reply, decision, head);
+        let (mut response, mut body, trailers_only) = finish_reply(self, &reply, decision, head);
+        let has_body = !body.is_empty() && head.request.method != decide::Method::Head;
+        let coding = decision.and_then(|decision| decision.encode(&mut response, has_body));
         self.record.local_body = String::from_utf8_lossy(&body).into_owned();
+        if let Some(coding) = coding {
+            body = Encoder::whole(coding, &body);
+        }
         if reply.flags.has(ResponseFlags::NO_ROUTE_FOUND) {
             self.connection.stats.no_route.inc();
         }
@@ -171,6 +185,7 @@ impl Exchange<'_, '_> {
         let length = match (told, response.status) {
             _ if trailers_only => BodyLength::None,
             (_, 204 | 304) => BodyLength::None,
+            _ if coding.is_some() => BodyLength::Unknown,
             // That of the body that a HEAD does not get.
             (Some(n), _) => BodyLength::Known(n),
             (None, _) => BodyLength::Known(0),
@@ -230,16 +245,17 @@ impl Exchange<'_, '_> {
             return self.reply(reply, Some(decision), head).await;
         };
         self.record.cluster = Some(cluster.clone());
-        let dropped = cluster.endpoints().drop_per_million();
+        let first = cluster.stands_for(&worker).map_or_else(|| cluster.clone(), |(first, _)| first);
+        let dropped = first.endpoints().drop_per_million();
         if dropped > 0 && worker.draw(1_000_000) < u64::from(dropped) {
             let reply = LocalReply::new(503, "drop overload", "drop_overload")
                 .with_flags(ResponseFlags::DROP_OVERLOAD);
             charge(&cluster, reply.status);
             return self.reply(reply, Some(decision), head).await;
         }
-        let Some(_in_flight) = cluster.state().breakers.acquire(Resource::Request, forward.priority) else {
+        let Some(_in_flight) = first.state().breakers.acquire(Resource::Request, forward.priority) else {
             self.record.attempts = 1;
-            if cluster.state().breakers.acquire(Resource::Pending, forward.priority).is_none() {
+            if first.state().breakers.acquire(Resource::Pending, forward.priority).is_none() {
                 cluster.stats().pending_overflow.inc();
             }
             let overflow = TryError::Acquire(crate::cluster::AcquireError::Overflow);
@@ -283,9 +299,19 @@ impl Exchange<'_, '_> {
         let result = self.try_hosts(decision, forward, head, cluster, &mut body, &mut timers).await;
         self.record.bytes_received = body.received;
         match result {
-            Ok((begun, host)) => {
+            Ok((begun, host, own)) => {
                 let passed = self
-                    .pass(decision, forward, head, cluster, begun, &host, &mut body, &mut timers, grpc)
+                    .pass(
+                        decision,
+                        forward,
+                        head,
+                        (cluster, &own),
+                        begun,
+                        &host,
+                        &mut body,
+                        &mut timers,
+                        grpc,
+                    )
                     .await;
                 if let Err(interrupt) = passed {
                     self.broken(cluster, &interrupt).await;
@@ -337,19 +363,21 @@ impl Exchange<'_, '_> {
         cluster: &Rc<Cluster>,
         body: &mut RequestBody,
         timers: &mut Timers,
-    ) -> Result<(Begun, Host), Option<Box<LocalReply>>> {
+    ) -> Result<(Begun, Host, Rc<Cluster>), Option<Box<LocalReply>>> {
         let mut tries =
             Tries { retry: RetryState::new(), tried: Vec::new(), stale: 0, fresh: false, _retrying: None };
-        let mut same: Option<Host> = None;
+        let of = cluster;
+        let mut same: Option<(Host, Rc<Cluster>)> = None;
         loop {
-            let chosen = same.take().or_else(|| self.choose(decision, forward, cluster, &tries.tried));
-            let Some(host) = chosen else {
+            let chosen = same.take().or_else(|| self.choose(forward, of, &tries.tried));
+            let Some((host, own)) = chosen else {
                 cluster.stats().cx_none_healthy.inc();
                 self.record.attempts = tries.retry.retries() + 1;
                 let reply = LocalReply::new(503, "no healthy upstream", "no_healthy_upstream")
                     .with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return Err(Some(Box::new(reply)));
             };
+            let cluster = &own;
             self.record.attempts = tries.retry.retries() + 1;
             self.record.host = Some(host.clone());
             self.prepare(decision, forward, head, &host);
@@ -371,7 +399,7 @@ impl Exchange<'_, '_> {
                     if let Some(retry) = forward.retry.as_deref()
                         && body.can_replay()
                         && status != 101
-                        && self.again_after(forward, retry, cluster, &begun, &mut tries, timers).await?
+                        && self.again_after(forward, retry, of, &begun, &mut tries, timers).await?
                     {
                         self.end_try(cluster, &host, Some(status));
                         if !begun.upstream.is_over() {
@@ -386,7 +414,7 @@ impl Exchange<'_, '_> {
                     }
                     self.record.info = Some(begun.info.clone());
                     self.record.upstream_protocol = Some(begun.upstream.version());
-                    return Ok((begun, host));
+                    return Ok((begun, host, own));
                 }
                 Err(failed) => {
                     timers.end_try();
@@ -396,10 +424,11 @@ impl Exchange<'_, '_> {
                     self.record.upstream_protocol = failed.version;
                     self.end_try(cluster, &host, None);
                     if self.replay(&failed, head, body, &mut tries, cluster) {
-                        same = Some(host);
+                        same = Some((host, own));
                         continue;
                     }
-                    self.after_failure(forward, cluster, &host, failed, body, &mut tries, timers).await?;
+                    self.after_failure(forward, (of, cluster), &host, failed, body, &mut tries, timers)
+                        .await?;
                     tries.tried.push(host);
                 }
             }
@@ -432,7 +461,7 @@ impl Exchange<'_, '_> {
     async fn after_failure(
         &mut self,
         forward: &Forward,
-        cluster: &Rc<Cluster>,
+        (of, cluster): (&Rc<Cluster>, &Rc<Cluster>),
         host: &Host,
         failed: Failed,
         body: &mut RequestBody,
@@ -448,7 +477,7 @@ impl Exchange<'_, '_> {
         self.record.transport_failure = error.transport_failure();
         if let (Some(retry), Some(attempt)) = (forward.retry.as_deref(), error.attempt(sent))
             && body.can_replay()
-            && self.again(forward, retry, cluster, (attempt, None), tries, timers).await?
+            && self.again(forward, retry, of, (attempt, None), tries, timers).await?
         {
             body.rewind();
             return Ok(());
@@ -526,37 +555,34 @@ impl Exchange<'_, '_> {
         }
     }
 
-    fn choose(
-        &self,
-        decision: &Decision,
-        forward: &Forward,
-        cluster: &Rc<Cluster>,
-        tried: &[Host],
-    ) -> Option<Host> {
-        let _ = decision;
+    /// A host, and whose it is: an aggregate of clusters has none of its own.
+    fn choose(&self, forward: &Forward, of: &Rc<Cluster>, tried: &[Host]) -> Option<(Host, Rc<Cluster>)> {
+        let (cluster, place) = of.stands_for(&self.connection.worker)?;
         let set = cluster.endpoints();
         if cluster.target().original_destination || set.policy().kind == LbKind::OriginalDestination {
             let connection = &self.connection.connection;
             let restored: Option<SocketAddr> = connection.local_restored.then_some(connection.local);
             let to = forward.original_destination.or(restored)?;
-            return Some(Host::detached(Endpoint::new(Address::Socket(to))));
+            return Some((Host::detached(Endpoint::new(Address::Socket(to))), cluster));
         }
         let policy = forward.retry.as_deref().map(|r| &r.policy);
         let avoid: &[Host] = if policy.is_some_and(|p| p.avoid_previous_hosts) { tried } else { &[] };
         let attempts = if avoid.is_empty() { 1 } else { policy.map_or(1, |p| p.host_attempts) };
         let worker = &self.connection.worker;
-        worker.with_rng(|rng| {
+        let host = worker.with_rng(|rng| {
             cluster.pick(
                 &Pick {
                     hash: forward.hash,
                     avoid,
                     attempts,
                     subset: Some(&forward.subset),
+                    place,
                     ..Pick::default()
                 },
                 rng,
             )
-        })
+        });
+        host.map(|host| (host, cluster))
     }
 
     /// What differs from try to try in the head.
@@ -609,7 +635,7 @@ impl Exchange<'_, '_> {
         decision: &Decision,
         forward: &Forward,
         head: &RequestHead,
-        cluster: &Rc<Cluster>,
+        (of, cluster): (&Rc<Cluster>, &Rc<Cluster>),
         begun: Begun,
         host: &Host,
         body: &mut RequestBody,
@@ -635,7 +661,7 @@ impl Exchange<'_, '_> {
             answer.response.status = 101;
         }
         let keep = answer.response.headers.clone();
-        charge(cluster, answer.response.status);
+        charge(of, answer.response.status);
         // How long an upstream took is known where it had the whole request.
         let told = (body.complete && !forward.upgrade).then_some(took);
         self.record.upstream_peer =
@@ -644,6 +670,13 @@ impl Exchange<'_, '_> {
         let wanted = head.request.upgrade.as_deref().unwrap_or_default().as_bytes();
         let upgrade = tunnel.then(|| answer.upgrade.take().map_or_else(|| wanted.to_vec(), |u| u.to_vec()));
         self.settle_tunnel(head, &mut answer, tunnel);
+        let has_body = !matches!(answer.body, BodyLength::None | BodyLength::Known(0))
+            && head.request.method != decide::Method::Head
+            && !tunnel;
+        let coding = decision.encode(&mut answer.response, has_body);
+        if coding.is_some() {
+            answer.body = BodyLength::Unknown;
+        }
         self.record.code = answer.response.status;
         let upgrade_header = upgrade.as_deref().filter(|u| !u.is_empty() && answer.response.status == 101);
         let close = self.close
@@ -658,7 +691,8 @@ impl Exchange<'_, '_> {
             upstream.become_tunnel();
             body.reopen();
         }
-        let mut passed = Passed { messages: GrpcCounter::enabled(grpc), ..Passed::default() };
+        let encoder = coding.map(Encoder::new);
+        let mut passed = Passed { messages: GrpcCounter::enabled(grpc), encoder, ..Passed::default() };
         let result = pass_body(self.down, &mut upstream, body, timers, tunnel, &mut passed).await;
         self.record.bytes_sent = passed.bytes;
         self.record.upstream_wire = upstream.wire_bytes();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use decide::Forward;
 use tokio::sync::mpsc;
-use upstream::{Pick, Priority};
+use upstream::{Pick, Place, Priority};
 
 use super::pump::MirrorPiece;
 use crate::cluster::{Cluster, HttpProtocol, Lease, TlsOverride, Want};
@@ -45,6 +45,7 @@ pub fn start(worker: &Rc<Worker>, forward: &Forward, head: &RequestHead) -> Vec<
     let mut all = Vec::new();
     for mirror in &forward.mirrors {
         let Some(cluster) = worker.cluster(&mirror.cluster.name) else { continue };
+        let Some((cluster, place)) = cluster.stands_for(worker) else { continue };
         let Some(running) = Running::begin() else {
             worker.stats.mirror_dropped.inc();
             continue;
@@ -55,7 +56,7 @@ pub fn start(worker: &Rc<Worker>, forward: &Forward, head: &RequestHead) -> Vec<
         copy.request.upgrade = None;
         let worker = worker.clone();
         tokio::task::spawn_local(async move {
-            let _ = tokio::time::timeout(WITHIN, send(&worker, &cluster, &copy, pieces)).await;
+            let _ = tokio::time::timeout(WITHIN, send(&worker, (&cluster, place), &copy, pieces)).await;
             drop(running);
         });
         if head.body != BodyLength::None {
@@ -67,11 +68,11 @@ pub fn start(worker: &Rc<Worker>, forward: &Forward, head: &RequestHead) -> Vec<
 
 async fn send(
     worker: &Worker,
-    cluster: &Rc<Cluster>,
+    (cluster, place): (&Rc<Cluster>, Option<Place>),
     head: &RequestHead,
     mut pieces: mpsc::Receiver<MirrorPiece>,
 ) -> Option<()> {
-    let host = worker.with_rng(|rng| cluster.pick(&Pick::default(), rng))?;
+    let host = worker.with_rng(|rng| cluster.pick(&Pick { place, ..Pick::default() }, rng))?;
     let http2 = cluster.target().protocol == HttpProtocol::Http2;
     let want = Want {
         host: &host,

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod call;
+mod coding;
 mod deciding;
 mod export;
 mod failure;

@@ -8,6 +8,7 @@ use decide::Headers;
 
 use super::attempt::Plan;
 use super::timers::Timers;
+use super::coding::Encoder;
 use crate::wire::{BodyLength, Downstream, Frame, Gone, Reset, ResponseHead, Upstream};
 
 /// Why waiting for the upstream's head ended without one.
@@ -168,6 +169,10 @@ impl RequestBody {
             self.forget();
         }
         self
+    }
+
+    pub fn has_trailers(&self) -> bool {
+        self.trailers.is_some()
     }
 
     pub fn mirror_to(&mut self, tee: Tee) {
@@ -365,13 +370,29 @@ pub async fn await_head(
 }
 
 /// What came of passing a response on.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Passed {
     pub bytes: u64,
     pub trailers: Option<Headers>,
     pub messages: GrpcCounter,
     /// Of a tunnel: the client ended it while the upstream had not.
     pub left: bool,
+    /// Encodes the body.
+    pub encoder: Option<Encoder>,
+}
+
+impl Passed {
+    fn send(&mut self, data: Bytes, down: &mut Downstream<'_>) {
+        self.bytes += data.len() as u64;
+        down.send_data(data);
+    }
+
+    /// What the encoder still holds.
+    fn send_rest(&mut self, down: &mut Downstream<'_>) {
+        if let Some(encoder) = self.encoder.take() {
+            self.send(encoder.finish(), down);
+        }
+    }
 }
 
 /// Passes the response's body on while the rest of the request still flows. The response's head is written already.
@@ -410,16 +431,18 @@ pub async fn pass_body(
             match up.poll_body(cx) {
                 Poll::Ready(Ok(Frame::Data(data))) => {
                     moved = true;
-                    passed.bytes += data.len() as u64;
                     passed.messages.feed(&data);
-                    down.send_data(data);
+                    let data = passed.encoder.as_mut().map(|e| e.encode(&data)).unwrap_or(data);
+                    passed.send(data, down);
                 }
                 Poll::Ready(Ok(Frame::Trailers(trailers))) => {
+                    passed.send_rest(down);
                     down.send_end(Some(&trailers));
                     passed.trailers = Some(trailers);
                     ended = true;
                 }
                 Poll::Ready(Ok(Frame::End)) => {
+                    passed.send_rest(down);
                     down.send_end(None);
                     ended = true;
                 }

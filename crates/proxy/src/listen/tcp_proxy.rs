@@ -62,15 +62,15 @@ pub async fn open(
     let mut tried: Vec<Host> = Vec::new();
     let mut last = None;
     for attempts in 1..=forward.proxy.max_connect_attempts.max(1) {
-        let Some(host) = choose(worker, &cluster, forward, connection, &tried) else {
+        let Some((host, own)) = choose(worker, &cluster, forward, connection, &tried) else {
             cluster.stats().cx_none_healthy.inc();
             return Err(
                 last.unwrap_or_else(|| NotOpened::new(ResponseFlags::NO_HEALTHY_UPSTREAM, Some(cluster)))
             );
         };
-        match open_to(worker, &cluster, host.clone()).await {
+        match open_to(worker, &own, host.clone()).await {
             Ok(mut opened) => {
-                cluster.stats().rq_total.inc();
+                own.stats().rq_total.inc();
                 opened.attempts = attempts;
                 return Ok(opened);
             }
@@ -90,16 +90,18 @@ fn choose(
     forward: &TcpForward,
     connection: &Connection,
     tried: &[Host],
-) -> Option<Host> {
+) -> Option<(Host, Rc<Cluster>)> {
+    let (cluster, place) = cluster.stands_for(worker)?;
     let set = cluster.endpoints();
     if cluster.target().original_destination || set.policy().kind == LbKind::OriginalDestination {
         // Without a restored destination the way would lead back here.
         let to = connection.local_restored.then_some(connection.local)?;
-        return Some(Host::detached(Endpoint::new(Address::Socket(to))));
+        return Some((Host::detached(Endpoint::new(Address::Socket(to))), cluster));
     }
-    worker.with_rng(|rng| {
-        cluster.pick(&Pick { hash: forward.hash, avoid: tried, attempts: 5, ..Pick::default() }, rng)
-    })
+    let host = worker.with_rng(|rng| {
+        cluster.pick(&Pick { hash: forward.hash, avoid: tried, attempts: 5, place, ..Pick::default() }, rng)
+    });
+    host.map(|host| (host, cluster))
 }
 
 async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Result<Opened, NotOpened> {

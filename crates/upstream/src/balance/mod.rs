@@ -3,6 +3,7 @@
 //! A [`Balancer`] belongs to one worker. It holds the shared [`EndpointSet`] and what it derives from it and from the
 //! hosts' health; one relaxed load per pick tells whether health changed since.
 
+mod aggregate;
 mod pool;
 mod priority;
 mod schedule;
@@ -17,8 +18,10 @@ use base::Random;
 
 use crate::subset::{Chosen, Labels, SelectorFallback, Subsets};
 use crate::{Ejection, EndpointSet, Host, Outcome};
+pub use aggregate::AggregateBalancer;
 use pool::PriorityPools;
 use priority::Loads;
+pub use priority::Place;
 pub(crate) use table::Table;
 
 /// What a choice depends on besides the hosts.
@@ -34,6 +37,8 @@ pub struct Pick<'a> {
     pub now: Option<Instant>,
     /// What the route wants of hosts, for clusters with subsets; sorted by key.
     pub subset: Option<&'a Labels>,
+    /// Where an aggregate of clusters has chosen already.
+    pub place: Option<Place>,
 }
 
 /// How often subsets were found, and what was done where they were not.
@@ -180,19 +185,22 @@ impl Balancer {
         if pick.attempts <= 1 || self.set.policy.kind.is_hashed() {
             return chosen;
         }
-        self.untried(pick.avoid, rng).or(chosen)
+        self.untried(pick, rng).or(chosen)
     }
 
     /// A host that was not tried, where chance found none: the one that just failed often looks least loaded.
-    fn untried<R: Random + ?Sized>(&self, avoid: &[Host], rng: &mut R) -> Option<Host> {
-        let (priority, source) = self.loads.choose(rng.next_u64())?;
+    fn untried<R: Random + ?Sized>(&self, pick: &Pick<'_>, rng: &mut R) -> Option<Host> {
+        let (priority, source) = match pick.place {
+            Some(place) => self.loads.at(place),
+            None => self.loads.choose(rng.next_u64())?,
+        };
         let (hosts, pools) = (&self.set.priorities.get(priority)?.hosts, self.pools.get(priority)?);
         let start = rng.below(hosts.len() as u64) as usize;
         (0..hosts.len())
             .map(|step| (start + step) % hosts.len())
             .filter(|at| pools.accepts(source, *at))
             .map(|at| &hosts[at])
-            .find(|host| !avoid.contains(host))
+            .find(|host| !pick.avoid.contains(host))
             .cloned()
     }
 
@@ -211,31 +219,29 @@ impl Balancer {
     fn pick_warm<R: Random + ?Sized>(&mut self, pick: &Pick<'_>, attempt: u32, rng: &mut R) -> Option<Host> {
         let slow = self.set.policy.slow_start.filter(|_| !self.set.policy.kind.is_hashed());
         let (Some(slow), Some(now)) = (slow, pick.now) else {
-            return self.pick_once(pick.hash, attempt, rng).cloned();
+            return self.pick_once(pick, attempt, rng).cloned();
         };
         let millis = self.set.shared.millis(now);
-        let mut host = self.pick_once(pick.hash, attempt, rng)?.clone();
+        let mut host = self.pick_once(pick, attempt, rng)?.clone();
         for _ in 0..PASSES {
             let share = slow.factor(Duration::from_millis(host.state.age(millis)));
             if share >= 1.0 || rng.next_u64() as f64 / u64::MAX as f64 <= share {
                 break;
             }
-            host = self.pick_once(pick.hash, attempt, rng)?.clone();
+            host = self.pick_once(pick, attempt, rng)?.clone();
         }
         Some(host)
     }
 
-    fn pick_once<R: Random + ?Sized>(
-        &mut self,
-        hash: Option<u64>,
-        attempt: u32,
-        rng: &mut R,
-    ) -> Option<&Host> {
-        let draw = match hash {
+    fn pick_once<R: Random + ?Sized>(&mut self, pick: &Pick<'_>, attempt: u32, rng: &mut R) -> Option<&Host> {
+        let draw = match pick.hash {
             Some(hash) if self.set.policy.kind.is_hashed() => hash,
             _ => rng.next_u64(),
         };
-        let (priority, source) = self.loads.choose(draw)?;
+        let (priority, source) = match pick.place {
+            Some(place) => self.loads.at(place),
+            None => self.loads.choose(draw)?,
+        };
         let hosts = &self.set.priorities.get(priority)?;
         let pools = self.pools.get_mut(priority)?;
         let index = match &hosts.table {
@@ -248,7 +254,7 @@ impl Balancer {
     fn look_again<R: Random + ?Sized>(&mut self, rng: &mut R) {
         self.epoch = self.set.shared.epoch.load(Relaxed);
         self.pools = self.set.priorities.iter().map(|p| PriorityPools::new(p, &self.set, rng)).collect();
-        self.loads = Loads::new(self.pools.iter().map(PriorityPools::counts), &self.set);
+        self.loads = Loads::new(self.pools.iter().map(PriorityPools::counts), &self.set.policy);
     }
 }
 

@@ -36,12 +36,7 @@ pub(super) struct PriorityPools {
 impl PriorityPools {
     pub(super) fn new<R: Random + ?Sized>(priority: &PrioritySet, set: &EndpointSet, rng: &mut R) -> Self {
         let standing: Vec<_> = priority.hosts.iter().map(standing).collect();
-        let count = |source| standing.iter().filter(|s| **s == source).count();
-        let counts = Counts {
-            healthy: count(Source::Healthy),
-            degraded: count(Source::Degraded),
-            all: priority.hosts.len(),
-        };
+        let counts = Counts::of(&standing, set.overprovisioning);
         let mut pool = |source| Pool::new(priority, set, &standing, source, rng);
         let (healthy, degraded, all) = (pool(Source::Healthy), pool(Source::Degraded), pool(Source::All));
         Self { healthy, degraded, all, counts, standing }
@@ -73,6 +68,19 @@ impl PriorityPools {
             None => 0,
         };
         pool.localities.get_mut(at)?.pick(kind, hosts, rng)
+    }
+}
+
+impl Counts {
+    fn of(standing: &[Source], overprovisioning: u32) -> Self {
+        let count = |source| standing.iter().filter(|s| **s == source).count();
+        let (healthy, degraded) = (count(Source::Healthy), count(Source::Degraded));
+        Self { healthy, degraded, all: standing.len(), overprovisioning }
+    }
+
+    pub(super) fn of_hosts(priority: &PrioritySet, set: &EndpointSet) -> Self {
+        let standing: Vec<_> = priority.hosts.iter().map(standing).collect();
+        Self::of(&standing, set.overprovisioning)
     }
 }
 

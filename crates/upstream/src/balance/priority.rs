@@ -1,6 +1,13 @@
 //! How much of the traffic each priority gets, from the health of its hosts.
 
-use crate::EndpointSet;
+use crate::LbPolicy;
+
+/// A priority, and which of its hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub priority: usize,
+    pub degraded: bool,
+}
 
 /// Hosts of one priority by health.
 #[derive(Debug, Clone, Copy, Default)]
@@ -8,6 +15,8 @@ pub(super) struct Counts {
     pub(super) healthy: usize,
     pub(super) degraded: usize,
     pub(super) all: usize,
+    /// Percent.
+    pub(super) overprovisioning: u32,
 }
 
 /// Which hosts of a priority to choose among.
@@ -21,35 +30,50 @@ pub(super) enum Source {
 
 /// Percent of the traffic for each priority and source; they add up to 100, or nothing can be used.
 #[derive(Debug, Default)]
-pub(super) struct Loads(Vec<(usize, Source, u32)>);
+pub(super) struct Loads {
+    shares: Vec<(usize, Source, u32)>,
+    /// Priorities in which health is ignored.
+    panics: Vec<bool>,
+}
 
 impl Loads {
-    pub(super) fn new(counts: impl Iterator<Item = Counts>, set: &EndpointSet) -> Self {
+    pub(super) fn new(counts: impl Iterator<Item = Counts>, policy: &LbPolicy) -> Self {
         let counts: Vec<_> = counts.collect();
-        let share = |n: usize, all: usize| {
-            (set.overprovisioning as usize * n).checked_div(all).map_or(0, |percent| percent.min(100) as u32)
+        let share = |n: usize, c: &Counts| {
+            (c.overprovisioning as usize * n).checked_div(c.all).map_or(0, |percent| percent.min(100) as u32)
         };
-        let healthy: Vec<_> = counts.iter().map(|c| share(c.healthy, c.all)).collect();
-        let degraded: Vec<_> = counts.iter().map(|c| share(c.degraded, c.all)).collect();
+        let healthy: Vec<_> = counts.iter().map(|c| share(c.healthy, c)).collect();
+        let degraded: Vec<_> = counts.iter().map(|c| share(c.degraded, c)).collect();
         let available = healthy.iter().chain(&degraded).sum::<u32>().min(100);
-        let threshold = set.policy.panic_threshold.min(100.0);
+        let threshold = policy.panic_threshold.min(100.0);
         let can_panic = threshold > 0.0;
         if available == 0 {
-            let all =
-                if can_panic && !set.policy.fail_on_panic { spread_by_size(&counts) } else { Vec::new() };
-            return Self(all);
+            let panics = can_panic && !policy.fail_on_panic;
+            let shares = if panics { spread_by_size(&counts) } else { Vec::new() };
+            return Self { shares, panics: vec![panics; counts.len()] };
         }
         let panics: Vec<_> =
             counts.iter().map(|c| can_panic && available < 100 && c.is_below(threshold)).collect();
         if panics.iter().all(|p| *p) {
-            return Self(if set.policy.fail_on_panic { Vec::new() } else { spread_by_size(&counts) });
+            let shares = if policy.fail_on_panic { Vec::new() } else { spread_by_size(&counts) };
+            return Self { shares, panics };
         }
-        Self(spread_by_health(&healthy, &degraded, available, &panics))
+        Self { shares: spread_by_health(&healthy, &degraded, available, &panics), panics }
+    }
+
+    /// Of a priority that somebody else has chosen.
+    pub(super) fn at(&self, place: Place) -> (usize, Source) {
+        let source = match (self.panics.get(place.priority), place.degraded) {
+            (Some(true), _) => Source::All,
+            (_, true) => Source::Degraded,
+            (_, false) => Source::Healthy,
+        };
+        (place.priority, source)
     }
 
     /// The priority that `draw` falls on.
     pub(super) fn choose(&self, draw: u64) -> Option<(usize, Source)> {
-        match self.0.as_slice() {
+        match self.shares.as_slice() {
             [] => None,
             [(priority, source, _)] => Some((*priority, *source)),
             several => {
