@@ -3,6 +3,7 @@
 mod assignment;
 mod check;
 mod compile;
+mod dynamic;
 mod subset;
 mod typed;
 
@@ -17,7 +18,10 @@ use crate::tls::UpstreamTransport;
 
 pub(crate) use assignment::compile_assignment;
 pub use check::{CheckKind, GrpcCheck, HealthCheck, HttpCheck, contains_in_order};
+use compile::family;
 pub(crate) use compile::{compile_cluster, keepalive};
+pub use dynamic::NameCache;
+pub(crate) use dynamic::cache as name_cache;
 pub(crate) use subset::{LB, learned, merged, wanted};
 
 /// A compiled cluster.
@@ -64,6 +68,8 @@ pub enum Discovery {
     },
     /// Stands for other clusters: the first that can serve does.
     Aggregate { clusters: Arc<[Arc<str>]> },
+    /// Whoever the request names.
+    Dynamic { cache: Arc<NameCache> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,9 +206,10 @@ impl Cluster {
             Discovery::Static(a)
             | Discovery::StrictDns { assignment: a, .. }
             | Discovery::LogicalDns { assignment: a, .. } => Some(a),
-            Discovery::Eds { .. } | Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. } => {
-                None
-            }
+            Discovery::Eds { .. }
+            | Discovery::OriginalDestination { .. }
+            | Discovery::Aggregate { .. }
+            | Discovery::Dynamic { .. } => None,
         }
     }
 }

@@ -132,6 +132,8 @@ pub struct Forward {
     pub alpn: Option<Arc<[Arc<str>]>>,
     /// What is wanted of hosts, where the cluster has subsets.
     pub subset: Arc<Labels>,
+    /// Whom a cluster for any host is to look up; nothing where no filter said.
+    pub dynamic: Option<Arc<str>>,
     /// Where an original-destination cluster goes, when a header said so.
     pub original_destination: Option<std::net::SocketAddr>,
 }

@@ -57,8 +57,8 @@ pub use access_log::{AccessLog, LogSink};
 pub use ask::{Answer, Answered, Ask, Call, CallFault, GrpcFault, GrpcTarget, ReceivedBody};
 pub use cluster::{
     BindConfig, CheckKind, Cluster, ClusterMetadata, Discovery, DnsFamily, DnsSettings, GrpcCheck,
-    HealthCheck, Http2Keepalive, HttpCheck, HttpSettings, ServiceRef, SocketOption, SocketState, SocketValue,
-    TcpKeepalive, TransportMatch, UpstreamProtocol, contains_in_order,
+    HealthCheck, Http2Keepalive, HttpCheck, HttpSettings, NameCache, ServiceRef, SocketOption, SocketState,
+    SocketValue, TcpKeepalive, TransportMatch, UpstreamProtocol, contains_in_order,
 };
 pub use connection::{Connection, TlsInfo, TransportProtocol};
 pub use decision::{

@@ -14,13 +14,15 @@ use base::Random;
 use bytes::Bytes;
 
 use crate::ask::{Answer, Ask, ReceivedBody};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Discovery};
 use crate::connection::Connection;
 use crate::decision::{Decision, LocalReply, Matched, Outcome, PolicyHit, TraceDecision};
 use crate::explain::{Note, Recorder};
 use crate::ext_authz::HeaderChange;
 use crate::filters::Abort;
-use crate::filters::{Compressors, CorsPolicy, Csrf, CsrfCounts, Fault, Override, Overrides, Preflight};
+use crate::filters::{
+    Compressors, CorsPolicy, Csrf, CsrfCounts, Fault, HostFrom, Override, Overrides, Preflight,
+};
 use crate::flags::ResponseFlags;
 use crate::hcm::{CorsAnswer, FilterKind, Hcm, HttpFilter, RouteSource};
 use crate::headers::Known;
@@ -95,6 +97,8 @@ pub(crate) struct State {
     csrf: CsrfCounts,
     compressors: Compressors,
     buffered: bool,
+    /// Whom the dynamic forward proxy looks up.
+    pub(crate) dynamic: Option<Arc<str>>,
     peer: Option<Arc<PeerMetadata>>,
     peer_wants_answer: bool,
     tell_upstream: Option<bool>,
@@ -130,6 +134,7 @@ impl Deciding {
                 csrf: CsrfCounts::default(),
                 compressors: Compressors::default(),
                 buffered: false,
+                dynamic: None,
                 peer: None,
                 peer_wants_answer: false,
                 tell_upstream: None,
@@ -279,6 +284,24 @@ impl Deciding {
                     _ => None,
                 };
                 self.state.compressors.pass(compressor, own, &mut request.headers);
+                Passed::Next
+            }
+            FilterKind::DynamicForward => {
+                let is_dynamic =
+                    |cluster: &Arc<Cluster>| matches!(cluster.discovery, Discovery::Dynamic { .. });
+                if self.state.cluster(cx, request).is_some_and(is_dynamic) {
+                    let given = match own {
+                        Some(Override::Host(HostFrom::Literal(host))) => Some(host.to_string()),
+                        Some(Override::Host(HostFrom::Header(name))) => {
+                            request.value(name).map(|v| String::from_utf8_lossy(&v).into_owned())
+                        }
+                        _ => None,
+                    };
+                    if let Some(host) = given.filter(|host| !host.is_empty()) {
+                        request.authority = host;
+                    }
+                    self.state.dynamic = Some(request.authority.as_str().into());
+                }
                 Passed::Next
             }
             FilterKind::Buffer(most) => {

@@ -344,6 +344,16 @@ impl<'a> Walk<'a> {
                 let sni = Arc::from("");
                 return Some(Peer { address: original, in_mesh: false, mutual: false, sni, alpn: vec![] });
             }
+            if let decide::Discovery::Aggregate { clusters } = &cluster.discovery {
+                let plan = self.proxy.plan.clone();
+                let first = clusters.iter().filter_map(|name| plan.cluster_named(name)).find(|cluster| {
+                    plan.assignment(cluster)
+                        .is_some_and(|a| a.endpoints().any(|e| e.health == Health::Healthy))
+                });
+                if let Some(first) = first {
+                    return self.endpoints(first, alpn, original);
+                }
+            }
             self.side.outcome.push_str("; it has no endpoints: 503 UH");
             return None;
         };

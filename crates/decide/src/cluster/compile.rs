@@ -13,6 +13,7 @@ use proto::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig;
 use proto::pb::google::protobuf::value::Kind;
 
 use super::assignment::text_of;
+use super::dynamic;
 use super::typed::http_settings;
 use super::{
     BindConfig, Cluster, ClusterMetadata, Discovery, DnsFamily, DnsSettings, ServiceRef, SocketOption,
@@ -40,12 +41,21 @@ pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Clu
         "" => Arc::clone(&name),
         alt => alt.into(),
     };
-    let (http, discovery) = (http_settings(message)?, discovery(message)?);
+    let (mut http, discovery) = (http_settings(message)?, discovery(message)?);
+    if let (Discovery::Dynamic { .. }, Some(pb::cluster::ClusterDiscoveryType::ClusterType(custom))) =
+        (&discovery, &message.cluster_discovery_type)
+    {
+        let (_, insecure) = dynamic::compile(custom).within("clusterType")?;
+        dynamic::secure(message, insecure, &mut http)?;
+    }
     let dynamic = matches!(discovery, Discovery::Eds { .. } | Discovery::StrictDns { .. });
     let drop_removed = message.ignore_health_on_host_removal || !dynamic;
     let (health_check, check) =
         super::check::compile(&message.health_checks, http.protocol, drop_removed)?.unzip();
-    let knows = !matches!(discovery, Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. });
+    let knows = !matches!(
+        discovery,
+        Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. } | Discovery::Dynamic { .. }
+    );
     if health_check.is_some() && !knows {
         let reason = "are for clusters that know their endpoints; remove them";
         return Err(Refusal::new(reason).under("healthChecks"));
@@ -101,6 +111,10 @@ fn discovery(message: &pb::Cluster) -> Taken<Discovery> {
         }
         Some(ClusterDiscoveryType::ClusterType(custom)) if custom.name == AGGREGATE => {
             return aggregate(message, custom).within("clusterType");
+        }
+        Some(ClusterDiscoveryType::ClusterType(custom)) if custom.name == dynamic::NAME => {
+            let (cache, _) = dynamic::compile(custom).within("clusterType")?;
+            return Ok(Discovery::Dynamic { cache: Arc::new(cache) });
         }
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
             return Err(Refusal::new(format_args!("cluster type {} is not supported", custom.name))
@@ -158,21 +172,24 @@ fn original_destination(message: &pb::Cluster) -> Taken<Discovery> {
     Ok(Discovery::OriginalDestination { header, port_override })
 }
 
-fn dns(message: &pb::Cluster) -> Taken<DnsSettings> {
+pub(super) fn family(family: i32) -> Taken<DnsFamily> {
     use pb::cluster::DnsLookupFamily;
-    let family = match DnsLookupFamily::try_from(message.dns_lookup_family) {
+    Ok(match DnsLookupFamily::try_from(family) {
         Ok(DnsLookupFamily::Auto) => DnsFamily::Auto,
         Ok(DnsLookupFamily::V4Only) => DnsFamily::V4Only,
         Ok(DnsLookupFamily::V6Only) => DnsFamily::V6Only,
         Ok(DnsLookupFamily::V4Preferred) => DnsFamily::V4Preferred,
         Ok(DnsLookupFamily::All) => DnsFamily::All,
         Err(_) => return Err(Refusal::new("unknown").under("dnsLookupFamily")),
-    };
+    })
+}
+
+fn dns(message: &pb::Cluster) -> Taken<DnsSettings> {
     Ok(DnsSettings {
         refresh: duration(&message.dns_refresh_rate, "dnsRefreshRate")?.unwrap_or(Duration::from_secs(5)),
         jitter: duration(&message.dns_jitter, "dnsJitter")?.unwrap_or_default(),
         respect_ttl: message.respect_dns_ttl,
-        family,
+        family: family(message.dns_lookup_family)?,
     })
 }
 

@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use proto::pb::envoy::config::route::v3 as route;
 use proto::pb::envoy::extensions::filters::http::buffer::v3 as buffer;
+use proto::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3 as dynamic;
 use proto::pb::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig as JwtPerRoute;
 use proto::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use proto::pb::google::protobuf::Any;
 
 use crate::ext_authz;
+use crate::headers::HeaderName;
 use crate::jwt;
 use crate::limit::{GlobalPerRoute, LocalRateLimit};
 use crate::rbac::Rbac;
@@ -51,6 +53,14 @@ pub(crate) enum Override {
     Compress(CompressPerRoute),
     /// The largest body.
     Buffer(u32),
+    /// What the dynamic forward proxy asks for in place of the authority.
+    Host(HostFrom),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum HostFrom {
+    Literal(Box<str>),
+    Header(HeaderName),
 }
 
 impl Overrides {
@@ -111,6 +121,14 @@ fn compile_override(any: &Any) -> Taken<Option<Override>> {
         }
         "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute" => {
             Override::Compress(CompressPerRoute::compile(&unpack(any)?)?)
+        }
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig" => {
+            use dynamic::per_route_config::HostRewriteSpecifier as From;
+            match unpack::<dynamic::PerRouteConfig>(any)?.host_rewrite_specifier {
+                Some(From::HostRewriteLiteral(host)) => Override::Host(HostFrom::Literal(host.into())),
+                Some(From::HostRewriteHeader(name)) => Override::Host(HostFrom::Header(name.as_str().into())),
+                None => return Ok(None),
+            }
         }
         "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
             use buffer::buffer_per_route::Override as Of;

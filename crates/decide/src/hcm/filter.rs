@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use prost::Message;
 use proto::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use proto::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3 as dynamic;
 use proto::pb::envoy::extensions::filters::http::router::v3::Router;
 use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use proto::pb::google::protobuf::Any;
 use serde_json::{Map, Value};
 
 use super::RouterOptions;
+use crate::cluster::name_cache;
 use crate::ext_authz::ExtAuthz;
 use crate::filters::{Compressor, Csrf, Fault, HeaderToMetadata};
 use crate::jwt::JwtAuthn;
@@ -39,6 +41,8 @@ pub(crate) enum FilterKind {
     Cors,
     Csrf(Arc<Csrf>),
     Compress(Arc<Compressor>),
+    /// The host that the request names is looked up, where its cluster is for that.
+    DynamicForward,
     /// The whole body before anything is sent on, if it is no larger than this.
     Buffer(u32),
     /// `header_to_metadata`.
@@ -155,6 +159,14 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
         "envoy.extensions.filters.http.cors.v3.Cors" => unpack::<Cors>(any).map(|_| FilterKind::Cors)?,
         "envoy.extensions.filters.http.compressor.v3.Compressor" => {
             FilterKind::Compress(Arc::new(Compressor::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
+            use dynamic::filter_config::ImplementationSpecifier as Specifier;
+            match &unpack::<dynamic::FilterConfig>(any)?.implementation_specifier {
+                Some(Specifier::DnsCacheConfig(cache)) => name_cache(cache).within("dnsCacheConfig")?,
+                _ => return Err(Refusal::new("is missing").under("dnsCacheConfig")),
+            };
+            FilterKind::DynamicForward
         }
         "envoy.extensions.filters.http.buffer.v3.Buffer" => {
             FilterKind::Buffer(crate::filters::largest(&unpack(any)?)?)

@@ -115,6 +115,7 @@ impl State {
             alpn: self.alpn_for(&cluster, request),
             original_destination,
             subset: self.subset(action, request),
+            dynamic: self.dynamic.take(),
             cluster,
         }))
     }

@@ -45,6 +45,7 @@ envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector: fallback_keys_s
 envoy.config.cluster.v3.Cluster.LeastRequestLbConfig: choice_count slow_start_config
 envoy.config.cluster.v3.Cluster.MaglevLbConfig: table_size
 envoy.config.cluster.v3.Cluster.OriginalDstLbConfig: http_header_name upstream_port_override use_http_header
+envoy.config.cluster.v3.Cluster.RefreshRate: base_interval max_interval
 envoy.config.cluster.v3.Cluster.RingHashLbConfig: hash_function maximum_ring_size minimum_ring_size
 envoy.config.cluster.v3.Cluster.RoundRobinLbConfig: slow_start_config
 envoy.config.cluster.v3.Cluster.SlowStartConfig: aggression min_weight_percent slow_start_window
@@ -221,6 +222,11 @@ envoy.extensions.clusters.aggregate.v3.ClusterConfig: clusters
 envoy.extensions.filters.common.fault.v3.FaultDelay: fixed_delay header_delay percentage
 envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay:
 envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue: format_string object_key
+envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig: allow_insecure_cluster_options dns_cache_config
+envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheCircuitBreakers: max_pending_requests
+envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig: dns_cache_circuit_breaker \
+    dns_failure_refresh_rate dns_lookup_family dns_min_refresh_rate dns_query_timeout dns_refresh_rate host_ttl \
+    max_hosts name
 envoy.extensions.compression.brotli.compressor.v3.Brotli: quality window_bits
 envoy.extensions.compression.gzip.compressor.v3.Gzip: compression_level
 envoy.extensions.filters.http.buffer.v3.Buffer: max_request_bytes
@@ -253,6 +259,8 @@ envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute: check_settings disa
 envoy.extensions.filters.http.ext_authz.v3.HttpService: authorization_request authorization_response \
     path_override path_prefix server_uri
 envoy.extensions.filters.http.csrf.v3.CsrfPolicy: additional_origins filter_enabled shadow_enabled
+envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig: dns_cache_config
+envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig: host_rewrite_header host_rewrite_literal
 envoy.extensions.filters.http.fault.v3.FaultAbort: grpc_status header_abort http_status percentage
 envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort:
 envoy.extensions.filters.http.fault.v3.HTTPFault: abort delay downstream_nodes headers upstream_cluster
@@ -434,6 +442,11 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
         "envoy.config.core.v3.RuntimeFeatureFlag",
         "runtime_key",
         "there is no runtime: the default holds, as in an Envoy without one",
+    ),
+    (
+        "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig",
+        "typed_dns_resolver_config",
+        "names are resolved as on the host",
     ),
     (
         "envoy.extensions.compression.brotli.compressor.v3.Brotli",

@@ -86,7 +86,7 @@ impl Cluster {
             return;
         }
         self.balancer.borrow_mut().replace(Arc::clone(&set), rng);
-        if !self.target().original_destination {
+        if !self.target().original_destination && self.target().names.is_none() {
             self.retire_hosts(|address| !set.hosts().any(|h| h.address() == address));
         }
     }

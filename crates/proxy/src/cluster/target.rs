@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tls::ClientTls;
 use upstream::Endpoint;
 
-use crate::net::{ConnectOptions, Outside};
+use crate::net::{ConnectOptions, DnsCache, Outside};
 
 /// A cluster as compiled by the control thread; immutable.
 pub struct Target {
@@ -29,6 +29,8 @@ pub struct Target {
     pub original_destination: bool,
     /// The clusters that this one stands for.
     pub aggregate: Option<Arc<[Arc<str>]>>,
+    /// Where requests name their hosts.
+    pub names: Option<Arc<DnsCache>>,
     /// Whether peers exchange metadata on TCP connections (`istio.metadata_exchange`).
     pub exchange_metadata: bool,
     /// The compiled resource that this came of.

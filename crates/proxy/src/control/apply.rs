@@ -1,8 +1,8 @@
 //! Changes of configuration, from resources to what workers are told.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use decide::{Cluster, Discovery};
@@ -11,9 +11,10 @@ use proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use proto::{Delta, Rejection, ResourceType};
 use upstream::{Assignment, ClusterState, EndpointSet, Health, Host};
 
-use super::dns::{Resolution, Resolved};
+use super::dns::{Resolution, Resolved, chosen};
 use super::{ClusterEntry, ClusterView, Control, target};
 use crate::check::Checker;
+use crate::net::DnsCache;
 use crate::stats::{Kind, Sample, Snapshot};
 use crate::worker::{ClusterUpdate, Config, Message};
 
@@ -158,6 +159,7 @@ impl Control {
     ) -> Result<ClusterUpdate, String> {
         let mut target = target::target(cluster, &mut self.secrets).map_err(|e| e.to_string())?;
         target.outside.clone_from(&self.outside);
+        target.names = self.names(cluster);
         let target = Arc::new(target);
         let mut old = self.clusters.remove(&cluster.name);
         if let Some(resolver) = old.as_ref().and_then(|o| o.resolver.as_ref()) {
@@ -191,12 +193,26 @@ impl Control {
                 });
                 entry.resolved.clone().map_or(empty, Arc::new)
             }
-            Discovery::OriginalDestination { .. } | Discovery::Aggregate { .. } => empty,
+            Discovery::OriginalDestination { .. }
+            | Discovery::Aggregate { .. }
+            | Discovery::Dynamic { .. } => empty,
         };
         let endpoints = entry.take(&assignment);
         let update = ClusterUpdate { target: entry.target.clone(), state: entry.state.clone(), endpoints };
         self.clusters.insert(cluster.name.clone(), entry);
         Ok(update)
+    }
+
+    /// The cache of a cluster whose requests name their hosts. Caches of one name are one, and outlive clusters' changes.
+    fn names(&mut self, cluster: &Cluster) -> Option<Arc<DnsCache>> {
+        let Discovery::Dynamic { cache } = &cluster.discovery else { return None };
+        self.caches.retain(|_, cache| cache.strong_count() > 0);
+        let known = self.caches.get(&cache.name).and_then(Weak::upgrade);
+        Some(known.filter(|known| *known.settings() == **cache).unwrap_or_else(|| {
+            let started = DnsCache::start((**cache).clone(), self.look_up.clone(), chosen);
+            self.caches.insert(cache.name.clone(), Arc::downgrade(&started));
+            started
+        }))
     }
 
     /// How the names of a cluster become addresses, if it has any.

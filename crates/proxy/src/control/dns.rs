@@ -64,20 +64,7 @@ impl Resolution {
         let question =
             Question { host: host.clone(), v4: family != DnsFamily::V6Only, v6: family != DnsFamily::V4Only };
         let found = (self.look_up)(question).await.map_err(|e| format!("{host}: {e}"))?;
-        let mut all = found.addresses;
-        all.sort();
-        all.dedup();
-        let (v4, v6): (Vec<_>, Vec<_>) = all.iter().copied().partition(IpAddr::is_ipv4);
-        let chosen = match family {
-            DnsFamily::V4Only => v4,
-            DnsFamily::V6Only => v6,
-            DnsFamily::All => all,
-            DnsFamily::V4Preferred if !v4.is_empty() => v4,
-            DnsFamily::Auto if v6.is_empty() => v4,
-            // As Envoy's AUTO, but an address family without a route is of no use: loopback names are taken as IPv4.
-            DnsFamily::Auto if v6.iter().all(IpAddr::is_loopback) && !v4.is_empty() => v4,
-            DnsFamily::V4Preferred | DnsFamily::Auto => v6,
-        };
+        let chosen = chosen(found.addresses, family);
         if chosen.is_empty() {
             return Err(format!("{host}: no address of the wanted family"));
         }
@@ -122,6 +109,23 @@ impl Resolution {
     fn spread(&self, pause: Duration) -> Duration {
         let jitter = u64::try_from(self.settings.jitter.as_millis()).unwrap_or(u64::MAX);
         if jitter == 0 { pause } else { pause + Duration::from_millis(ThreadRandom.below(jitter)) }
+    }
+}
+
+/// Those of the wanted family, in order.
+pub fn chosen(mut all: Vec<IpAddr>, family: DnsFamily) -> Vec<IpAddr> {
+    all.sort();
+    all.dedup();
+    let (v4, v6): (Vec<_>, Vec<_>) = all.iter().copied().partition(IpAddr::is_ipv4);
+    match family {
+        DnsFamily::V4Only => v4,
+        DnsFamily::V6Only => v6,
+        DnsFamily::All => all,
+        DnsFamily::V4Preferred if !v4.is_empty() => v4,
+        DnsFamily::Auto if v6.is_empty() => v4,
+        // As Envoy's AUTO, but an address family without a route is of no use: loopback names are taken as IPv4.
+        DnsFamily::Auto if v6.iter().all(IpAddr::is_loopback) && !v4.is_empty() => v4,
+        DnsFamily::V4Preferred | DnsFamily::Auto => v6,
     }
 }
 

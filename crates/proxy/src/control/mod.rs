@@ -27,7 +27,7 @@ use upstream::{Assignment, ClusterState};
 use crate::check::{Checker, FirstRound};
 use crate::cluster::Target;
 use crate::log::LogSink;
-use crate::net::{LookUp, Outside};
+use crate::net::{DnsCache, LookUp, Outside};
 use crate::stats::Snapshot;
 use crate::worker::{Node, WorkerHandle};
 
@@ -169,6 +169,7 @@ struct Control {
     look_up: LookUp,
     draining: bool,
     updates: updates::Updates,
+    caches: HashMap<Arc<str>, std::sync::Weak<DnsCache>>,
     /// Whether hosts that are new have been checked.
     first_round: Rc<FirstRound>,
 }

@@ -176,6 +176,7 @@ fn control(
         draining: false,
         updates: Updates::default(),
         first_round: std::rc::Rc::default(),
+        caches: HashMap::new(),
     })
 }
 

@@ -41,6 +41,7 @@ pub fn target(cluster: &Arc<Cluster>, secrets: &mut Secrets) -> Result<Target, S
             Discovery::Aggregate { clusters } => Some(clusters.clone()),
             _ => None,
         },
+        names: None,
         exchange_metadata: cluster.metadata_exchange,
         config: cluster.clone(),
     })

@@ -27,6 +27,7 @@ use super::spans;
 use super::timers::Timers;
 use crate::cluster::Cluster;
 use crate::stats::HttpStats;
+use crate::net::NameError;
 use crate::wire::{BodyLength, Downstream, Frame, RequestHead, Reset, ResponseHead, Upstream};
 
 /// Body kept for another try where no retry policy asks for more.
@@ -53,6 +54,7 @@ pub async fn handle(
         record: &mut record,
         received: None,
         asked: false,
+        resolved: None,
     };
     let decision = match decide(&mut exchange, &mut head.request, head.body).await {
         Ok(decision) => decision,
@@ -93,8 +95,17 @@ pub async fn handle(
         connection.stats.cx_upgrades_total.inc();
         connection.stats.cx_upgrades_active.inc();
     }
-    let mut exchange =
-        Exchange { connection, plan, hcm, close, down: &mut down, record: &mut record, received, asked };
+    let mut exchange = Exchange {
+        connection,
+        plan,
+        hcm,
+        close,
+        down: &mut down,
+        record: &mut record,
+        received,
+        asked,
+        resolved: None,
+    };
     match &decision.outcome {
         Verdict::Reply(reply) => {
             if asked && !reply.close {
@@ -142,6 +153,8 @@ pub struct Exchange<'a, 'd> {
     pub received: Option<RequestBody>,
     /// Deciding asked somebody else.
     pub asked: bool,
+    /// Of the host that the request names, where its cluster is for that.
+    pub resolved: Option<SocketAddr>,
 }
 
 /// The state of the tries of one request.
@@ -245,6 +258,11 @@ impl Exchange<'_, '_> {
             return self.reply(reply, Some(decision), head).await;
         };
         self.record.cluster = Some(cluster.clone());
+        match self.look_up(forward, &cluster).await {
+            Ok(resolved) => self.resolved = resolved,
+            Err(Some(reply)) => return self.reply(*reply, Some(decision), head).await,
+            Err(None) => return self.down.abort(),
+        }
         let first = cluster.stands_for(&worker).map_or_else(|| cluster.clone(), |(first, _)| first);
         let dropped = first.endpoints().drop_per_million();
         if dropped > 0 && worker.draw(1_000_000) < u64::from(dropped) {
@@ -268,6 +286,26 @@ impl Exchange<'_, '_> {
         cluster.stats().rq_active.inc();
         self.send(decision, forward, head, &cluster).await;
         cluster.stats().rq_active.dec();
+    }
+
+    /// The address of the host that the request names, where its cluster is for that.
+    async fn look_up(
+        &mut self,
+        forward: &Forward,
+        cluster: &Cluster,
+    ) -> Result<Option<SocketAddr>, Option<Box<LocalReply>>> {
+        let target = cluster.target();
+        let (Some(names), Some(authority)) = (&target.names, &forward.dynamic) else { return Ok(None) };
+        let secure = target.transports.last().is_some_and(|transport| transport.tls.is_some());
+        let (host, port) = host_and_port(authority, if secure { 443 } else { 80 });
+        match while_wanted(self.down, &mut Timers::default(), names.resolve(host)).await {
+            Ok(Ok(address)) => Ok(Some(SocketAddr::new(address, port))),
+            Ok(Err(error)) => Err(Some(Box::new(unresolved(&error)))),
+            Err(interrupt) => {
+                self.record.client_left(&interrupt);
+                Err(None)
+            }
+        }
     }
 
     async fn send(
@@ -338,6 +376,34 @@ impl Exchange<'_, '_> {
         }
         self.record.request_messages = body.messages.count;
         self.connection.timers.set(Some(timers));
+    }
+
+    /// Waits for the whole body of the request, and says how long it is. The error is the reply to give, or nothing when
+    /// the client is gone.
+    async fn buffer(
+        &mut self,
+        most: u32,
+        head: &mut RequestHead,
+        body: &mut RequestBody,
+        timers: &mut Timers,
+    ) -> Result<(), Option<Box<LocalReply>>> {
+        match body.fill(self.down, timers, u64::from(most)).await {
+            Ok(()) => {}
+            Err(Unfilled::TooLarge) => {
+                let reply = LocalReply::new(413, "Payload Too Large", "request_payload_too_large");
+                return Err(Some(Box::new(LocalReply { close: true, ..reply })));
+            }
+            Err(Unfilled::Interrupt(interrupt)) => {
+                self.record.client_left(&interrupt);
+                return Err(TryError::from(interrupt).reply(false, false).map(Box::new));
+            }
+        }
+        timers.start();
+        if head.body == BodyLength::Unknown && !body.has_trailers() {
+            head.body = BodyLength::Known(body.received);
+            head.request.headers.set(Known::ContentLength, body.received.to_string());
+        }
+        Ok(())
     }
 
     /// `Expect: 100-continue` goes on to the upstream where configured, and is answered here elsewhere.
@@ -558,6 +624,9 @@ impl Exchange<'_, '_> {
     /// A host, and whose it is: an aggregate of clusters has none of its own.
     fn choose(&self, forward: &Forward, of: &Rc<Cluster>, tried: &[Host]) -> Option<(Host, Rc<Cluster>)> {
         let (cluster, place) = of.stands_for(&self.connection.worker)?;
+        if cluster.target().names.is_some() {
+            return Some((Host::detached(Endpoint::new(Address::Socket(self.resolved?))), cluster));
+        }
         let set = cluster.endpoints();
         if cluster.target().original_destination || set.policy().kind == LbKind::OriginalDestination {
             let connection = &self.connection.connection;
@@ -779,6 +848,31 @@ impl Exchange<'_, '_> {
             tokio::task::yield_now().await;
         }
         self.down.abort();
+    }
+}
+
+/// Of an authority, with the port that stands for itself.
+fn host_and_port(authority: &str, default: u16) -> (&str, u16) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !authority.ends_with(']') => (host, port.parse().unwrap_or(default)),
+        _ => (authority, default),
+    }
+}
+
+/// What a client gets whose host has no address.
+fn unresolved(error: &NameError) -> LocalReply {
+    match error {
+        NameError::Full => LocalReply::new(503, "DNS cache overflow", "dns_cache_overflow"),
+        NameError::Overflow => LocalReply::new(
+            503,
+            "Dynamic forward proxy pending request overflow",
+            "dynamic_forward_proxy_pending_request_overflow",
+        ),
+        NameError::Failed(reason) => {
+            let mut reply = LocalReply::new(503, "DNS resolution failure", "");
+            reply.details = format!("dns_resolution_failure{{{}}}", reason.replace(' ', "_")).into();
+            reply.with_flags(ResponseFlags::DNS_FAILURE)
+        }
     }
 }
 
