@@ -87,8 +87,8 @@ pub use rbac::Rbac;
 pub use request::{Method, Request, Response, Version, is_grpc_type};
 pub use route::{
     Action, ClusterRef, Destination, DirectResponse, ForwardAction, HashPolicy, HeaderMutations, HostRewrite,
-    MirrorPolicy, NetworkHash, PathMatch, PathRewrite, Redirect, Retry, Route, RouteMatch, RouteTable,
-    VirtualHost, WeightedCluster,
+    InternalRedirects, MirrorPolicy, NetworkHash, PathMatch, PathRewrite, Redirect, Retry, Route, RouteMatch,
+    RouteTable, VirtualHost, WeightedCluster,
 };
 pub use tcp::{ConnectionDecision, ConnectionOutcome, TcpForward, decide_connection};
 pub use tls::{

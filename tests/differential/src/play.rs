@@ -437,6 +437,8 @@ const CLUSTER: &[&str] = &[
     "upstream_cx_none_healthy",
     "upstream_cx_overflow",
     "upstream_rq_maintenance_mode",
+    "upstream_internal_redirect_succeeded_total",
+    "upstream_internal_redirect_failed_total",
     "membership_total",
     "membership_healthy",
     "membership_degraded",

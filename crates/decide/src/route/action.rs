@@ -9,7 +9,9 @@ use upstream::{Labels, Priority};
 
 use super::host::without_port;
 use super::policy::upgrade_is_enabled;
-use super::{ClusterRef, HashPolicy, HeaderMutations, MirrorPolicy, PathMatch, Retry, RouteMatch};
+use super::{
+    ClusterRef, HashPolicy, HeaderMutations, InternalRedirects, MirrorPolicy, PathMatch, Retry, RouteMatch,
+};
 use crate::connection::Connection;
 use crate::filters::{CorsPolicy, Overrides};
 use crate::headers::{HeaderName, Known};
@@ -71,6 +73,8 @@ pub struct ForwardAction {
     pub(crate) rate_limits: RateLimits,
     /// Those of the virtual host count as well.
     pub(crate) include_host_limits: bool,
+    /// Redirects that are followed here.
+    pub redirects: Option<Arc<InternalRedirects>>,
     /// What is wanted of hosts, where the cluster has subsets.
     pub(crate) subset: Arc<Labels>,
 }

@@ -15,8 +15,8 @@ use super::mutation::Mutations;
 use super::policy::compile_retry;
 use super::{
     Action, Destination, DirectResponse, ForwardAction, HashPolicy, HeaderMutations, HostRewrite,
-    MirrorPolicy, PathRewrite, Redirect, RequireTls, Retry, Route, RouteMatch, RouteTable, VirtualHost,
-    WeightedCluster,
+    InternalRedirects, MirrorPolicy, PathRewrite, Redirect, RequireTls, Retry, Route, RouteMatch, RouteTable,
+    VirtualHost, WeightedCluster,
 };
 use crate::filters::{CorsPolicy, Overrides};
 use crate::hcm::Sampling;
@@ -267,6 +267,11 @@ fn forward(r: &pb::RouteAction, defaults: &Defaults, ids: &mut Ids) -> Taken<For
         cors,
         rate_limits: RateLimits::compile(&r.rate_limits, "rateLimits")?,
         include_host_limits: flag(&r.include_vh_rate_limits, false),
+        redirects: r
+            .internal_redirect_policy
+            .as_ref()
+            .map(|p| InternalRedirects::compile(p).within("internalRedirectPolicy").map(Arc::new))
+            .transpose()?,
         subset: crate::cluster::wanted(&r.metadata_match).into(),
     })
 }

@@ -2,6 +2,7 @@
 
 mod action;
 mod compile;
+mod follow;
 mod hash;
 mod host;
 mod matcher;
@@ -22,6 +23,7 @@ pub use action::{
 };
 pub(crate) use action::{Subject as MatchSubject, append_list};
 pub(crate) use compile::compile_table;
+pub use follow::InternalRedirects;
 pub(crate) use hash::hash;
 pub use hash::{HashPolicy, NetworkHash};
 pub(crate) use host::without_port;

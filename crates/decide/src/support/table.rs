@@ -147,6 +147,8 @@ envoy.config.route.v3.DirectResponseAction: body status
 envoy.config.route.v3.FilterConfig: config disabled is_optional
 envoy.config.route.v3.HeaderMatcher: contains_match exact_match invert_match name prefix_match present_match \
     range_match safe_regex_match string_match suffix_match treat_missing_header_as_empty
+envoy.config.route.v3.InternalRedirectPolicy: allow_cross_scheme_redirect max_internal_redirects \
+    redirect_response_codes response_headers_to_copy
 envoy.config.route.v3.QueryParameterMatcher: name present_match string_match
 envoy.config.route.v3.RateLimit: actions stage
 envoy.config.route.v3.RateLimit.Action: destination_cluster generic_key header_value_match \
@@ -177,7 +179,8 @@ envoy.config.route.v3.Route: decorator direct_response match metadata name redir
     typed_per_filter_config
 envoy.config.route.v3.RouteAction: append_x_forwarded_host auto_host_rewrite cluster cluster_header \
     cluster_not_found_response_code cors grpc_timeout_offset hash_policy host_rewrite_header \
-    host_rewrite_literal host_rewrite_path_regex idle_timeout include_vh_rate_limits max_grpc_timeout \
+    host_rewrite_literal host_rewrite_path_regex idle_timeout include_vh_rate_limits internal_redirect_policy \
+    max_grpc_timeout \
     max_stream_duration metadata_match prefix_rewrite priority rate_limits regex_rewrite request_mirror_policies \
     retry_policy timeout upgrade_configs \
     weighted_clusters

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use decide::{
     Decision, Forward, Hcm, HostRewriteLater, JwtCounts, Known, LocalReply, Outcome as Verdict, Plan,
+    Decision, Forward, Hcm, HostRewriteLater, InternalRedirects, Known, LocalReply, Outcome as Verdict, Plan,
     ResponseFlags, Retry,
 };
 use upstream::{
@@ -45,18 +46,8 @@ pub async fn handle(
 ) {
     let mut record = Record::new(connection);
     record.request_header_bytes = head.request.headers.byte_size() as u64;
-    let mut exchange = Exchange {
-        connection,
-        plan,
-        hcm,
-        close,
-        down: &mut down,
-        record: &mut record,
-        received: None,
-        asked: false,
-        resolved: None,
-    };
-    let decision = match decide(&mut exchange, &mut head.request, head.body).await {
+    let mut exchange = Exchange::new(connection, plan, hcm, close, &mut down, &mut record);
+    let mut decision = match decide(&mut exchange, &mut head.request, head.body).await {
         Ok(decision) => decision,
         Err(interrupt) => {
             exchange.record.client_left(&interrupt);
@@ -68,16 +59,59 @@ pub async fn handle(
             return;
         }
     };
-    let (received, asked) = (exchange.received.take(), exchange.asked);
-    if let Some(body) =
-        received.as_ref().filter(|body| decision.buffered && body.complete && !body.has_trailers())
+    let (mut received, mut asked, mut followed) = (exchange.received.take(), exchange.asked, 0);
+    loop {
+        settle_length(&decision, received.as_ref(), &mut head);
+        record.bytes_received = received.as_ref().map_or(0, |body| body.received);
+        count(connection, &decision);
+        record.flags.insert(decision.flags);
+        record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
+        let mut exchange = Exchange::new(connection, plan, hcm, close, &mut down, &mut record);
+        (exchange.received, exchange.asked, exchange.followed) = (received.take(), asked, followed);
+        match &decision.outcome {
+            Verdict::Reply(reply) => {
+                if asked && !reply.close {
+                    // There was time to read on.
+                    exchange.drain(&head).await;
+                }
+                exchange.reply((**reply).clone(), Some(&decision), &head).await;
+            }
+            Verdict::Reset => {
+                exchange.record.details = "reset_by_policy".into();
+                exchange.down.abort();
+            }
+            Verdict::Forward(forward) => exchange.forward(&decision, forward, &mut head).await,
+        }
+        let next = exchange.next.take();
+        if decision.upgrade {
+            connection.stats.cx_upgrades_active.dec();
+        }
+        for _ in 0..down.take_continues() {
+            connection.stats.code(100);
+            connection.stats.rq_completed.inc();
+        }
+        record.finish(connection, hcm, Some(&head.request), Some(&decision));
+        let Some(next) = next else { return };
+        (head, decision, received, asked) = (next.head, next.decision, Some(next.body), next.asked);
+        followed += 1;
+        record = Record::new(connection);
+        record.request_header_bytes = head.request.headers.byte_size() as u64;
+    }
+}
+
+/// Of a body that was waited for the length is known now.
+fn settle_length(decision: &Decision, body: Option<&RequestBody>, head: &mut RequestHead) {
+    if let Some(body) = body.filter(|body| decision.buffered && body.complete && !body.has_trailers())
         && head.body == BodyLength::Unknown
     {
-        // Its length is known now.
         head.body = BodyLength::Known(body.received);
         head.request.headers.set(Known::ContentLength, body.received.to_string());
     }
-    record.bytes_received = received.as_ref().map_or(0, |body| body.received);
+}
+
+/// What filters and the decision count.
+fn count(connection: &HttpConnection, decision: &Decision) {
+    let stats = &connection.stats;
     connection.worker.count(&decision.counts);
     if let (Some(status), Some(cluster)) = (decision.charged, decision.destination())
         && let Some(cluster) = connection.worker.cluster(&cluster.name)
@@ -91,43 +125,22 @@ pub async fn handle(
     connection.stats.csrf_invalid.add(u64::from(decision.csrf.invalid));
     connection.stats.csrf_missing.add(u64::from(decision.csrf.missing));
     record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
+    stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
+    stats.csrf_valid.add(u64::from(decision.csrf.valid));
+    stats.csrf_invalid.add(u64::from(decision.csrf.invalid));
+    stats.csrf_missing.add(u64::from(decision.csrf.missing));
     if decision.upgrade {
-        connection.stats.cx_upgrades_total.inc();
-        connection.stats.cx_upgrades_active.inc();
+        stats.cx_upgrades_total.inc();
+        stats.cx_upgrades_active.inc();
     }
-    let mut exchange = Exchange {
-        connection,
-        plan,
-        hcm,
-        close,
-        down: &mut down,
-        record: &mut record,
-        received,
-        asked,
-        resolved: None,
-    };
-    match &decision.outcome {
-        Verdict::Reply(reply) => {
-            if asked && !reply.close {
-                // There was time to read on.
-                exchange.drain(&head).await;
-            }
-            exchange.reply((**reply).clone(), Some(&decision), &head).await;
-        }
-        Verdict::Reset => {
-            record.details = "reset_by_policy".into();
-            down.abort();
-        }
-        Verdict::Forward(forward) => exchange.forward(&decision, forward, &mut head).await,
-    }
-    if decision.upgrade {
-        connection.stats.cx_upgrades_active.dec();
-    }
-    for _ in 0..down.take_continues() {
-        connection.stats.code(100);
-        connection.stats.rq_completed.inc();
-    }
-    record.finish(connection, hcm, Some(&head.request), Some(&decision));
+}
+
+/// A request that an answer asked for, and that is made in the client's place.
+struct Next {
+    head: RequestHead,
+    decision: Decision,
+    body: RequestBody,
+    asked: bool,
 }
 
 fn count_tokens(stats: &HttpStats, of: JwtCounts) {
@@ -155,6 +168,9 @@ pub struct Exchange<'a, 'd> {
     pub asked: bool,
     /// Of the host that the request names, where its cluster is for that.
     pub resolved: Option<SocketAddr>,
+    /// How many redirects the request has followed, and the next one.
+    followed: u32,
+    next: Option<Box<Next>>,
 }
 
 /// The state of the tries of one request.
@@ -165,6 +181,31 @@ struct Tries {
     fresh: bool,
     /// Counts a retry against its breaker while it runs.
     _retrying: Option<Permit>,
+}
+
+impl<'a, 'd> Exchange<'a, 'd> {
+    fn new(
+        connection: &'a Rc<HttpConnection>,
+        plan: &'a Arc<Plan>,
+        hcm: &'a Arc<Hcm>,
+        close: bool,
+        down: &'a mut Downstream<'d>,
+        record: &'a mut Record,
+    ) -> Self {
+        Self {
+            connection,
+            plan,
+            hcm,
+            close,
+            down,
+            record,
+            received: None,
+            asked: false,
+            resolved: None,
+            followed: 0,
+            next: None,
+        }
+    }
 }
 
 impl Exchange<'_, '_> {
@@ -258,7 +299,7 @@ impl Exchange<'_, '_> {
             return self.reply(reply, Some(decision), head).await;
         };
         self.record.cluster = Some(cluster.clone());
-        match self.look_up(forward, &cluster).await {
+        match self.look_up(forward, head, &cluster).await {
             Ok(resolved) => self.resolved = resolved,
             Err(Some(reply)) => return self.reply(*reply, Some(decision), head).await,
             Err(None) => return self.down.abort(),
@@ -292,10 +333,13 @@ impl Exchange<'_, '_> {
     async fn look_up(
         &mut self,
         forward: &Forward,
+        head: &RequestHead,
         cluster: &Cluster,
     ) -> Result<Option<SocketAddr>, Option<Box<LocalReply>>> {
         let target = cluster.target();
-        let (Some(names), Some(authority)) = (&target.names, &forward.dynamic) else { return Ok(None) };
+        let Some(names) = &target.names else { return Ok(None) };
+        // Without the filter it is the cluster that looks up.
+        let authority = forward.dynamic.as_deref().unwrap_or(&head.request.authority);
         let secure = target.transports.last().is_some_and(|transport| transport.tls.is_some());
         let (host, port) = host_and_port(authority, if secure { 443 } else { 80 });
         match while_wanted(self.down, &mut Timers::default(), names.resolve(host)).await {
@@ -317,7 +361,8 @@ impl Exchange<'_, '_> {
     ) {
         self.settle_expectation(head);
         let grpc = head.request.is_grpc();
-        let limit = if forward.retry.is_some() { self.connection.buffer_limit } else { KEEP };
+        let redirects = decision.action().is_some_and(|action| action.redirects.is_some());
+        let limit = if forward.retry.is_some() || redirects { self.connection.buffer_limit } else { KEEP };
         let replayable = head.request.upgrade.is_none();
         let mut body = match self.received.take() {
             Some(body) => body.goes_on(replayable, limit, grpc),
@@ -338,6 +383,9 @@ impl Exchange<'_, '_> {
         self.record.bytes_received = body.received;
         match result {
             Ok((begun, host, own)) => {
+                let Some(begun) = self.follow(decision, head, cluster, begun, &mut body).await else {
+                    return;
+                };
                 let passed = self
                     .pass(
                         decision,
@@ -404,6 +452,70 @@ impl Exchange<'_, '_> {
             head.request.headers.set(Known::ContentLength, body.received.to_string());
         }
         Ok(())
+    }
+
+    /// Follows a redirect where the route says so: what comes back is the answer to pass on, or nothing.
+    async fn follow(
+        &mut self,
+        decision: &Decision,
+        head: &RequestHead,
+        cluster: &Cluster,
+        begun: Begun,
+        body: &mut RequestBody,
+    ) -> Option<Begun> {
+        let redirects = decision.action().and_then(|action| action.redirects.as_deref());
+        let Some(redirects) = redirects.filter(|r| r.concerns(&begun.head.response)) else {
+            return Some(begun);
+        };
+        match self.redirected(redirects, head, &begun, body).await {
+            Some(next) => {
+                cluster.stats().redirects_succeeded.inc();
+                self.record.details = "internal_redirect".into();
+                self.next = Some(next);
+                None
+            }
+            None => {
+                cluster.stats().redirects_failed.inc();
+                Some(begun)
+            }
+        }
+    }
+
+    async fn redirected(
+        &mut self,
+        redirects: &InternalRedirects,
+        head: &RequestHead,
+        begun: &Begun,
+        body: &mut RequestBody,
+    ) -> Option<Box<Next>> {
+        if !body.complete || !body.can_replay() || head.request.upgrade.is_some() || head.request.is_connect()
+        {
+            return None;
+        }
+        let secure = self.connection.connection.tls.is_some();
+        let answer = &begun.head.response;
+        let (mut request, with_body) = redirects.follow(&head.request, answer, self.followed, secure)?;
+        let length = if with_body { head.body } else { BodyLength::None };
+        if with_body {
+            body.rewind();
+            self.received = Some(std::mem::take(body));
+        }
+        let decided = decide(self, &mut request, length).await;
+        let own = self.received.take();
+        match decided {
+            Ok(decision) if decision.matched.is_some() => {
+                let grpc = request.is_grpc();
+                let body = own.unwrap_or_else(|| RequestBody::new(BodyLength::None, true, 0, grpc));
+                let head = RequestHead { request, body: length };
+                Some(Box::new(Next { head, decision, body, asked: self.asked }))
+            }
+            _ => {
+                if let (true, Some(own)) = (with_body, own) {
+                    *body = own;
+                }
+                None
+            }
+        }
     }
 
     /// `Expect: 100-continue` goes on to the upstream where configured, and is answered here elsewhere.

@@ -109,6 +109,8 @@ stats! {
             rq_retry_success = "upstream_rq_retry_success", rq_retry_overflow = "upstream_rq_retry_overflow",
             rq_retry_limit_exceeded = "upstream_rq_retry_limit_exceeded",
             rq_maintenance = "upstream_rq_maintenance_mode",
+            redirects_succeeded = "upstream_internal_redirect_succeeded_total",
+            redirects_failed = "upstream_internal_redirect_failed_total",
             stale_replayed = "upstream_rq_stale_connection_replayed",
             ejections = "outlier_detection.ejections_enforced_total",
             subsets_selected = "lb_subsets_selected", subsets_fallback = "lb_subsets_fallback",
