@@ -81,6 +81,8 @@ pub struct Deciding {
     delayed: bool,
     /// What the current filter asked for, once the driver has it.
     answer: Option<Answer>,
+    /// The request follows a redirect: what the connection manager does with requests is done.
+    received: bool,
     pub(crate) state: State,
 }
 
@@ -123,6 +125,7 @@ impl Deciding {
             next_filter: 0,
             delayed: false,
             answer: None,
+            received: false,
             state: State {
                 table: None,
                 matched: None,
@@ -151,6 +154,16 @@ impl Deciding {
                 charged: None,
             },
         }
+    }
+
+    /// For a request that follows a redirect: who asks is known from the one before.
+    pub fn after(connection: &Connection, before: &Decision) -> Self {
+        let mut machine = Self::new(connection);
+        machine.received = true;
+        machine.state.remote = before.remote;
+        machine.state.internal = before.internal;
+        machine.state.request_id = Arc::clone(&before.request_id);
+        machine
     }
 
     /// What came of the last ask: to be given before the next step.
@@ -194,11 +207,13 @@ impl Deciding {
         rng: &mut R,
         recorder: &mut E,
     ) -> Result<(), Box<LocalReply>> {
-        let received = cx.hcm.receive(cx.connection, request, rng)?;
         let state = &mut self.state;
-        state.remote = received.client.address;
-        state.internal = received.client.internal;
-        state.request_id = received.request_id;
+        if !self.received {
+            let received = cx.hcm.receive(cx.connection, request, rng)?;
+            state.remote = received.client.address;
+            state.internal = received.client.internal;
+            state.request_id = received.request_id;
+        }
         state.table = match &cx.hcm.routes {
             RouteSource::Inline(table) => Some(Arc::clone(table)),
             RouteSource::Rds { id, .. } => cx.plan.route_table(*id).cloned(),

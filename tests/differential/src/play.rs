@@ -444,7 +444,6 @@ const CLUSTER: &[&str] = &[
     "membership_degraded",
     "health_check.healthy",
     "health_check.degraded",
-    "lb_subsets_active",
     "lb_subsets_selected",
     "lb_subsets_fallback",
     "lb_subsets_fallback_panic",

@@ -51,7 +51,7 @@ impl Csrf {
             !source.is_empty() && (same || self.additional.iter().any(|m| m.matches(source.as_bytes())));
         counts.missing += u32::from(source.is_empty());
         counts.valid += u32::from(valid);
-        counts.invalid += u32::from(!valid);
+        counts.invalid += u32::from(!valid && !source.is_empty());
         valid
     }
 }

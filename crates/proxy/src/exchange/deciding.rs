@@ -21,10 +21,14 @@ pub async fn decide(
     exchange: &mut Exchange<'_, '_>,
     request: &mut Request,
     length: BodyLength,
+    before: Option<&Decision>,
 ) -> Result<Decision, Interrupt> {
     let connection = exchange.connection;
     let worker = &connection.worker;
-    let mut machine = Deciding::new(&connection.connection);
+    let mut machine = match before {
+        Some(before) => Deciding::after(&connection.connection, before),
+        None => Deciding::new(&connection.connection),
+    };
     loop {
         let cx = Context {
             plan: exchange.plan,

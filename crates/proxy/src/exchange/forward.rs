@@ -47,7 +47,7 @@ pub async fn handle(
     let mut record = Record::new(connection);
     record.request_header_bytes = head.request.headers.byte_size() as u64;
     let mut exchange = Exchange::new(connection, plan, hcm, close, &mut down, &mut record);
-    let mut decision = match decide(&mut exchange, &mut head.request, head.body).await {
+    let mut decision = match decide(&mut exchange, &mut head.request, head.body, None).await {
         Ok(decision) => decision,
         Err(interrupt) => {
             exchange.record.client_left(&interrupt);
@@ -94,6 +94,10 @@ pub async fn handle(
         let Some(next) = next else { return };
         (head, decision, received, asked) = (next.head, next.decision, Some(next.body), next.asked);
         followed += 1;
+        match &down {
+            Downstream::H1(_) => connection.stats.rq_http1_total.inc(),
+            Downstream::H2(_) => connection.stats.rq_http2_total.inc(),
+        }
         record = Record::new(connection);
         record.request_header_bytes = head.request.headers.byte_size() as u64;
     }
@@ -301,7 +305,17 @@ impl Exchange<'_, '_> {
         self.record.cluster = Some(cluster.clone());
         match self.look_up(forward, head, &cluster).await {
             Ok(resolved) => self.resolved = resolved,
-            Err(Some(reply)) => return self.reply(*reply, Some(decision), head).await,
+            Err(Some(reply)) => {
+                let mut reply = *reply;
+                if forward.dynamic.is_none() {
+                    // As a cluster says it that has no host.
+                    charge(&cluster, reply.status);
+                    self.record.attempts = 1;
+                    reply.body = "no healthy upstream".into();
+                    reply.flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
+                }
+                return self.reply(reply, Some(decision), head).await;
+            }
             Err(None) => return self.down.abort(),
         }
         let first = cluster.stands_for(&worker).map_or_else(|| cluster.clone(), |(first, _)| first);
@@ -426,34 +440,6 @@ impl Exchange<'_, '_> {
         self.connection.timers.set(Some(timers));
     }
 
-    /// Waits for the whole body of the request, and says how long it is. The error is the reply to give, or nothing when
-    /// the client is gone.
-    async fn buffer(
-        &mut self,
-        most: u32,
-        head: &mut RequestHead,
-        body: &mut RequestBody,
-        timers: &mut Timers,
-    ) -> Result<(), Option<Box<LocalReply>>> {
-        match body.fill(self.down, timers, u64::from(most)).await {
-            Ok(()) => {}
-            Err(Unfilled::TooLarge) => {
-                let reply = LocalReply::new(413, "Payload Too Large", "request_payload_too_large");
-                return Err(Some(Box::new(LocalReply { close: true, ..reply })));
-            }
-            Err(Unfilled::Interrupt(interrupt)) => {
-                self.record.client_left(&interrupt);
-                return Err(TryError::from(interrupt).reply(false, false).map(Box::new));
-            }
-        }
-        timers.start();
-        if head.body == BodyLength::Unknown && !body.has_trailers() {
-            head.body = BodyLength::Known(body.received);
-            head.request.headers.set(Known::ContentLength, body.received.to_string());
-        }
-        Ok(())
-    }
-
     /// Follows a redirect where the route says so: what comes back is the answer to pass on, or nothing.
     async fn follow(
         &mut self,
@@ -467,8 +453,10 @@ impl Exchange<'_, '_> {
         let Some(redirects) = redirects.filter(|r| r.concerns(&begun.head.response)) else {
             return Some(begun);
         };
-        match self.redirected(redirects, head, &begun, body).await {
+        match self.redirected(redirects, decision, head, &begun, body).await {
             Some(next) => {
+                self.record.code = begun.head.response.status;
+                self.record.is_followed = true;
                 cluster.stats().redirects_succeeded.inc();
                 self.record.details = "internal_redirect".into();
                 self.next = Some(next);
@@ -484,6 +472,7 @@ impl Exchange<'_, '_> {
     async fn redirected(
         &mut self,
         redirects: &InternalRedirects,
+        before: &Decision,
         head: &RequestHead,
         begun: &Begun,
         body: &mut RequestBody,
@@ -500,7 +489,7 @@ impl Exchange<'_, '_> {
             body.rewind();
             self.received = Some(std::mem::take(body));
         }
-        let decided = decide(self, &mut request, length).await;
+        let decided = decide(self, &mut request, length, Some(before)).await;
         let own = self.received.take();
         match decided {
             Ok(decision) if decision.matched.is_some() => {

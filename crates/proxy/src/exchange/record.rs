@@ -22,6 +22,8 @@ pub struct Record {
     pub started: Instant,
     pub wall: SystemTime,
     pub code: u16,
+    /// The client did not get this answer: the redirect was followed in its place.
+    pub is_followed: bool,
     pub flags: ResponseFlags,
     pub details: Cow<'static, str>,
     pub bytes_received: u64,
@@ -58,6 +60,7 @@ impl Record {
             started: Instant::now(),
             wall: SystemTime::now(),
             code: 0,
+            is_followed: false,
             flags: ResponseFlags::NONE,
             details: Cow::Borrowed(""),
             bytes_received: 0,
@@ -112,7 +115,7 @@ impl Record {
         }
         let stats = &connection.stats;
         stats.rq_active.dec();
-        if self.code != 0 {
+        if self.code != 0 && !self.is_followed {
             stats.rq_completed.inc();
             stats.code(self.code);
         }
