@@ -6,8 +6,10 @@
 mod custom;
 mod rule;
 
-use api::security::Action;
-use model::Kind;
+use std::sync::Arc;
+
+use api::security::{Action, AuthorizationPolicy};
+use model::{Config, Kind};
 use proto::pb::envoy::config::listener::v3 as listener_pb;
 use proto::pb::envoy::config::rbac::v3 as pb;
 use proto::pb::envoy::extensions::filters::http::rbac::v3 as http_pb;
@@ -31,6 +33,11 @@ pub(crate) enum Layer {
     Tcp,
 }
 
+/// The filters of CUSTOM policies, which come before tokens are verified.
+pub(crate) fn custom(context: &Context<'_>) -> Vec<HttpFilter> {
+    custom::http(context)
+}
+
 pub(crate) fn http(context: &Context<'_>) -> Vec<HttpFilter> {
     let filter = |rules| {
         let config = http_pb::Rbac {
@@ -40,9 +47,7 @@ pub(crate) fn http(context: &Context<'_>) -> Vec<HttpFilter> {
         };
         http_filter("envoy.filters.http.rbac", any(&config))
     };
-    let mut all = custom::http(context);
-    all.extend(rules(context, Layer::Http).into_iter().map(filter));
-    all
+    rules(context, Layer::Http).into_iter().map(filter).collect()
 }
 
 pub(crate) fn tcp(context: &Context<'_>) -> Vec<listener_pb::Filter> {
@@ -60,9 +65,12 @@ pub(crate) fn tcp(context: &Context<'_>) -> Vec<listener_pb::Filter> {
     all
 }
 
+fn policies(context: &Context<'_>) -> Vec<Arc<Config<AuthorizationPolicy>>> {
+    policies::selecting(context, Kind::AuthorizationPolicy, |snapshot| snapshot.authorization_policies())
+}
+
 fn rules(context: &Context<'_>, layer: Layer) -> Vec<pb::Rbac> {
-    let policies =
-        policies::selecting(context, Kind::AuthorizationPolicy, |snapshot| snapshot.authorization_policies());
+    let policies = policies(context);
     let domains = trust_domains(context);
     let mut all = Vec::new();
     for action in ORDER {

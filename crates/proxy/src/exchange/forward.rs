@@ -8,9 +8,8 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use decide::{
-    Decision, Forward, Hcm, HostRewriteLater, JwtCounts, Known, LocalReply, Outcome as Verdict, Plan,
-    Decision, Forward, Hcm, HostRewriteLater, InternalRedirects, Known, LocalReply, Outcome as Verdict, Plan,
-    ResponseFlags, Retry,
+    Decision, Forward, Hcm, HostRewriteLater, InternalRedirects, JwtCounts, Known, LocalReply,
+    Outcome as Verdict, Plan, ResponseFlags, Retry,
 };
 use upstream::{
     Address, Endpoint, Host, LbKind, Outcome, Permit, Pick, Resource, RetryState, Verdict as RetryVerdict,
@@ -27,8 +26,8 @@ use super::serve::HttpConnection;
 use super::spans;
 use super::timers::Timers;
 use crate::cluster::Cluster;
-use crate::stats::HttpStats;
 use crate::net::NameError;
+use crate::stats::HttpStats;
 use crate::wire::{BodyLength, Downstream, Frame, RequestHead, Reset, ResponseHead, Upstream};
 
 /// Body kept for another try where no retry policy asks for more.
@@ -122,13 +121,7 @@ fn count(connection: &HttpConnection, decision: &Decision) {
     {
         charge(&cluster, status);
     }
-    record.flags.insert(decision.flags);
-    connection.stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
-    count_tokens(&connection.stats, decision.jwt);
-    connection.stats.csrf_valid.add(u64::from(decision.csrf.valid));
-    connection.stats.csrf_invalid.add(u64::from(decision.csrf.invalid));
-    connection.stats.csrf_missing.add(u64::from(decision.csrf.missing));
-    record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
+    count_tokens(stats, decision.jwt);
     stats.rbac_allowed.add(u64::from(decision.rbac_allowed));
     stats.csrf_valid.add(u64::from(decision.csrf.valid));
     stats.csrf_invalid.add(u64::from(decision.csrf.invalid));

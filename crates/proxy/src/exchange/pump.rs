@@ -7,8 +7,8 @@ use bytes::Bytes;
 use decide::Headers;
 
 use super::attempt::Plan;
-use super::timers::Timers;
 use super::coding::Encoder;
+use super::timers::Timers;
 use crate::wire::{BodyLength, Downstream, Frame, Gone, Reset, ResponseHead, Upstream};
 
 /// Why waiting for the upstream's head ended without one.

@@ -189,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn each_request_has_its_own_time() {
         let mut timers = Timers::default();
-        let mut first = async |timers: &mut Timers| {
+        let first = async |timers: &mut Timers| {
             let interrupt = tokio::time::timeout(20 * SOON, poll_fn(|cx| timers.poll(cx))).await;
             interrupt.ok()
         };

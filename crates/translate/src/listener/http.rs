@@ -131,6 +131,7 @@ fn http_filters(context: &Context<'_>, telemetry: &Telemetry) -> Vec<hcm::HttpFi
         all.push(http_filter("istio.metadata_exchange", peer_metadata(outbound)));
     }
     if telemetry.side != Side::Client {
+        all.extend(rbac::custom(context));
         all.extend(jwt::http(context));
         all.extend(rbac::http(context));
     }
