@@ -67,14 +67,10 @@ fn plan(name: &str) -> Option<(Plan, Vec<Rejection>)> {
 }
 
 #[test]
-fn everything_compiles_but_what_is_refused_by_name() {
+fn everything_compiles() {
     for (name, _) in testkit::istiod::RECORDED {
         let Some((plan, rejections)) = plan(name) else { return };
-        for rejection in &rejections {
-            let known = rejection.reason.contains("ext_authz");
-            assert!(known, "{name}: {rejection}");
-            assert!(rejection.field.contains("httpFilters["), "{name}: {rejection}");
-        }
+        assert!(rejections.is_empty(), "{name}: {rejections:?}");
         assert!(plan.clusters().count() > 5, "{name}: {}", plan.clusters().count());
         assert!(plan.listeners().count() > 0, "{name}");
         for wanted in plan.wanted_route_tables() {

@@ -257,6 +257,9 @@ fn stands() -> anyhow::Result<()> {
     let refused = istiod.refused()?;
     ensure!(refused == 0, "istiod counts {refused} refusals");
     for (name, _) in PLACES {
+        let dump = inside(lan.host(name), || ask("http://127.0.0.1:15000/config_dump", &[]))??.body;
+        ensure!(dump.contains("virtualInbound") != (name == "gateway"), "{name}: {dump}");
+        ensure!(!dump.contains("error_state"), "{name} refused something: {dump}");
         let stats = inside(lan.host(name), || ask("http://127.0.0.1:15000/stats", &[]))??.body;
         for update in ["cluster_manager.cds", "listener_manager.lds"] {
             let count = |what: &str| {
