@@ -29,6 +29,8 @@ pub struct Call {
     /// Head as it goes out.
     pub request: Request,
     pub body: Bytes,
+    /// It has no body at all, not an empty one.
+    pub bodiless: bool,
     /// gRPC is HTTP/2 whatever the cluster says.
     pub grpc: bool,
     pub timeout: Option<Duration>,
@@ -104,7 +106,12 @@ pub struct GrpcTarget {
 
 impl Call {
     pub fn http(cluster: Arc<str>, request: Request, body: Bytes, timeout: Option<Duration>) -> Self {
-        Self { cluster, request, body, grpc: false, timeout, max_body: MAX_BODY }
+        Self { cluster, request, body, bodiless: false, grpc: false, timeout, max_body: MAX_BODY }
+    }
+
+    /// One without a body.
+    pub fn get(cluster: Arc<str>, request: Request, timeout: Option<Duration>) -> Self {
+        Self { bodiless: true, ..Self::http(cluster, request, Bytes::new(), timeout) }
     }
 
     /// A unary call; `method` is `/package.Service/Method`.
@@ -128,6 +135,7 @@ impl Call {
             cluster: Arc::clone(&to.cluster),
             request,
             body: body.freeze(),
+            bodiless: false,
             grpc: true,
             timeout: to.timeout,
             max_body: MAX_BODY,

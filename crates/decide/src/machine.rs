@@ -4,6 +4,7 @@ mod authz;
 mod count;
 mod limit;
 mod router;
+mod token;
 
 pub use count::{Count, CountScope};
 
@@ -26,7 +27,7 @@ use crate::filters::{
 use crate::flags::ResponseFlags;
 use crate::hcm::{CorsAnswer, FilterKind, Hcm, HttpFilter, RouteSource};
 use crate::headers::Known;
-use crate::jwt::{self, JwtAuthn};
+use crate::jwt;
 use crate::listener::Direction;
 use crate::metadata::PeerMetadata;
 use crate::plan::Plan;
@@ -83,6 +84,9 @@ pub struct Deciding {
     answer: Option<Answer>,
     /// The request follows a redirect: what the connection manager does with requests is done.
     received: bool,
+    /// Providers of tokens whose keys are asked for, and were asked for in vain.
+    fetching: Option<usize>,
+    unfetched: Vec<usize>,
     pub(crate) state: State,
 }
 
@@ -126,6 +130,8 @@ impl Deciding {
             delayed: false,
             answer: None,
             received: false,
+            fetching: None,
+            unfetched: Vec::new(),
             state: State {
                 table: None,
                 matched: None,
@@ -191,6 +197,8 @@ impl Deciding {
                     self.next_filter += 1;
                     self.delayed = false;
                     self.answer = None;
+                    self.fetching = None;
+                    self.unfetched.clear();
                 }
                 Passed::Ask(ask) => return Step::Ask(ask),
                 Passed::Reply(reply) => return self.done(cx, request, Outcome::Reply(reply)),
@@ -256,7 +264,7 @@ impl Deciding {
                     Some(Override::Jwt(own)) => Some(Arc::clone(own)),
                     _ => None,
                 };
-                self.state.jwt(cx, &Arc::clone(jwt), own.as_deref(), request, rng, recorder)
+                self.jwt(cx, &Arc::clone(jwt), own.as_deref(), request, rng, recorder)
             }
             FilterKind::ExtAuthz(authz) => {
                 self.ext_authz(cx, &Arc::clone(authz), &filter.name, request, rng, recorder)
@@ -572,48 +580,6 @@ impl State {
             return Passed::Next;
         }
         Passed::Reply(Box::new(LocalReply::new(403, "Invalid origin", "csrf_origin_mismatch")))
-    }
-
-    fn jwt<R: Random + ?Sized, E: Recorder>(
-        &mut self,
-        cx: &Context<'_>,
-        jwt: &JwtAuthn,
-        own: Option<&jwt::PerRoute>,
-        request: &mut Request,
-        rng: &mut R,
-        recorder: &mut E,
-    ) -> Passed {
-        let mut subject = MatchSubject {
-            request,
-            connection: cx.connection,
-            draw: rng.next_u64(),
-            ignore_path_parameters: false,
-        };
-        let (verdict, learned) = jwt.judge(&mut subject, own, cx.start);
-        self.jwt.add(learned.counts(&verdict));
-        let reroutes = learned.reroutes();
-        learned.apply(request);
-        match verdict {
-            jwt::Verdict::Pass if reroutes => self.choose_again(cx, request, rng, recorder),
-            jwt::Verdict::Pass => Passed::Next,
-            jwt::Verdict::Unknown(name) => {
-                let text = format!("Failed JWT authentication: Wrong requirement_name: {name}");
-                Passed::Reply(Box::new(LocalReply::new(403, text, "jwt_authn_access_denied")))
-            }
-            jwt::Verdict::Deny { fault, strip } => {
-                recorder.note(|| Note::new("token", "refused", fault.text()));
-                let body = if strip { "" } else { fault.text() };
-                let mut reply = LocalReply::new(fault.status(), body, "");
-                let reason = fault.text().replace(' ', "_");
-                reply.details = format!("jwt_authn_access_denied{{{reason}}}").into();
-                if !strip {
-                    let error = if fault == jwt::Fault::Missing { "" } else { ", error=\"invalid_token\"" };
-                    let value = format!("Bearer realm=\"{}\"{error}", jwt::realm(request));
-                    reply.headers.append("www-authenticate", value);
-                }
-                Passed::Reply(Box::new(reply))
-            }
-        }
     }
 
     /// The policies of all levels as one. Only what is forwarded has any, as in Envoy.

@@ -1,6 +1,7 @@
 //! From Envoy's messages.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pb::jwt_provider::JwksSourceSpecifier;
@@ -9,7 +10,8 @@ use pb::requirement_rule::RequirementType;
 use proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 
 use super::extract::Place;
-use super::{JwtAuthn, Keys, PerRoute, Provider, Requirement};
+use super::remote::Remote;
+use super::{JwtAuthn, Keys, PerRoute, Provider, Requirement, Source};
 use crate::headers::{HeaderName, Known};
 use crate::matching::StringMatcher;
 use crate::refusal::{Refusal, Taken, Within, each};
@@ -25,7 +27,8 @@ impl JwtAuthn {
         let mut names: Vec<&String> = message.providers.keys().collect();
         names.sort();
         for name in names {
-            providers.push(Provider::compile(name, &message.providers[name]).keyed("providers", name)?);
+            let provider = Provider::compile(providers.len(), name, &message.providers[name]);
+            providers.push(provider.keyed("providers", name)?);
         }
         let mut all = Self {
             providers,
@@ -139,14 +142,16 @@ impl PerRoute {
 }
 
 impl Provider {
-    fn compile(name: &str, message: &pb::JwtProvider) -> Taken<Self> {
-        let keys = match &message.jwks_source_specifier {
+    fn compile(number: usize, name: &str, message: &pb::JwtProvider) -> Taken<Self> {
+        let source = match &message.jwks_source_specifier {
             Some(JwksSourceSpecifier::LocalJwks(source)) => {
                 // A set without a key that can be used leaves nobody in; as in Envoy, the rest still holds.
-                Keys::parse(&DataSource::inline(source).within("localJwks")?).ok()
+                Source::Here(Keys::parse(&DataSource::inline(source).within("localJwks")?).ok())
             }
-            Some(JwksSourceSpecifier::RemoteJwks(_)) => return Err(Refusal::unsupported("remoteJwks")),
-            None => return Err(Refusal::new("says no keys: set localJwks")),
+            Some(JwksSourceSpecifier::RemoteJwks(remote)) => {
+                Source::There(Arc::new(Remote::compile(remote).within("remoteJwks")?))
+            }
+            None => return Err(Refusal::new("says no keys: set localJwks or remoteJwks")),
         };
         let name_of = |text: &str| HeaderName::from(text);
         let mut places: Vec<Place> = message
@@ -164,13 +169,14 @@ impl Provider {
         let skew = u64::from(message.clock_skew_seconds);
         let spaced = message.normalize_payload_in_metadata.iter().flat_map(|n| &n.space_delimited_claims);
         Ok(Self {
+            number,
             name: name.into(),
             issuer: message.issuer.as_str().into(),
             audiences: message.audiences.iter().map(|a| a.as_str().into()).collect(),
             subjects: message.subjects.as_ref().map(StringMatcher::compile).transpose().within("subjects")?,
             require_expiration: message.require_expiration,
             max_lifetime: timeout(&message.max_lifetime, "maxLifetime")?,
-            keys,
+            source,
             forward: message.forward,
             places,
             payload_header: (!payload.is_empty())

@@ -1,28 +1,32 @@
 //! JSON Web Tokens: who may call with which token, and what is learned from it (`envoy.filters.http.jwt_authn`).
 //!
-//! Keys are at hand here; fetching them is not this module's business.
+//! Keys are at hand, or are asked for by the machine.
 
 mod compile;
 mod extract;
 mod keys;
+mod remote;
 mod token;
 
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::ask::{Answered, Call, CallFault};
 use crate::headers::{HeaderName, Known};
 use crate::matching::StringMatcher;
 use crate::request::{Method, Request};
 use crate::route::{MatchSubject, RouteMatch};
 
 pub use keys::Keys;
+use remote::Remote;
 use token::Token;
 
 /// The filter's configuration.
@@ -44,14 +48,15 @@ pub(crate) enum PerRoute {
 
 #[derive(Debug, Clone)]
 struct Provider {
+    /// Its place among the providers.
+    number: usize,
     name: Box<str>,
     issuer: Box<str>,
     audiences: Vec<Box<str>>,
     subjects: Option<StringMatcher>,
     require_expiration: bool,
     max_lifetime: Option<Duration>,
-    /// Nothing: the configured keys are of no use, and no token is taken.
-    keys: Option<Keys>,
+    source: Source,
     forward: bool,
     places: Vec<extract::Place>,
     payload_header: Option<(HeaderName, bool)>,
@@ -64,6 +69,13 @@ struct Provider {
     reroute: bool,
     skew: Duration,
     claim_headers: Vec<(HeaderName, Box<str>)>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    /// Nothing: the configured keys are of no use, and no token is taken.
+    Here(Option<Keys>),
+    There(Arc<Remote>),
 }
 
 #[derive(Debug, Clone)]
@@ -110,6 +122,7 @@ pub(crate) enum Fault {
     Signature,
     NoKeys,
     NoKey,
+    NotFetched,
 }
 
 impl Fault {
@@ -144,6 +157,7 @@ impl Fault {
             Self::Signature => "Jwt verification fails",
             Self::NoKeys => "Jwks doesn't have any valid public key",
             Self::NoKey => "Jwks doesn't have key to match kid or alg from Jwt",
+            Self::NotFetched => "Jwks remote fetch is failed",
         }
     }
 
@@ -160,6 +174,8 @@ pub(crate) enum Verdict {
         fault: Fault,
         strip: bool,
     },
+    /// The keys of that provider are needed first.
+    Fetch(usize),
     /// A route names a requirement that there is not.
     Unknown(Box<str>),
 }
@@ -175,6 +191,16 @@ struct Learned {
     reroute: bool,
     /// Tokens that were judged for one provider: none of them was known from before.
     judged: u32,
+    /// The first provider whose keys were not there.
+    unfetched: Option<usize>,
+}
+
+/// When a request is judged, and whose keys could not be fetched for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment<'a> {
+    pub(crate) time: SystemTime,
+    pub(crate) now: Instant,
+    pub(crate) failed: &'a [usize],
 }
 
 /// For the filter's statistics: what became of a request, and what it took.
@@ -184,6 +210,8 @@ pub struct Counts {
     pub denied: u32,
     pub preflights: u32,
     pub judged: u32,
+    pub fetched: u32,
+    pub not_fetched: u32,
 }
 
 impl Counts {
@@ -192,6 +220,8 @@ impl Counts {
         self.denied += other.denied;
         self.preflights += other.preflights;
         self.judged += other.judged;
+        self.fetched += other.fetched;
+        self.not_fetched += other.not_fetched;
     }
 }
 
@@ -204,7 +234,7 @@ impl JwtAuthn {
         &self,
         subject: &mut MatchSubject<'_>,
         own: Option<&PerRoute>,
-        now: SystemTime,
+        now: Moment<'_>,
     ) -> (Verdict, Outcome) {
         let request = subject.request;
         if self.bypass_preflights && is_preflight(request) {
@@ -223,7 +253,11 @@ impl JwtAuthn {
         };
         let Some(requirement) = requirement else { return (Verdict::Pass, Outcome::default()) };
         let mut learned = Learned::default();
-        let verdict = match self.meets(requirement, request, now, &mut learned) {
+        let met = self.meets(requirement, request, now, &mut learned);
+        if let Some(provider) = learned.unfetched {
+            return (Verdict::Fetch(provider), Outcome::default());
+        }
+        let verdict = match met {
             Ok(()) => Verdict::Pass,
             Err(fault) => {
                 let Learned { failures, judged, .. } = learned;
@@ -236,11 +270,27 @@ impl JwtAuthn {
         (verdict, Outcome { told, learned, preflight: false })
     }
 
+    /// How to ask for the keys of a provider.
+    pub(crate) fn call(&self, provider: usize) -> Option<Call> {
+        match &self.providers.get(provider)?.source {
+            Source::There(remote) => Some(remote.call()),
+            Source::Here(_) => None,
+        }
+    }
+
+    /// Takes what was answered; whether that was keys.
+    pub(crate) fn fetched(&self, provider: usize, called: Result<Answered, CallFault>, now: Instant) -> bool {
+        match self.providers.get(provider).map(|provider| &provider.source) {
+            Some(Source::There(remote)) => remote.take(called, now),
+            _ => false,
+        }
+    }
+
     fn meets(
         &self,
         requirement: &Requirement,
         request: &Request,
-        now: SystemTime,
+        now: Moment<'_>,
         learned: &mut Learned,
     ) -> Result<(), Fault> {
         match requirement {
@@ -335,6 +385,7 @@ impl Outcome {
             denied: u32::from(!passed),
             preflights: u32::from(self.preflight),
             judged: self.learned.judged,
+            ..Counts::default()
         }
     }
 
@@ -373,7 +424,7 @@ impl Provider {
         token: Token,
         place: &extract::Place,
         audiences: Option<&[Box<str>]>,
-        now: SystemTime,
+        now: Moment<'_>,
         learned: &mut Learned,
     ) -> Result<(), Fault> {
         if !self.issuer.is_empty() && *self.issuer != *token.issuer {
@@ -385,7 +436,7 @@ impl Provider {
                 return Err(Fault::SubjectNotAllowed);
             }
         }
-        token.check_time(now, self.skew)?;
+        token.check_time(now.time, self.skew)?;
         if self.require_expiration && !token.expires() {
             return Err(Fault::NoExpiration);
         }
@@ -397,7 +448,18 @@ impl Provider {
         if !audiences.is_empty() && !audiences.iter().any(|wanted| is_meant(wanted)) {
             return Err(Fault::AudienceNotAllowed);
         }
-        self.keys.as_ref().ok_or(Fault::NoKeys)?.verify(&token)?;
+        match &self.source {
+            Source::Here(keys) => keys.as_ref().ok_or(Fault::NoKeys)?.verify(&token)?,
+            Source::There(remote) => match remote.current(now.now) {
+                Some(fetched) => fetched.keys.verify(&token)?,
+                None => {
+                    if !now.failed.contains(&self.number) {
+                        learned.unfetched.get_or_insert(self.number);
+                    }
+                    return Err(Fault::NotFetched);
+                }
+            },
+        }
         self.learn(token, place, learned);
         Ok(())
     }

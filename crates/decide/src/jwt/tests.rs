@@ -1,4 +1,4 @@
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
@@ -11,7 +11,7 @@ use proto::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 use serde_json::{Value, json};
 
 use super::token::Token;
-use super::{Fault, JwtAuthn, Keys, Verdict};
+use super::{Fault, JwtAuthn, Keys, Moment, Verdict};
 use crate::connection::Connection;
 use crate::request::{Method, Request};
 use crate::route::MatchSubject;
@@ -172,12 +172,16 @@ fn judged(filter: &JwtAuthn, mut request: Request, seconds: u64) -> (Option<Faul
     let connection = Connection::new("10.0.0.9:1".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
     let mut subject =
         MatchSubject { request: &request, connection: &connection, draw: 0, ignore_path_parameters: false };
-    let (verdict, learned) = filter.judge(&mut subject, None, UNIX_EPOCH + Duration::from_secs(seconds));
+    let (verdict, learned) = filter.judge(
+        &mut subject,
+        None,
+        Moment { time: UNIX_EPOCH + Duration::from_secs(seconds), now: Instant::now(), failed: &[] },
+    );
     learned.apply(&mut request);
     let fault = match verdict {
         Verdict::Pass => None,
         Verdict::Deny { fault, .. } => Some(fault),
-        Verdict::Unknown(name) => panic!("{name}"),
+        other => panic!("{other:?}"),
     };
     (fault, request)
 }
@@ -223,6 +227,52 @@ fn claims_are_judged() {
     ] {
         assert_eq!(judged(filter, bearing(&claims), 1000).0, expected, "{claims}");
     }
+}
+
+/// Keys are asked for when a token needs them, count for their time, and an answer without keys is a failure.
+#[test]
+fn keys_are_fetched_when_a_token_needs_them() {
+    let there = json!({"httpUri": {"uri": "https://keys.example/a?b", "cluster": "keys", "timeout": "1s"}, "cacheDuration": "60s"});
+    let message = json!({
+        "providers": {"p": {"issuer": "me", "remoteJwks": there}},
+        "rules": [{"match": {"prefix": "/"}, "requires": {"requiresAny": {"requirements": [{"providerName": "p"}, {"allowMissing": {}}]}}}],
+    });
+    let name = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
+    let bytes = proto::json::from_value(name, &message).unwrap();
+    let filter = JwtAuthn::compile(&crate::wire::decode(&bytes).unwrap()).unwrap();
+    let connection = Connection::new("10.0.0.9:1".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+    let judge = |request: &Request, now: Instant, failed: &[usize]| {
+        let mut subject =
+            MatchSubject { request, connection: &connection, draw: 0, ignore_path_parameters: false };
+        filter.judge(&mut subject, None, Moment { time: UNIX_EPOCH, now, failed }).0
+    };
+    let refused = Verdict::Deny { fault: Fault::NotFetched, strip: false };
+    let (start, good) = (Instant::now(), bearing(&json!({"iss": "me"})));
+    assert_eq!(judge(&get("/"), start, &[]), Verdict::Pass);
+    // A token of another issuer needs none.
+    assert!(matches!(judge(&bearing(&json!({"iss": "you"})), start, &[]), Verdict::Deny { .. }));
+    assert_eq!(judge(&good, start, &[]), Verdict::Fetch(0));
+    let call = filter.call(0).unwrap();
+    assert_eq!(
+        (&*call.cluster, &*call.request.authority, &*call.request.path),
+        ("keys", "keys.example", "/a?b")
+    );
+    let answer = |status: u16, body: &str| {
+        let response = crate::request::Response::new(status);
+        let body = bytes::Bytes::from(body.to_owned());
+        Ok(crate::ask::Answered { response, body, trailers: None, took: Duration::ZERO })
+    };
+    for wrong in
+        [answer(404, &secret_keys().to_string()), answer(200, "{}"), Err(crate::ask::CallFault::Timeout)]
+    {
+        assert!(!filter.fetched(0, wrong, start));
+        assert_eq!(judge(&good, start, &[0]), refused);
+    }
+    assert!(filter.fetched(0, answer(200, &secret_keys().to_string()), start));
+    let old = start + Duration::from_secs(60);
+    assert_eq!(judge(&good, old - Duration::from_millis(1), &[]), Verdict::Pass);
+    assert_eq!(judge(&good, old, &[]), Verdict::Fetch(0));
+    assert_eq!(judge(&good, old, &[0]), refused);
 }
 
 #[test]

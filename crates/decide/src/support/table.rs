@@ -280,7 +280,7 @@ envoy.extensions.filters.http.jwt_authn.v3.JwtHeader: name value_prefix
 envoy.extensions.filters.http.jwt_authn.v3.JwtProvider: audiences claim_to_headers clear_route_cache \
     clock_skew_seconds failed_status_in_metadata forward forward_payload_header from_cookies from_headers from_params \
     header_in_metadata issuer local_jwks max_lifetime normalize_payload_in_metadata pad_forward_payload_header \
-    payload_in_metadata require_expiration subjects
+    payload_in_metadata remote_jwks require_expiration subjects
 envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload: space_delimited_claims
 envoy.extensions.filters.http.jwt_authn.v3.JwtRequirement: allow_missing allow_missing_or_failed \
     provider_and_audiences provider_name requires_all requires_any
@@ -288,6 +288,7 @@ envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementAndList: requirements
 envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementOrList: requirements
 envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig: disabled requirement_name
 envoy.extensions.filters.http.jwt_authn.v3.ProviderWithAudiences: audiences provider_name
+envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks: cache_duration http_uri
 envoy.extensions.filters.http.jwt_authn.v3.RequirementRule: match requirement_name requires
 envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit: always_consume_default_token_bucket descriptors \
     enable_x_ratelimit_headers filter_enabled filter_enforced rate_limited_as_resource_exhausted rate_limits \

@@ -112,7 +112,8 @@ async fn on_connection(cluster: &Rc<Cluster>, host: &Host, call: &Call) -> Resul
     if let Some(limit) = call.timeout {
         request.headers.set(Known::XEnvoyExpectedRqTimeoutMs, limit.as_millis().to_string());
     }
-    let head = RequestHead { request, body: BodyLength::Known(call.body.len() as u64) };
+    let body = if call.bodiless { BodyLength::None } else { BodyLength::Known(call.body.len() as u64) };
+    let head = RequestHead { request, body };
     let active = host.start_request();
     let lease = cluster.acquire(&want).await.map_err(|error| error.to_string())?;
     cluster.stats().rq_total.inc();

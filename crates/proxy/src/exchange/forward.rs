@@ -146,6 +146,8 @@ fn count_tokens(stats: &HttpStats, of: JwtCounts) {
         (&stats.jwt_denied, of.denied),
         (&stats.jwt_preflights, of.preflights),
         (&stats.jwt_cache_miss, of.judged),
+        (&stats.jwks_fetch_success, of.fetched),
+        (&stats.jwks_fetch_failed, of.not_fetched),
     ] {
         counter.add(u64::from(count));
     }
