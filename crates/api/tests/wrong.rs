@@ -794,6 +794,13 @@ fn tokens_that_are_never_taken_are_warned_of() {
         ),
         (
             Kind::AuthorizationPolicy,
+            "{action: CUSTOM, provider: {name: a}, rules: [{when: [{key: request.auth.audiences, values: [c]}]}]}",
+            &[
+                "spec.rules[0]: asks about tokens, which are verified after CUSTOM: nobody has one here, as in Istio",
+            ],
+        ),
+        (
+            Kind::AuthorizationPolicy,
             "{rules: [{when: [{key: 'request.auth.claims[a][b]', values: [c]}]}]}",
             &[],
         ),

@@ -10,6 +10,7 @@ use model::Severity;
 use serde::Serialize;
 
 use crate::GlobalArgs;
+use crate::control::ControlArgs;
 use crate::output::{Colour, Format, colours, paint};
 use crate::snapshot::Seen;
 
@@ -40,6 +41,8 @@ pub struct AnalyzeArgs {
     /// How to show them [default: lines of text]
     #[arg(long, short, value_enum)]
     output: Option<Format>,
+    #[command(flatten)]
+    control: ControlArgs,
     #[command(flatten)]
     pub(crate) global: GlobalArgs,
 }
@@ -89,6 +92,9 @@ pub(crate) async fn execute(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     );
     let namespace = global.namespace().unwrap_or("default");
     let mut seen = if args.use_api { Seen::of(&global.server).await? } else { Seen::nothing() };
+    if args.use_api {
+        seen.learn_keys(&args.control).await;
+    }
     if !args.filename.is_empty() {
         seen.add(&args.filename, namespace)?;
     }

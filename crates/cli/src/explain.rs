@@ -18,6 +18,7 @@ use model::{Snapshot, Workload};
 use serde::Serialize;
 
 use crate::GlobalArgs;
+use crate::control::ControlArgs;
 use crate::output::{Colour, Format, colours, paint};
 use crate::snapshot::Seen;
 use node::Proxy;
@@ -52,6 +53,8 @@ pub struct ExplainArgs {
     /// Where the request goes: http://, https:// or tcp://
     url: Uri,
     #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
     pub(crate) global: GlobalArgs,
 }
 
@@ -73,6 +76,7 @@ struct Way {
 pub(crate) async fn execute(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let namespace = args.global.namespace().unwrap_or("default");
     let mut seen = Seen::of(&args.global.server).await?;
+    seen.learn_keys(&args.control).await;
     if !args.filename.is_empty() {
         seen.add(&args.filename, namespace)?;
         for problem in &seen.problems {

@@ -3,18 +3,30 @@
 //! Read through the control plane's own registry into a world of its own; nothing is changed anywhere.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use model::{Change, Settings, Snapshot, World};
+use base::NamespacedName;
+use model::{Change, Object, Settings, Snapshot, World};
 use registry::Event;
 use registry::kubernetes::{Config, watch};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::ServerArgs;
+use crate::control::ControlArgs;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A key set, as the control plane shows it.
+#[derive(serde::Deserialize)]
+struct Keys {
+    field: String,
+    at: String,
+    keys: Option<Arc<str>>,
+    fault: Option<Arc<str>>,
+}
 
 /// The world, and what of it could not be read.
 pub(crate) struct Seen {
@@ -53,6 +65,17 @@ impl Seen {
                  kinds in all namespaces (kubectl auth can-i list secrets -A)"
             ),
         }
+    }
+
+    /// The keys of tokens, which only the control plane has; without one that answers, nothing is known of them.
+    pub(crate) async fn learn_keys(&mut self, control: &ControlArgs) {
+        let Ok(known) = control.get::<Vec<Keys>>("/debug/keysz").await else { return };
+        let home = Settings::default().home;
+        let fact = |Keys { field, at, keys, fault }: Keys| {
+            let set = model::KeySet { name: NamespacedName::new(field, at), keys, fault };
+            Change::upsert(Arc::clone(&home), Object::KeySet(set))
+        };
+        self.world.apply(known.into_iter().map(fact).collect());
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

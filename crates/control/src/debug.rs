@@ -65,6 +65,7 @@ pub(crate) fn monitoring(
                 None => text(StatusCode::NOT_FOUND, "no such resource; say kind=, namespace= and name=\n"),
             }
         }
+        "/debug/keysz" => json_of(&keysz(context)),
         "/debug/connections" => {
             let ids: Vec<_> = context.connected().iter().map(|c| json!(c.status())).collect();
             json_of(&json!({"totalClients": ids.len(), "clients": ids}))
@@ -78,13 +79,20 @@ pub(crate) fn monitoring(
         },
         "/debug" => text(
             StatusCode::OK,
-            "/debug/syncz\n/debug/connections\n/debug/config_dump?proxyID=\n/debug/endpointz\n/debug/configz?kind=&namespace=&name=\n",
+            "/debug/syncz\n/debug/connections\n/debug/config_dump?proxyID=\n/debug/endpointz\n/debug/configz?kind=&namespace=&name=\n/debug/keysz\n",
         ),
         _ => text(
             StatusCode::NOT_FOUND,
             "not found; see /debug, /metrics, /prometheus/targets, /version, /ready\n",
         ),
     }
+}
+
+/// The keys of tokens, by which field and what stands there.
+fn keysz(context: &Context) -> Value {
+    let snapshot = context.publisher.snapshot();
+    let one = |set: &model::KeySet| json!({"field": *set.name.namespace, "at": *set.name.name, "keys": set.keys, "fault": set.fault});
+    snapshot.key_sets().map(one).collect()
 }
 
 /// Whether everything that the registries had at the start is served.

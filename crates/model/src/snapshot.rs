@@ -295,6 +295,10 @@ impl Snapshot {
         self.0.key_sets.value.get(name).map(|entry| &entry.value)
     }
 
+    pub fn key_sets(&self) -> impl Iterator<Item = &KeySet> {
+        self.0.key_sets.value.values().map(|entry| &entry.value)
+    }
+
     /// A namespace's labels.
     pub fn namespace(&self, name: &str) -> Option<&Arc<Labels>> {
         self.0.namespaces.value.get(name)

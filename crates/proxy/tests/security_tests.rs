@@ -7,7 +7,15 @@ fn every_test_that_the_document_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let document = std::fs::read_to_string(root.join("docs/security-tests.md")).unwrap();
     let mut sources = String::new();
-    for folder in ["crates/proxy/tests", "crates/mizzen-proxy/tests", "crates/decide", "crates/syntax"] {
+    for folder in [
+        "crates/proxy/tests",
+        "crates/mizzen-proxy/tests",
+        "crates/decide",
+        "crates/syntax",
+        "crates/base",
+        "crates/control",
+        "crates/translate",
+    ] {
         read(&root.join(folder), &mut sources);
     }
     let rows =

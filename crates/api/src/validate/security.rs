@@ -33,10 +33,23 @@ pub(super) fn authorization(it: &AuthorizationPolicy, spec: &Path, out: &mut Val
     for (index, rule) in it.rules.iter().enumerate() {
         let path = path.index(index);
         check_rule(rule, &path, out);
+        if it.action == Action::Custom && asks_of_tokens(rule) {
+            out.warn(
+                &path,
+                "asks about tokens, which are verified after CUSTOM: nobody has one here, as in Istio",
+            );
+        }
         if it.action == Action::Deny && only_http(rule) {
             out.warn(&path, "asks about HTTP alone; it denies everything on TCP ports: name ports as well");
         }
     }
+}
+
+fn asks_of_tokens(it: &Rule) -> bool {
+    let of =
+        |source: &Source| !source.request_principals.is_empty() || !source.not_request_principals.is_empty();
+    it.from.iter().filter_map(|from| from.source.as_ref()).any(of)
+        || it.when.iter().any(|when| when.key.starts_with("request.auth."))
 }
 
 fn check_rule(it: &Rule, path: &Path, out: &mut Validation) {

@@ -211,6 +211,9 @@ fn no_keys() -> anyhow::Result<()> {
     ])?;
     let found = findings(&mesh)?;
     ensure!(found.contains("KeysNotFetched") && found.contains("500 Internal Server Error"), "{found}");
+    let analyzed = mesh.mizzen(["analyze"]).output()?;
+    let analyzed = String::from_utf8_lossy(&analyzed.stdout);
+    ensure!(analyzed.contains("KeysNotFetched"), "{analyzed}");
     // It is tried again, soon.
     issuer.publish(&[&key]);
     until("the keys are found", PATIENCE, || enter("/", Some(&token)).ok().filter(|a| a.status == 200))?;
