@@ -576,7 +576,12 @@ impl State {
 
     fn csrf<R: Random + ?Sized>(&mut self, csrf: &Csrf, request: &Request, rng: &mut R) -> Passed {
         let (enabled, shadow) = (csrf.enabled.draw(rng), csrf.shadow.draw(rng));
-        if !enabled && !shadow || csrf.allows(request, &mut self.csrf) || !enabled {
+        if !enabled && !shadow {
+            return Passed::Next;
+        }
+        // A dry run counts.
+        let allowed = csrf.allows(request, &mut self.csrf);
+        if allowed || !enabled {
             return Passed::Next;
         }
         Passed::Reply(Box::new(LocalReply::new(403, "Invalid origin", "csrf_origin_mismatch")))

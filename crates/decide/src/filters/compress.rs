@@ -287,7 +287,7 @@ impl Compressors {
             }
         }
         match choice {
-            (_, q) if q == 0.0 => None,
+            (_, 0.0) => None,
             ("identity", _) => None,
             ("*", _) => Some(first),
             (name, _) => allowed.iter().find(|(known, _)| *known == name).map(|(known, _)| *known),

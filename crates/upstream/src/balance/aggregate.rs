@@ -105,7 +105,7 @@ mod tests {
             "{shares_of_halved:?}"
         );
         assert_eq!(shares(&[set(&[]), first], &policy).iter().map(|s| s.0).collect::<Vec<_>>(), [1, 2]);
-        assert!(!shares(&[down.clone()], &policy).is_empty());
+        assert!(!shares(std::slice::from_ref(&down), &policy).is_empty());
         let strict = LbPolicy { panic_threshold: 0.0, ..policy };
         assert!(shares(&[down], &strict).is_empty());
         assert!(shares(&[], &LbPolicy::default()).is_empty());
