@@ -8,11 +8,13 @@ mod export;
 mod failure;
 mod forward;
 mod mirror;
+mod pass;
 mod pump;
 mod record;
 mod serve;
 mod spans;
 mod timers;
+mod tries;
 
 pub use export::send_spans;
 pub use serve::serve_http;

@@ -1,0 +1,289 @@
+//! AuthorizationPolicy and RequestAuthentication: what is written, what a proxy is told.
+
+mod common;
+
+use common::{Mesh, ingress, name, stock, upsert};
+use model::Object;
+use serde_json::{Value, json};
+
+#[test]
+fn a_policy_that_cannot_be_judged_on_tcp_refuses_there() {
+    let policy = |action: &str| {
+        Mesh::bookinfo(&format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: db, namespace: default}}
+spec: {{selector: {{matchLabels: {{app: mysqldb}}}}, action: {action}, rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]}}
+"
+        ))
+    };
+    let rules = |mesh: &Mesh| {
+        let listener = mesh.listener(&stock("mysqldb"), "virtualInbound");
+        let chains = listener["filterChains"].as_array().cloned().unwrap_or_default();
+        let chain = chains.iter().find(|chain| chain["filterChainMatch"]["destinationPort"] == 3306).cloned();
+        chain.unwrap_or_default()["filters"][0]["typedConfig"]["rules"].clone()
+    };
+    assert_eq!(rules(&policy("ALLOW")), json!({}), "no rule that could allow: everything is refused");
+    let denied = rules(&policy("DENY"));
+    let rule = &denied["policies"]["ns[default]-policy[db]-rule[0]"];
+    assert_eq!(rule["permissions"], json!([{"andRules": {"rules": [{"any": true}]}}]));
+}
+
+/// On TCP: a provider over HTTP is silent, as in Istio; one over gRPC, which proxies do not ask there, and one that is not there
+/// refuse.
+#[test]
+fn who_is_asked_by_others_is_refused_on_tcp_in_doubt() {
+    let service = "service: ratings.default.svc.cluster.local, port: 9080";
+    let providers = format!(
+        "extensionProviders: [{{name: http, envoyExtAuthzHttp: {{{service}}}}}, {{name: grpc, envoyExtAuthzGrpc: {{{service}}}}}]"
+    );
+    for (provider, refuses) in [("http", false), ("grpc", true), ("gone", true)] {
+        let mut mesh = Mesh::bookinfo(&format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: db, namespace: default}}
+spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{ports: ['3306']}}}}]}}]}}
+"
+        ));
+        mesh.world.apply(vec![common::mesh(&providers)]);
+        let listener = mesh.listener(&stock("mysqldb"), "virtualInbound");
+        let chains = listener["filterChains"].as_array().cloned().unwrap_or_default();
+        let chain = chains.iter().find(|chain| chain["filterChainMatch"]["destinationPort"] == 3306).cloned();
+        let denied = chain.unwrap_or_default().to_string().contains("-deny-due-to-bad-CUSTOM-action");
+        assert_eq!(denied, refuses, "{provider}");
+    }
+}
+
+const KEYS: &str = r#"{"keys":[{"kty":"RSA","n":"YQ","e":"AQAB"}]}"#;
+
+/// The HTTP filters of the reviews' port.
+fn http_filters(mesh: &Mesh) -> Vec<Value> {
+    let listener = mesh.listener(&stock("reviews"), "virtualInbound");
+    let chains = listener["filterChains"].as_array().cloned().unwrap_or_default();
+    let chain = chains.iter().find(|chain| chain["filterChainMatch"]["destinationPort"] == 9080);
+    let filters = &chain.expect("a chain")["filters"][0]["typedConfig"]["httpFilters"];
+    filters.as_array().cloned().unwrap_or_default()
+}
+
+fn tokens(namespace: &str, name: &str, more: &str) -> String {
+    format!(
+        "
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {more}
+"
+    )
+}
+
+/// What a rule becomes when it says no more than who issues, with these keys.
+fn provider(issuer: &str, keys: &str) -> Value {
+    json!({
+        "issuer": issuer, "localJwks": {"inlineString": keys}, "payloadInMetadata": "payload",
+        "normalizePayloadInMetadata": {"spaceDelimitedClaims": ["permission", "scope"]},
+    })
+}
+
+#[test]
+fn tokens_are_verified_before_policies_ask_what_they_say() {
+    let policy = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: x, namespace: default}
+spec: {rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}
+";
+    let rule = format!("{{jwtRules: [{{issuer: me, jwks: '{KEYS}'}}]}}");
+    let filters = http_filters(&Mesh::bookinfo(&format!("{policy}{}", tokens("default", "a", &rule))));
+    let names: Vec<_> = filters.iter().take(2).map(|filter| filter["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["envoy.filters.http.jwt_authn", "envoy.filters.http.rbac"]);
+    // As a real istiod says it.
+    assert_eq!(
+        filters[0]["typedConfig"],
+        json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+            "providers": {"origins-0": provider("me", KEYS)},
+            "rules": [{"match": {"prefix": "/"}, "requires": {"requiresAny": {"requirements": [
+                {"providerName": "origins-0"}, {"allowMissing": {}},
+            ]}}}],
+            "bypassCorsPreflight": true,
+        })
+    );
+}
+
+#[test]
+fn rules_about_tokens_are_those_of_the_workload_ordered_by_issuer() {
+    let rule = |issuer: &str| format!("jwtRules: [{{issuer: {issuer}, jwks: '{KEYS}'}}]");
+    let mut yaml = tokens("istio-system", "all", &format!("{{{}}}", rule("c")));
+    yaml += &tokens("default", "a", &format!("{{{}}}", rule("b")));
+    yaml +=
+        &tokens("default", "b", &format!("{{selector: {{matchLabels: {{app: reviews}}}}, {}}}", rule("a")));
+    yaml += &tokens("default", "c", &format!("{{selector: {{matchLabels: {{app: other}}}}, {}}}", rule("d")));
+    yaml += &tokens("tracing", "d", &format!("{{{}}}", rule("e")));
+    let filters = http_filters(&Mesh::bookinfo(&yaml));
+    let config = &filters[0]["typedConfig"];
+    let issuers = (0..3).map(|i| config["providers"][format!("origins-{i}")]["issuer"].clone());
+    assert_eq!(issuers.collect::<Vec<_>>(), ["a", "b", "c"]);
+    let by = |i: usize| json!({"providerName": format!("origins-{i}")});
+    let or_none = |i: usize| json!({"requiresAny": {"requirements": [by(i), {"allowMissing": {}}]}});
+    let all = json!({"requiresAll": {"requirements": [or_none(0), or_none(1), or_none(2)]}});
+    assert_eq!(
+        config["rules"][0]["requires"],
+        json!({"requiresAny": {"requirements": [by(0), by(1), by(2), all]}})
+    );
+    // What no proxy would take as keys is not told as such.
+    for keys in ["", "{}", r#"{"keys":[]}"#] {
+        let rule = format!("{{jwtRules: [{{issuer: b, jwks: '{keys}'}}, {{issuer: a, jwks: '{KEYS}'}}]}}");
+        let told = http_filters(&Mesh::bookinfo(&tokens("default", "a", &rule)));
+        let inline = &told[0]["typedConfig"]["providers"]["origins-1"]["localJwks"]["inlineString"];
+        assert_eq!(inline, syntax::jwks::NOBODYS, "{keys}");
+    }
+    let empty = tokens("default", "a", "{selector: {matchLabels: {app: reviews}}}");
+    assert_ne!(http_filters(&Mesh::bookinfo(&empty))[0]["name"], "envoy.filters.http.jwt_authn");
+}
+
+fn keys_told(mesh: &Mesh) -> [String; 2] {
+    let of = &http_filters(mesh)[0]["typedConfig"]["providers"];
+    [0, 1].map(|i| of[format!("origins-{i}")]["localJwks"]["inlineString"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn tokens_whose_keys_are_not_there_are_refused() {
+    let rules = "{jwtRules: [{issuer: a, jwksUri: 'https://a.example/keys'}, {issuer: 'https://b.example'}]}";
+    let mut mesh = Mesh::bookinfo(&tokens("default", "a", rules));
+    let none = syntax::jwks::NOBODYS;
+    assert_eq!(keys_told(&mesh), [none, none]);
+    let mut learn = |field: &str, at: &str, keys: Option<&str>| {
+        let set = model::KeySet { name: name(field, at), keys: keys.map(Into::into), fault: None };
+        mesh.world.apply(vec![upsert(Object::KeySet(set))]);
+        keys_told(&mesh)
+    };
+    assert_eq!(learn("jwksUri", "https://a.example/keys", Some(KEYS)), [KEYS, none]);
+    assert_eq!(learn("issuer", "https://b.example", Some(KEYS)), [KEYS, KEYS]);
+    assert_eq!(learn("issuer", "https://b.example", None), [KEYS, none]);
+}
+
+#[test]
+fn claims_are_words_or_lists_of_words() {
+    let mesh = Mesh::bookinfo(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: x, namespace: default}
+spec:
+  rules:
+  - when: [{key: 'request.auth.claims[realm][roles]', values: [admin]}]
+  - when: [{key: 'request.auth.claims[me@a.example]', values: ['*']}]
+  - from: [{source: {requestPrincipals: ['https://a.example/x/jo', 'https://a.example/*', '*o', 'a*']}}]
+",
+    );
+    let policies = http_filters(&mesh)[0]["typedConfig"]["rules"]["policies"].clone();
+    let asked = |rule: usize| policies[format!("ns[default]-policy[x]-rule[{rule}]")]["principals"].clone();
+    let at = |path: &[&str], value: Value| {
+        let path = path.iter().map(|key| json!({"key": key})).collect::<Vec<_>>();
+        json!({"metadata": {"filter": "envoy.filters.http.jwt_authn", "path": path, "value": value}})
+    };
+    let word_or_list = |text: Value| {
+        let word = json!({"stringMatch": text});
+        json!({"orMatch": {"valueMatchers": [{"listMatch": {"oneOf": word}}, word]}})
+    };
+    let any_of = |ids: Value| json!([{"andIds": {"ids": [{"orIds": {"ids": ids}}]}}]);
+    let roles = at(&["payload", "realm", "roles"], word_or_list(json!({"exact": "admin"})));
+    assert_eq!(asked(0), any_of(json!([roles])));
+    let any = json!({"safeRegex": {"regex": ".+"}});
+    assert_eq!(asked(1), any_of(json!([at(&["payload", "me@a.example"], word_or_list(any.clone()))])));
+    let principal = |issuer: Value, subject: Value| {
+        let part = |claim, text| at(&["payload", claim], json!({"stringMatch": text}));
+        json!({"andIds": {"ids": [part("iss", issuer), part("sub", subject)]}})
+    };
+    assert_eq!(
+        asked(2),
+        any_of(json!([
+            principal(json!({"exact": "https://a.example/x"}), json!({"exact": "jo"})),
+            principal(json!({"exact": "https://a.example"}), any.clone()),
+            principal(any.clone(), json!({"suffix": "o"})),
+            principal(json!({"prefix": "a"}), any),
+        ]))
+    );
+}
+
+#[test]
+fn a_gateway_routes_by_what_a_token_says() {
+    let yaml = format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: door, namespace: default}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [a.example]}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: door, namespace: default}}
+spec:
+  hosts: [a.example]
+  gateways: [door]
+  http:
+  - match: [{{headers: {{'@request.auth.claims[group][id]': {{exact: x}}, x-a: {{exact: b}}}}}}]
+    route: [{{destination: {{host: reviews}}}}]
+  - match: [{{withoutHeaders: {{'@Request.Auth.Claims.sub': {{regex: '*'}}}}}}]
+    route: [{{destination: {{host: ratings}}}}]
+  - route: [{{destination: {{host: details}}}}]
+{}",
+        tokens("istio-system", "a", &format!("{{jwtRules: [{{issuer: a, jwks: '{KEYS}'}}]}}"))
+    );
+    let mesh = Mesh::bookinfo(&yaml);
+    let routes = mesh.routes(&ingress(), "http.8080", "a.example:80");
+    let claim = |path: &[&str], text: Value| {
+        let path = path.iter().map(|key| json!({"key": key})).collect::<Vec<_>>();
+        let word = json!({"stringMatch": text});
+        json!({"filter": "envoy.filters.http.jwt_authn", "path": path, "value":
+            {"orMatch": {"valueMatchers": [{"listMatch": {"oneOf": word}}, word]}}})
+    };
+    assert_eq!(
+        routes[0]["match"]["dynamicMetadata"],
+        json!([claim(&["payload", "group", "id"], json!({"exact": "x"}))])
+    );
+    assert_eq!(routes[0]["match"]["headers"].as_array().map(Vec::len), Some(1));
+    let mut none = claim(&["payload", "sub"], json!({"safeRegex": {"regex": ".*"}}));
+    none["invert"] = json!(true);
+    assert_eq!(routes[1]["match"]["dynamicMetadata"], json!([none]));
+    assert_eq!(routes.len(), 3);
+    let listener = mesh.listener(&ingress(), "0.0.0.0_8080").to_string();
+    assert!(listener.contains(r#""clearRouteCache":true"#), "{listener}");
+}
+
+#[test]
+fn names_in_policies_are_taken_literally() {
+    let mesh = Mesh::bookinfo(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: x, namespace: default}
+spec: {rules: [{from: [{source: {namespaces: [a.b]}}, {source: {principals: ['*/sa/x.y']}}]}]}
+",
+    );
+    let listener = mesh.listener(&stock("reviews"), "virtualInbound").to_string();
+    assert!(
+        listener.contains(r#".*/ns/a\\.b/.*"#) && listener.contains(r#"spiffe://.*/sa/x\\.y"#),
+        "{listener}"
+    );
+}
+
+/// What the tables above lead to, and every other mesh that they look at.
+#[test]
+fn a_real_envoy_takes_it_all() {
+    common::envoy::taken(&common::looks_of(&[
+        a_policy_that_cannot_be_judged_on_tcp_refuses_there,
+        who_is_asked_by_others_is_refused_on_tcp_in_doubt,
+        names_in_policies_are_taken_literally,
+        tokens_are_verified_before_policies_ask_what_they_say,
+        rules_about_tokens_are_those_of_the_workload_ordered_by_issuer,
+        tokens_whose_keys_are_not_there_are_refused,
+        claims_are_words_or_lists_of_words,
+        a_gateway_routes_by_what_a_token_says,
+    ]));
+}
