@@ -19,7 +19,7 @@ const NOTE: &str = "\
 istiod: its main branch of August 2026 on the same kind of machine (2 cores), against a real kube-apiserver, over delta.
 Times run from the change to the acknowledgement. A change is a write to the embedded API, which runs in the same process,
 where the title says so; elsewhere it is what a registry says, without the API server's share, which is in istiod's times.
-CPU is the control plane's, and beside it that of the sidecars, which share the machine's cores. docs/performance.md says
+CPU is the control plane's, and beside it that of the sidecars, which share the machine's cores. docs/PERFORMANCE.md says
 more.";
 
 /// Builds the load with the profile and plays each mesh.

@@ -50,7 +50,7 @@ pub(super) enum Kind {
 impl Message {
     /// Looks a message up by its full name, without a slash.
     pub(super) fn find(name: &str) -> Option<Self> {
-        find(count(0), |i| Self(i).name().cmp(name)).map(Self)
+        find(count(0), |i| Self(i).name_bytes().cmp(name.as_bytes())).map(Self)
     }
 
     #[cfg(test)]
@@ -59,8 +59,12 @@ impl Message {
     }
 
     pub(super) fn name(self) -> &'static str {
+        text(self.name_bytes())
+    }
+
+    fn name_bytes(self) -> &'static [u8] {
         let at = self.at();
-        string(u32_at(at), u16_at(at + 4).into())
+        bytes(u32_at(at), u16_at(at + 4).into())
     }
 
     pub(super) fn is_map_entry(self) -> bool {
@@ -81,7 +85,8 @@ impl Message {
 
     /// Looks a field up by its JSON name or by the name in its definition.
     pub(super) fn field_named(self, name: &str) -> Option<Field> {
-        self.fields().find(|field| field.json() == name || field.name() == name)
+        let name = name.as_bytes();
+        self.fields().find(|field| field.json_bytes() == name || field.name_bytes() == name)
     }
 
     fn at(self) -> usize {
@@ -95,13 +100,21 @@ impl Field {
     }
 
     pub(super) fn name(self) -> &'static str {
-        let at = self.at();
-        string(u32_at(at + 4), BLOB[at + 12].into())
+        text(self.name_bytes())
     }
 
     pub(super) fn json(self) -> &'static str {
+        text(self.json_bytes())
+    }
+
+    fn name_bytes(self) -> &'static [u8] {
         let at = self.at();
-        string(u32_at(at + 8), BLOB[at + 13].into())
+        bytes(u32_at(at + 4), BLOB[at + 12].into())
+    }
+
+    fn json_bytes(self) -> &'static [u8] {
+        let at = self.at();
+        bytes(u32_at(at + 8), BLOB[at + 13].into())
     }
 
     pub(super) fn kind(self) -> Kind {
@@ -206,8 +219,17 @@ fn count(section: usize) -> usize {
 }
 
 fn string(at: usize, len: usize) -> &'static str {
+    text(bytes(at, len))
+}
+
+/// Names are compared as they are: a large configuration looks up hundreds of thousands.
+fn bytes(at: usize, len: usize) -> &'static [u8] {
     let start = HEADER + count(0) * MESSAGE + count(1) * FIELD + count(2) * ENUM + count(3) * VALUE + at;
-    std::str::from_utf8(&BLOB[start..start + len]).unwrap_or_default()
+    &BLOB[start..start + len]
+}
+
+fn text(bytes: &'static [u8]) -> &'static str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 fn u32_at(at: usize) -> usize {

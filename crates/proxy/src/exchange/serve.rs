@@ -245,7 +245,9 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
                     connection.stats.cx_drain_close.inc();
                 }
                 let close = draining || spent || expired || terms.last;
-                handle(connection, &terms.plan, &terms.hcm, head, Downstream::H1(&mut server), close).await;
+                let down = Downstream::H1(&mut server);
+                // What a request needs is many times what a connection needs between requests.
+                Box::pin(handle(connection, &terms.plan, &terms.hcm, head, down, close)).await;
             }
             NextRequest::Closed => return,
             NextRequest::Broken => {

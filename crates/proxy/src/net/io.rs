@@ -63,6 +63,14 @@ impl Io {
         }
     }
 
+    /// Ready when there may be something to read, as far as that can be told without reading.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.kind {
+            Kind::Tcp(tcp) if self.prefix.is_empty() => tcp.poll_read_ready(cx).map(drop),
+            _ => Poll::Ready(()),
+        }
+    }
+
     pub fn is_tls(&self) -> bool {
         matches!(self.kind, Kind::Server(_) | Kind::Client(_))
     }

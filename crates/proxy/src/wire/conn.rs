@@ -92,6 +92,14 @@ impl Conn {
         Poll::Ready(result)
     }
 
+    /// The same, but that no buffer is held while nothing comes.
+    pub fn poll_fill_from_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if !self.ended {
+            std::task::ready!(self.io.poll_readable(cx));
+        }
+        self.poll_fill(cx)
+    }
+
     /// Where heads and chunk sizes are written.
     pub fn out(&mut self) -> &mut BytesMut {
         if self.out.capacity() == 0 {

@@ -86,7 +86,7 @@ impl H1Server {
     pub async fn wait(&mut self) -> bool {
         if self.conn.buffer().is_empty() {
             self.conn.shrink();
-            return matches!(poll_fn(|cx| self.conn.poll_fill(cx)).await, Ok(n) if n > 0);
+            return matches!(poll_fn(|cx| self.conn.poll_fill_from_idle(cx)).await, Ok(n) if n > 0);
         }
         true
     }
