@@ -56,7 +56,7 @@ spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operati
     }
 }
 
-const KEYS: &str = r#"{"keys":[{"kty":"RSA","n":"YQ","e":"AQAB"}]}"#;
+const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
 
 /// The HTTP filters of the reviews' port.
 fn http_filters(mesh: &Mesh) -> Vec<Value> {

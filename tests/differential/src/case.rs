@@ -18,6 +18,9 @@ pub struct Group {
     /// Whether its cases are played over HTTP/2 as well, as far as HTTP/2 can say them.
     #[serde(default)]
     pub http2: bool,
+    /// How many milliseconds nothing is asked before each case: what is kept for a moment is gone then.
+    #[serde(default)]
+    pub pause: u64,
     /// Fields of the HttpConnectionManager.
     #[serde(default)]
     pub hcm: Map<String, Value>,

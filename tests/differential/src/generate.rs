@@ -54,6 +54,7 @@ fn group(name: String, cases: Vec<Case>) -> Group {
     Group {
         group: name,
         http2: false,
+        pause: 0,
         hcm: Map::new(),
         tcp: None,
         network: Vec::new(),

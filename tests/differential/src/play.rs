@@ -238,6 +238,7 @@ async fn play_group(
     }
     let mut rounds = Vec::new();
     for (i, case) in group.cases.iter().enumerate() {
+        tokio::time::sleep(Duration::from_millis(group.pause)).await;
         rounds.push(Box::pin(play_case(place, keys, index, group, case, first + i, &upstreams)).await?);
     }
     Ok(rounds)

@@ -102,9 +102,9 @@ pub(crate) fn least_request() -> anyhow::Result<()> {
     none_failed(&even)?;
     // Whoever is slower for a moment, as on a machine that does other things as well, is no equal then.
     spread(&even, 6.0)?;
-    slow.behave("delay=15")?;
-    // Few callers: most of the time would be spent waiting for the slow one.
-    let report = mesh.load(&["--url", URL, "--count", ALL, "--connections", "8"])?;
+    slow.behave("delay=20")?;
+    // Many callers: with few, most of the time would be spent waiting for the slow one.
+    let report = mesh.load(&["--url", URL, "--count", ALL, "--connections", "24"])?;
     none_failed(&report)?;
     println!("even {:?}, then {:?} with c slow", even.names, report.names);
     ensure!(report.share("c") < 0.2, "a slow replica gets as much as others: {:?}", report.names);
@@ -141,7 +141,7 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
     let (mesh, [_a, _b, c]) = three()?;
     mesh.steer(&rule("loadBalancer: {consistentHash: {httpHeaderName: x-user}}"))?;
     let users = ["--url", URL, "--connections", "8", "--vary", "300", "--header", "x-user: user-{}"];
-    let other = mesh.start_load(&[&users[..], &["--count", "1500"]].concat())?;
+    let other = mesh.start_load(&[&users[..], &["--count", "900"]].concat())?;
     let report = mesh.load(&[&users[..], &["--count", ALL]].concat())?;
     none_failed(&report)?;
     let before = homes(&report)?;
@@ -152,10 +152,10 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
 
     let _d = mesh.serve("ratings", "v1", "d")?;
     until("the fourth replica gets traffic", PATIENCE, || {
-        let report = mesh.load(&[&users[..], &["--count", "300"]].concat()).ok()?;
+        let report = mesh.load(&[&users[..], &["--count", "60"]].concat()).ok()?;
         report.names.contains_key("d").then_some(())
     })?;
-    let report = mesh.load(&[&users[..], &["--count", "1500"]].concat())?;
+    let report = mesh.load(&[&users[..], &["--count", "900"]].concat())?;
     none_failed(&report)?;
     let with_fourth = homes(&report)?;
     let moved = |user: &&u64| with_fourth[*user] != "d" && with_fourth[*user] != before[*user];
@@ -166,7 +166,7 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
     ensure!(moved * 4 < before.len(), "{moved} users moved to where they had been able to go before");
     within(&report, "d", 0.25, 15.0)?;
     c.stop()?;
-    let report = mesh.load(&[&users[..], &["--count", "1500"]].concat())?;
+    let report = mesh.load(&[&users[..], &["--count", "900"]].concat())?;
     none_failed(&report)?;
     let after = homes(&report)?;
     let moved = |user: &&u64| with_fourth[*user] != "c" && with_fourth[*user] != after[*user];
