@@ -45,6 +45,9 @@ pub struct Plan {
     /// Pause between two requests of a connection, in milliseconds
     #[arg(long, default_value_t = 0)]
     pub pause: u64,
+    /// No more requests once one was answered 200
+    #[arg(long)]
+    pub until_ok: bool,
     /// A new connection for each request
     #[arg(long)]
     pub fresh: bool,
@@ -203,7 +206,8 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
             }
         })
     };
-    let telling = plan.progress.clone().map(|file| tokio::spawn(tell(file, Arc::clone(&report))));
+    let telling = plan.progress.as_deref().map(Progress::of);
+    let teller = telling.clone().map(|progress| tokio::spawn(progress.tell(Arc::clone(&report))));
     let numbers = Arc::new(AtomicU64::new(0));
     let shared = connection(&plan, dial.clone());
     let workers: Vec<_> = (0..plan.connections.max(1))
@@ -217,10 +221,14 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         let _ = worker.await;
     }
     stop.abort();
-    if let Some(telling) = telling {
-        telling.abort();
+    if let Some(teller) = teller {
+        teller.abort();
+        let _ = teller.await;
     }
     let mut report = report.lock().await.clone();
+    if let Some(progress) = telling {
+        progress.write(&report)?;
+    }
     report.opened = dial.opened();
     report.certificates = dial.certificates();
     if plan.metrics {
@@ -242,18 +250,30 @@ pub async fn linger() {
     }
 }
 
-async fn tell(file: PathBuf, report: Arc<Mutex<Report>>) {
-    let next = file.with_extension("next");
-    loop {
-        let now = report.lock().await.clone();
-        let _ = write(&next, &file, &now);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// The file of `--progress`, and the one that takes its place next.
+#[derive(Clone)]
+struct Progress {
+    file: PathBuf,
+    next: PathBuf,
 }
 
-fn write(next: &Path, file: &Path, report: &Report) -> std::io::Result<()> {
-    std::fs::write(next, serde_json::to_vec(report)?)?;
-    std::fs::rename(next, file)
+impl Progress {
+    fn of(file: &Path) -> Self {
+        Self { file: file.to_owned(), next: file.with_extension("next") }
+    }
+
+    async fn tell(self, report: Arc<Mutex<Report>>) {
+        loop {
+            let now = report.lock().await.clone();
+            let _ = self.write(&now);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn write(&self, report: &Report) -> std::io::Result<()> {
+        std::fs::write(&self.next, serde_json::to_vec(report)?)?;
+        std::fs::rename(&self.next, &self.file)
+    }
 }
 
 type Connection = Client<Dial, Full<Bytes>>;
@@ -281,6 +301,9 @@ async fn worker(
         let asked = once(&client, &plan, number % plan.vary.max(1), cookie.as_ref().map(|(_, text)| &**text));
         let outcome = tokio::time::timeout(Duration::from_millis(plan.patience), asked).await;
         let waited = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if plan.until_ok && matches!(&outcome, Ok(Ok(got)) if got.answer.status == 200) {
+            left.store(0, Ordering::Relaxed);
+        }
         let mut report = report.lock().await;
         report.sent += 1;
         report.slowest_ms = report.slowest_ms.max(waited / 1000);

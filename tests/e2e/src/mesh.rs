@@ -512,9 +512,10 @@ impl Mesh {
 
     /// Waits until a URL answers 200 inside the mesh.
     pub fn until_answers(&self, url: &str) -> anyhow::Result<()> {
-        let ask =
-            || self.load(&["--url", url, "--count", "1", "--connections", "1"]).ok().filter(|r| r.ok() == 1);
-        until(&format!("{url} answers"), START, ask).with_context(|| self.all_logs()).map(drop)
+        let load = self.start_load(&["--url", url, "--connections", "1", "--pause", "20", "--until-ok"])?;
+        let answered = until(&format!("{url} answers"), START, || (load.so_far().ok() > 0).then_some(()));
+        answered.with_context(|| self.all_logs())?;
+        load.report().map(drop)
     }
 }
 
@@ -698,6 +699,12 @@ impl Workload {
     /// SIGTERM, as an orchestrator does; waits for the end.
     pub fn stop(mut self) -> anyhow::Result<()> {
         terminate(&mut self.child, Duration::from_secs(20))
+    }
+
+    /// The same without waiting for the end: what comes back waits for it.
+    pub fn leave(self) -> impl FnOnce() -> anyhow::Result<()> {
+        let leaving = std::thread::spawn(|| self.stop());
+        || leaving.join().unwrap_or_else(|_| bail!("stopping a workload panicked"))
     }
 
     /// `kill -9` of the application alone, as when it crashes.

@@ -35,10 +35,9 @@ fn three() -> anyhow::Result<(Mesh, [Workload; 3])> {
     let mesh = Mesh::start()?;
     let serve = |name| mesh.serve("ratings", "v1", name);
     let replicas = [serve("a")?, serve("b")?, serve("c")?];
-    until("all three get traffic", PATIENCE, || {
-        let report = mesh.load(&["--url", URL, "--count", "60"]).ok()?;
-        (report.names.len() == 3).then_some(())
-    })?;
+    let load = mesh.start_load(&["--url", URL, "--pause", "2"])?;
+    load.until_only(&["a", "b", "c"])?;
+    load.stop()?;
     Ok((mesh, replicas))
 }
 
@@ -142,7 +141,8 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
     mesh.steer(&rule("loadBalancer: {consistentHash: {httpHeaderName: x-user}}"))?;
     let users = ["--url", URL, "--connections", "8", "--vary", "300", "--header", "x-user: user-{}"];
     let other = mesh.start_load(&[&users[..], &["--count", "900"]].concat())?;
-    let report = mesh.load(&[&users[..], &["--count", ALL]].concat())?;
+    let load = mesh.start_load(&users)?;
+    let report = load.next(10_000)?;
     none_failed(&report)?;
     let before = homes(&report)?;
     println!("{:?}", report.names);
@@ -151,11 +151,8 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
     ensure!(homes(&other.report()?)? == before, "another caller's proxy leads users elsewhere");
 
     let _d = mesh.serve("ratings", "v1", "d")?;
-    until("the fourth replica gets traffic", PATIENCE, || {
-        let report = mesh.load(&[&users[..], &["--count", "60"]].concat()).ok()?;
-        report.names.contains_key("d").then_some(())
-    })?;
-    let report = mesh.load(&[&users[..], &["--count", "900"]].concat())?;
+    load.until_only(&["a", "b", "c", "d"])?;
+    let report = load.next(900)?;
     none_failed(&report)?;
     let with_fourth = homes(&report)?;
     let moved = |user: &&u64| with_fourth[*user] != "d" && with_fourth[*user] != before[*user];
@@ -166,9 +163,9 @@ pub(crate) fn by_header() -> anyhow::Result<()> {
     ensure!(moved * 4 < before.len(), "{moved} users moved to where they had been able to go before");
     within(&report, "d", 0.25, 15.0)?;
     c.stop()?;
-    let report = mesh.load(&[&users[..], &["--count", "900"]].concat())?;
-    none_failed(&report)?;
-    let after = homes(&report)?;
+    load.until_only(&["a", "b", "d"])?;
+    let after = homes(&load.next(900)?)?;
+    none_failed(&load.stop()?)?;
     let moved = |user: &&u64| with_fourth[*user] != "c" && with_fourth[*user] != after[*user];
     let others = with_fourth.values().filter(|name| *name != "c").count();
     let moved = with_fourth.keys().filter(moved).count();
@@ -211,20 +208,22 @@ pub(crate) fn by_source() -> anyhow::Result<()> {
     const CLIENTS: usize = 5;
     let (mesh, _replicas) = three()?;
     mesh.steer(&rule("loadBalancer: {consistentHash: {useSourceIp: true}}"))?;
-    // Held at the same time, so that each has an address of its own.
-    let start = || mesh.start_load(&["--url", URL, "--connections", "4", "--fresh", "--pause", "1"]);
-    let mut clients = (0..CLIENTS).map(|_| start()).collect::<anyhow::Result<Vec<_>>>()?;
+    // They stay when they have sent their part, so that each has an address of its own. The first makes a connection for
+    // each request.
+    let part = ["--url", URL, "--connections", "4", "--count", "2000", "--linger"];
+    let start = |more: &[&str]| mesh.start_load(&[&part[..], more].concat());
+    let mut clients = vec![start(&["--fresh"])?];
+    for _ in 1..CLIENTS {
+        clients.push(start(&[])?);
+    }
     let mut used: BTreeMap<String, u64> = BTreeMap::new();
     for at in 0..3 * CLIENTS {
         // By chance all may lead to the same place: then a few more are asked.
         if at == clients.len() && used.len() == 1 {
-            clients.push(start()?);
+            clients.push(start(&[])?);
         }
-        let Some(client) = clients.get(at) else { break };
-        until("each has sent its part", Duration::from_secs(60), || {
-            (client.so_far().sent >= 2000).then_some(())
-        })?;
-        let report = client.so_far();
+        let Some(client) = clients.get_mut(at) else { break };
+        let report = client.counted()?;
         none_failed(&report)?;
         ensure!(report.names.len() == 1, "one address was sent around: {:?}", report.names);
         report.names.into_iter().for_each(|(name, count)| *used.entry(name).or_default() += count);
@@ -299,15 +298,16 @@ fn failover_by_readiness() -> anyhow::Result<()> {
         "loadBalancer: {localityLbSetting: {enabled: true, failover: [{from: region1, to: region2}]}}",
     ))?;
     load.until_only(NEAR)?;
-    stays(&load, NEAR, 500)?;
+    stays(&load, NEAR, 200)?;
     let [near1, near2] = near;
-    near1.stop()?;
+    let near1 = near1.leave();
     load.until_only(&["near2"])?;
-    near2.stop()?;
+    let near2 = near2.leave();
     load.until_only(&["zone2"])?;
     stays(&load, &["zone2"], 200)?;
-    next_zone.stop()?;
+    let next_zone = next_zone.leave();
     load.until_only(&["region2"])?;
+    [near1, near2, next_zone].into_iter().try_for_each(|left| left())?;
     let lost = load.so_far().failed();
     ensure!(lost == 0, "replicas that said goodbye cost requests: {:?}", load.so_far());
     let zone2 = serve_at(&mesh, "region1/zone2", "zone2")?;

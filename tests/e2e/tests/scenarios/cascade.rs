@@ -34,10 +34,10 @@ fn cascade() -> anyhow::Result<()> {
     let visitors =
         mesh.start_load_as("visitors", &[], &["--url", PAGE, "--connections", "24", "--patience", "60000"])?;
     let health = |count: &str| {
-        let load = ["--url", HEALTH, "--count", count, "--connections", "1", "--patience", "1000"];
+        let load = ["--url", HEALTH, "--count", count, "--connections", count, "--patience", "1500"];
         mesh.load_as("probe", &[], &load)
     };
-    // It stays so: a single question may only have come at a bad moment.
+    // Of several questions none is answered: a single one may only have come at a bad moment.
     until("even /health stops answering", PATIENCE, || {
         let report = health("3").ok()?;
         (report.errors.get("no answer in time") == Some(&3)).then_some(())
@@ -46,7 +46,7 @@ fn cascade() -> anyhow::Result<()> {
     mesh.apply(CURE)?;
     until("/health answers again", PATIENCE, || health("1").ok().filter(|report| report.ok() == 1))?;
     let report = until("the page answers again", PATIENCE, || {
-        let load = ["--url", PAGE, "--count", "10", "--connections", "2", "--patience", "5000"];
+        let load = ["--url", PAGE, "--count", "4", "--connections", "2", "--patience", "5000"];
         mesh.load_as("reader", &[], &load).ok().filter(|report| report.ok() == report.sent)
     })?;
     let page = &report.last_body;

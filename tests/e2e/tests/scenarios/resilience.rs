@@ -29,10 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until a load gets answers of so many replicas.
 fn until_all_answer(mesh: &Mesh, replicas: usize) -> anyhow::Result<()> {
+    let load = mesh.start_load_as("first", &[], &["--url", URL, "--pause", "5"])?;
     until("all replicas get traffic", PATIENCE, || {
-        let report = mesh.load_as("first", &[], &["--url", URL, "--count", "40"]).ok()?;
-        (report.names.len() == replicas).then_some(())
-    })
+        (load.next(40).ok()?.names.len() == replicas).then_some(())
+    })?;
+    load.stop().map(drop)
 }
 
 /// A VirtualService for ratings with these rules, each for the paths that begin as it says.

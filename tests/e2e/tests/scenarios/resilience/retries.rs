@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent::host::{GATEWAY, Hub, Launcher};
 use anyhow::ensure;
 use e2e::mesh::Logged;
-use e2e::{Mesh, Proxies, until};
+use e2e::{Mesh, Proxies, Workload, until};
 use testkit::relay::Relay;
 
 use super::{PATIENCE, URL, policy, routes, until_all_answer};
@@ -58,15 +58,17 @@ pub(crate) fn as_configured() -> anyhow::Result<()> {
     mesh.log_requests()?;
     let sick = mesh.serve("ratings", "v1", "sick")?;
     mesh.until_answers(URL)?;
-    for sickness in ["status=503", "abort=1"] {
-        sick.behave(sickness)?;
-        let before = sick.begun();
-        let post =
-            ["--url", URL, "--method", "POST", "--body", "stars", "--count", "3", "--connections", "1"];
-        let report = mesh.load(&post)?;
-        ensure!(report.status(503) == 3, "{sickness}: {report:?}");
-        ensure!(sick.begun() == before + 3, "{sickness}: a POST that was read was repeated");
-    }
+    let before = sick.begun();
+    sick.behave("status=503")?;
+    let post = ["--url", URL, "--method", "POST", "--body", "stars", "--connections", "1", "--pause", "20"];
+    let posts = mesh.start_load(&post)?;
+    posts.next(3)?;
+    sick.behave("abort=1")?;
+    posts.next(3)?;
+    let report = posts.stop()?;
+    ensure!(report.status(503) == report.sent, "{report:?}");
+    let read = sick.begun() - before;
+    ensure!(read as u64 == report.sent, "{read} POSTs were read of {}: some were repeated", report.sent);
     let rule = "retries: {attempts: 3, perTryTimeout: 2s, retryOn: '5xx,connect-failure'}";
     mesh.apply_and_wait(&routes(&[("/", rule)]), "virtualservice", "ratings")?;
     sick.behave("status=503")?;
@@ -82,14 +84,12 @@ pub(crate) fn as_configured() -> anyhow::Result<()> {
     );
 
     let well = mesh.serve("ratings", "v1", "well")?;
-    until("the new replica gets traffic", PATIENCE, || {
-        mesh.load(&["--url", URL, "--count", "10"]).ok().filter(|_| well.begun() > 0)
-    })?;
+    until_reached(&mesh, &well)?;
     // In turn: two tries beside each other would often meet on one host, were it not avoided.
     let turns = policy("ratings", "{loadBalancer: {simple: ROUND_ROBIN}}");
     mesh.apply_and_wait(&turns, "destinationrule", "ratings")?;
     let before = sick.events().len();
-    let report = mesh.load_as("many", &[], &["--url", URL, "--count", "300"])?;
+    let report = mesh.load_as("many", &[], &["--url", URL, "--count", "100"])?;
     ensure!(report.failed() == 0, "another host did not save the request: {report:?}");
     let after = &sick.events()[before..];
     ensure!(!after.is_empty(), "the sick replica got nothing");
@@ -98,12 +98,10 @@ pub(crate) fn as_configured() -> anyhow::Result<()> {
 
     // Two of three fail: whoever has met both goes to the third.
     let sicker = mesh.serve("ratings", "v1", "sicker")?;
-    until("the third replica gets traffic", PATIENCE, || {
-        mesh.load(&["--url", URL, "--count", "10"]).ok().filter(|_| sicker.begun() > 0)
-    })?;
+    until_reached(&mesh, &sicker)?;
     sicker.behave("status=503")?;
     let before = [&sick, &sicker].map(|replica| replica.events().len());
-    let report = mesh.load(&["--url", URL, "--count", "300"])?;
+    let report = mesh.load(&["--url", URL, "--count", "100"])?;
     ensure!(report.failed() == 0, "the third host did not save the request: {report:?}");
     for (replica, before) in [&sick, &sicker].into_iter().zip(before) {
         let after = replica.events().split_off(before);
@@ -121,33 +119,44 @@ pub(crate) fn as_configured() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sends requests until a replica gets some.
+fn until_reached(mesh: &Mesh, replica: &Workload) -> anyhow::Result<()> {
+    let load = mesh.start_load(&["--url", URL, "--pause", "5"])?;
+    until("the new replica gets traffic", PATIENCE, || (replica.begun() > 0).then_some(()))?;
+    load.stop().map(drop)
+}
+
 /// Over a network that loses 2 % of its packets, and is cut for five seconds, tries and errors are as configured.
 pub(crate) fn over_a_lossy_and_cut_network() -> anyhow::Result<()> {
     let mesh = Mesh::start()?;
     mesh.log_requests()?;
     let far = mesh.serve("ratings", "v1", "far")?;
-    mesh.until_answers(URL)?;
+    // While that starts.
     let rules = routes(&[
         ("/patient", "retries: {attempts: 3, perTryTimeout: 2s, retryOn: '5xx,connect-failure'}"),
         ("/hasty", "retries: {attempts: 1, perTryTimeout: 1s, retryOn: '5xx,connect-failure'}"),
     ]);
-    mesh.apply_and_wait(&rules, "virtualservice", "ratings")?;
     // A stock Envoy's try begins when it has a connection; until then this holds.
     let connections = policy("ratings", "{connectionPool: {tcp: {connectTimeout: 2s}}}");
-    mesh.apply_and_wait(&connections, "destinationrule", "ratings")?;
+    mesh.apply(&format!("{rules}---{connections}"))?;
     let (patient, hasty) = ("http://ratings:9080/patient", "http://ratings:9080/hasty");
+    mesh.until_answers(patient)?;
+    for kind in ["virtualservice", "destinationrule"] {
+        mesh.wait("default", kind, "ratings")?;
+    }
 
+    // These begin while packets are lost: what that does to them is as configured, too.
+    let load =
+        |name, url| mesh.start_load_as(name, &[], &["--url", url, "--connections", "2", "--pause", "20"]);
     let wire = far.wire()?;
     wire.lose(2)?;
-    let lossy = mesh.load_as("lossy", &[], &["--url", patient, "--count", "300", "--connections", "8"])?;
+    let (waits, gives_up) = (load("patient", patient)?, load("hasty", hasty)?);
+    let lossy = mesh.load_as("lossy", &[], &["--url", patient, "--count", "150", "--connections", "8"])?;
     let lost = wire.dropped()?;
     ensure!(lost > 0 && lossy.failed() == 0, "{lost} packets lost: {lossy:?}");
     ensure!(mesh.logged("lossy").iter().all(|request| request.attempts <= 4), "more than three retries");
     wire.heal()?;
 
-    let load =
-        |name, url| mesh.start_load_as(name, &[], &["--url", url, "--connections", "2", "--pause", "20"]);
-    let (waits, gives_up) = (load("patient", patient)?, load("hasty", hasty)?);
     let seen = |path| far.events().iter().filter(|event| event.path == path).count();
     let before = seen("/patient");
     until("both loads run", PATIENCE, || {
