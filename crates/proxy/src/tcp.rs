@@ -7,8 +7,13 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
 
 use crate::net::Io;
+
+mod splice;
+
+use splice::{Filled, Splice};
 
 /// Room for bytes on the way, per direction: what one side sends is not read before the other has taken this.
 const ROOM: usize = 32 * 1024;
@@ -47,6 +52,11 @@ struct Flow<'a> {
     done: bool,
     carried: u64,
     unflushed: bool,
+    /// The last read filled all the room: a stream of much, which the kernel may carry by itself.
+    streams: bool,
+    splice: Splice,
+    /// What may be on the way then.
+    held: usize,
 }
 
 enum Fault {
@@ -55,8 +65,43 @@ enum Fault {
 }
 
 impl<'a> Flow<'a> {
-    fn new(first: BytesMut, peel: Option<&'a mut dyn Peel>) -> Self {
-        Self { peel, buffer: first, ended: false, done: false, carried: 0, unflushed: false }
+    fn new(first: BytesMut, peel: Option<&'a mut dyn Peel>, held: usize) -> Self {
+        Self {
+            peel,
+            buffer: first,
+            ended: false,
+            done: false,
+            carried: 0,
+            unflushed: false,
+            streams: false,
+            splice: Splice::default(),
+            held,
+        }
+    }
+
+    /// Carries a stream of much from socket to socket, until it ends or little comes at a time.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<Result<(), Fault>> {
+        loop {
+            while !self.splice.is_empty() {
+                self.carried += match ready!(self.splice.poll_drain(cx, to)) {
+                    Ok(n) if n > 0 => n as u64,
+                    _ => return Poll::Ready(Err(Fault::Write)),
+                };
+            }
+            if self.ended || !self.streams {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(self.splice.poll_fill(cx, from, self.held)) {
+                Ok(Filled::Some(n)) => self.streams = n >= ROOM,
+                Ok(Filled::End) => self.ended = true,
+                Err(_) => return Poll::Ready(Err(Fault::Read)),
+            }
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut Io, to: &mut Io) -> Poll<Result<(), Fault>> {
@@ -79,6 +124,12 @@ impl<'a> Flow<'a> {
                 self.buffer.advance(n);
                 self.unflushed = true;
             }
+            if (self.streams || !self.splice.is_empty())
+                && let (Some(from), Some(to)) = (from.bare_tcp(), to.bare_tcp())
+            {
+                self.buffer = BytesMut::new();
+                ready!(self.poll_splice(cx, from, to))?;
+            }
             if self.ended {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Fault::Write)?;
                 self.done = true;
@@ -90,7 +141,7 @@ impl<'a> Flow<'a> {
             self.buffer.reserve(ROOM);
             match pin!(from.read_buf(&mut self.buffer)).poll(cx) {
                 Poll::Ready(Ok(0)) => self.ended = true,
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(n)) => self.streams = n >= ROOM && !held && self.held >= splice::LEAST,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::Read)),
                 Poll::Pending => {
                     // A quiet connection gives its memory back.
@@ -108,13 +159,15 @@ impl<'a> Flow<'a> {
     }
 }
 
-/// How long a joined pair may last.
+/// How long a joined pair may last, and how much it may hold.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
     /// Without a byte either way.
     pub idle: Option<Duration>,
     /// In all.
     pub duration: Option<Duration>,
+    /// Bytes on the way from the first to the second, and back.
+    pub held: (usize, usize),
 }
 
 /// Joins two connections, each with what was read of it ahead, until both ended, one broke, or a limit is reached.
@@ -125,8 +178,8 @@ pub async fn join(
     limits: Limits,
     progress: &mut dyn FnMut(Carried),
 ) -> (Carried, End) {
-    let mut forth = Flow::new(read_ahead, peel_first);
-    let mut back = Flow::new(ahead, peel_second);
+    let mut forth = Flow::new(read_ahead, peel_first, limits.held.0);
+    let mut back = Flow::new(ahead, peel_second, limits.held.1);
     let timer = |limit: Option<Duration>| limit.map(|d| Box::pin(tokio::time::sleep(d)));
     let (mut idle_timer, mut end_timer) = (timer(limits.idle), timer(limits.duration));
     let mut last = (Carried::default(), true);

@@ -106,3 +106,47 @@ async fn nobody_at_the_other_end_closes_the_connection() {
     assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
     handle.stop().await;
 }
+
+/// Much at a time goes by another way than little, and what comes after it by that again.
+#[tokio::test]
+async fn streams_of_much_arrive_whole_among_little() {
+    const MUCH: usize = 8 << 20;
+    fn pattern(from: usize, length: usize) -> Vec<u8> {
+        (from..from + length).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
+    }
+    // Answers each message of a length before it with the same.
+    let (up, _) = upstream(|mut stream, _| async move {
+        while let Ok(length) = stream.read_u32().await {
+            let mut all = vec![0; length as usize];
+            stream.read_exact(&mut all).await.unwrap();
+            stream.write_u32(length).await.unwrap();
+            stream.write_all(&all).await.unwrap();
+        }
+    })
+    .await;
+    let handle = start(vec![listener("l", json!([tcp_proxy("up")]))], vec![cluster("up", &[up])], 1).await;
+    let (mut read, mut write) = reads(handle.address("l").await.unwrap()).await.into_split();
+    let lengths = [5, MUCH, 1, 70_000, 0, 3 * MUCH, 2];
+    let writing = tokio::spawn(async move {
+        for (i, length) in lengths.into_iter().enumerate() {
+            write.write_u32(length as u32).await.unwrap();
+            write.write_all(&pattern(i, length)).await.unwrap();
+        }
+        write.shutdown().await.unwrap();
+    });
+    for (i, length) in lengths.into_iter().enumerate() {
+        assert_eq!(read.read_u32().await.unwrap() as usize, length);
+        let mut all = vec![0; length];
+        read.read_exact(&mut all).await.unwrap();
+        assert!(all == pattern(i, length), "message {i} of {length} bytes came otherwise");
+    }
+    assert_eq!(read.read(&mut [0; 1]).await.unwrap(), 0, "the end is passed on");
+    writing.await.unwrap();
+    let sent = lengths.iter().map(|length| length + 4).sum::<usize>() as i64;
+    while stat(&handle, "tcp.t.downstream_cx_rx_bytes_total").await != sent
+        || stat(&handle, "tcp.t.downstream_cx_tx_bytes_total").await != sent
+    {
+        tokio::task::yield_now().await;
+    }
+    handle.stop().await;
+}

@@ -227,6 +227,11 @@ pub async fn serve(
                 _ => exchanges.then(|| from_server.said.clone()),
             };
             let mut counted = Counted::new(worker, &arrived, &opened, awaited);
+            let limits = (
+                arrived.listener.per_connection_buffer_limit,
+                opened.cluster.target().config.per_connection_buffer_limit,
+            );
+            let held = (limits.0 as usize, limits.1 as usize);
             let ahead = std::mem::take(&mut opened.ahead);
             let (carried, end) = {
                 let peel_client: Option<&mut dyn Peel> =
@@ -236,7 +241,7 @@ pub async fn serve(
                 join(
                     (&mut client, arrived.first.clone(), peel_client),
                     (&mut opened.io, ahead, peel_server),
-                    Limits { idle: proxy.idle_timeout, duration: proxy.max_duration },
+                    Limits { idle: proxy.idle_timeout, duration: proxy.max_duration, held },
                     &mut |so_far| counted.progress(so_far),
                 )
                 .await

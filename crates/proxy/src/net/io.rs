@@ -63,6 +63,14 @@ impl Io {
         }
     }
 
+    /// The socket, if there is nothing else: no TLS, and nothing that was read ahead.
+    pub fn bare_tcp(&self) -> Option<&TcpStream> {
+        match &self.kind {
+            Kind::Tcp(tcp) if self.prefix.is_empty() => Some(tcp),
+            _ => None,
+        }
+    }
+
     /// Ready when there may be something to read, as far as that can be told without reading.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.kind {
