@@ -17,6 +17,8 @@ use splice::{Filled, Splice};
 
 /// Room for bytes on the way, per direction: what one side sends is not read before the other has taken this.
 const ROOM: usize = 32 * 1024;
+/// The same for what goes on by TLS, in records of 16 kB, of which a write takes several.
+const ROOM_FOR_RECORDS: usize = 64 * 1024;
 
 /// How much went each way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -138,7 +140,7 @@ impl<'a> Flow<'a> {
             if !held {
                 self.buffer.clear();
             }
-            self.buffer.reserve(ROOM);
+            self.buffer.reserve(if to.is_tls() { ROOM_FOR_RECORDS } else { ROOM });
             match pin!(from.read_buf(&mut self.buffer)).poll(cx) {
                 Poll::Ready(Ok(0)) => self.ended = true,
                 Poll::Ready(Ok(n)) => self.streams = n >= ROOM && !held && self.held >= splice::LEAST,

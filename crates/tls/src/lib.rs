@@ -50,13 +50,21 @@ pub use verify::{Expect, Verify};
 /// Calling it again does nothing.
 pub fn install_provider() {
     // An error means that a provider is installed already, which is what is wanted.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = ours().install_default();
+}
+
+/// AES-128 comes first in what clients offer, and so is what two of ours speak, as two Envoys do: AES-256 costs more and
+/// nothing that is known breaks the other.
+fn ours() -> rustls::crypto::CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
 }
 
 pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    rustls::crypto::CryptoProvider::get_default()
-        .cloned()
-        .unwrap_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+    rustls::crypto::CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(ours()))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base::ManualClock;
+use rustls::CipherSuite;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
 use super::*;
@@ -34,6 +35,7 @@ struct Met {
     client_saw: PeerInfo,
     server_saw: Option<PeerInfo>,
     alpn: Option<Vec<u8>>,
+    suite: Option<CipherSuite>,
 }
 
 /// One handshake and one byte each way, since TLS 1.3 tells a client late that it was refused.
@@ -43,9 +45,10 @@ async fn meet(server: &ServerTls, client: &ClientTls) -> Result<Met, String> {
         let mut stream = server.accept(far).await.map_err(|e| format!("server: {e}"))?;
         let peer = PeerInfo::of_connection(stream.get_ref().1);
         let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        let suite = stream.get_ref().1.negotiated_cipher_suite().map(|suite| suite.suite());
         stream.write_u8(7).await.map_err(|e| format!("server: {e}"))?;
         stream.flush().await.map_err(|e| format!("server: {e}"))?;
-        Ok::<_, String>((peer, alpn))
+        Ok::<_, String>((peer, alpn, suite))
     };
     let dial = async {
         let mut stream = client.connect(near).await.map_err(|e| format!("client: {e}"))?;
@@ -55,7 +58,7 @@ async fn meet(server: &ServerTls, client: &ClientTls) -> Result<Met, String> {
     };
     let (served, dialled) = tokio::join!(serve, dial);
     match (served, dialled) {
-        (Ok((server_saw, alpn)), Ok(client_saw)) => Ok(Met { client_saw, server_saw, alpn }),
+        (Ok((server_saw, alpn, suite)), Ok(client_saw)) => Ok(Met { client_saw, server_saw, alpn, suite }),
         (Err(s), Err(c)) => Err(format!("{s}; {c}")),
         (Err(e), _) | (_, Err(e)) => Err(e),
     }
@@ -72,6 +75,9 @@ async fn mesh_peers_learn_each_others_identity() {
         let met = meet(&server, &ClientTls::new(options).unwrap()).await.unwrap();
         assert_eq!(met.client_saw.spiffe_id.unwrap().to_string(), REVIEWS);
         assert_eq!(met.server_saw.unwrap().spiffe_id.unwrap().to_string(), RATINGS);
+        if versions != TlsVersions::Only12 {
+            assert_eq!(met.suite, Some(CipherSuite::TLS13_AES_128_GCM_SHA256), "what two Envoys speak, too");
+        }
     }
 }
 

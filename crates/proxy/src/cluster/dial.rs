@@ -62,7 +62,7 @@ async fn dial_unbounded(
     };
     let Some(tls) = tls else { return Ok(io) };
     let stream = tls
-        .connect_as(io, with.sni.as_deref(), with.alpn.clone())
+        .connect_as(io.reads_ahead(), with.sni.as_deref(), with.alpn.clone())
         .await
         .map_err(|e| DialError::Tls(e.to_string()))?;
     Ok(Io::new(Kind::Client(Box::new(stream))))

@@ -128,7 +128,7 @@ async fn secure(worker: &Rc<Worker>, arrived: &mut Arrived, chain: &FilterChain)
         stats.ssl_connection_error.inc();
         return None;
     }
-    let raw = Io::with_prefix(kind, std::mem::take(&mut arrived.first).freeze());
+    let raw = Io::with_prefix(kind, std::mem::take(&mut arrived.first).freeze()).reads_ahead();
     let accepted =
         tokio::time::timeout(chain.transport_timeout.unwrap_or(HANDSHAKE), server.accept(raw)).await;
     match accepted {
