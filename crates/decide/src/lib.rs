@@ -62,7 +62,8 @@ pub use cluster::{
 };
 pub use connection::{Connection, TlsInfo, TransportProtocol};
 pub use decision::{
-    Decision, Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome, PolicyHit, TraceDecision,
+    Decision, Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome, PolicyHit,
+    TraceDecision,
 };
 pub use explain::{Explanation, Note, Recorder};
 pub use filters::{Coding, CsrfCounts};
@@ -86,9 +87,9 @@ pub use plan::{ClusterId, Plan, RouteTableId};
 pub use rbac::Rbac;
 pub use request::{Method, Request, Response, Version, is_grpc_type};
 pub use route::{
-    Action, ClusterRef, Destination, DirectResponse, ForwardAction, HashPolicy, HeaderMutations, HostRewrite,
-    InternalRedirects, MirrorPolicy, NetworkHash, PathMatch, PathRewrite, Redirect, Retry, Route, RouteMatch,
-    RouteTable, VirtualHost, WeightedCluster,
+    Action, ClusterRef, Destination, DirectResponse, Followed, ForwardAction, HashPolicy, HeaderMutations,
+    HostRewrite, InternalRedirects, MirrorPolicy, NetworkHash, NotFollowed, PathMatch, PathRewrite, Redirect,
+    Redirected, Retry, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
 pub use tcp::{ConnectionDecision, ConnectionOutcome, TcpForward, decide_connection};
 pub use tls::{

@@ -172,6 +172,18 @@ impl Deciding {
         machine
     }
 
+    /// The name of the route of a request that follows a redirect, before any filter sees it; nothing where there is none.
+    pub fn look_ahead<R: Random + ?Sized>(
+        &mut self,
+        cx: &Context<'_>,
+        request: &mut Request,
+        rng: &mut R,
+    ) -> Option<Arc<str>> {
+        self.begun = true;
+        self.begin(cx, request, rng, &mut ()).ok()?;
+        self.state.matched.as_ref().map(|matched| Arc::clone(&matched.route().name))
+    }
+
     /// What came of the last ask: to be given before the next step.
     pub fn answer(&mut self, answer: Answer) {
         self.answer = Some(answer);

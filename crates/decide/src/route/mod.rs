@@ -23,7 +23,7 @@ pub use action::{
 };
 pub(crate) use action::{Subject as MatchSubject, append_list};
 pub(crate) use compile::compile_table;
-pub use follow::InternalRedirects;
+pub use follow::{Followed, InternalRedirects, NotFollowed, Redirected};
 pub(crate) use hash::hash;
 pub use hash::{HashPolicy, NetworkHash};
 pub(crate) use host::without_port;

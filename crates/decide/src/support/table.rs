@@ -148,7 +148,7 @@ envoy.config.route.v3.FilterConfig: config disabled is_optional
 envoy.config.route.v3.HeaderMatcher: contains_match exact_match invert_match name prefix_match present_match \
     range_match safe_regex_match string_match suffix_match treat_missing_header_as_empty
 envoy.config.route.v3.InternalRedirectPolicy: allow_cross_scheme_redirect max_internal_redirects \
-    redirect_response_codes response_headers_to_copy
+    predicates redirect_response_codes response_headers_to_copy
 envoy.config.route.v3.QueryParameterMatcher: name present_match string_match
 envoy.config.route.v3.RateLimit: actions stage
 envoy.config.route.v3.RateLimit.Action: destination_cluster generic_key header_value_match \
@@ -343,6 +343,9 @@ envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy: access_log cluster hash_
 envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster: clusters
 envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight: name weight
 envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery:
+envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig: allowed_route_names
+envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig:
+envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig:
 envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig: path_template
 envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig: pack_trace_reason use_request_id_for_trace_sampling
 envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate:

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use decide::{
-    Answer, Ask, Context, Deciding, Decision, Known, LocalReply, LogEntry, PeerMetadata, ReceivedBody,
-    Request, Response, Step, UpstreamEntry,
+    Answer, Ask, Context, Deciding, Decision, InternalRedirects, Known, LocalReply, LogEntry, NotFollowed,
+    PeerMetadata, ReceivedBody, Redirected, Request, Response, Step, UpstreamEntry,
 };
 use upstream::Host;
 
@@ -21,24 +21,54 @@ pub async fn decide(
     exchange: &mut Exchange<'_, '_>,
     request: &mut Request,
     length: BodyLength,
-    before: Option<&Decision>,
+) -> Result<Decision, Interrupt> {
+    let machine = Deciding::new(&exchange.connection.connection);
+    drive(exchange, machine, request, length).await
+}
+
+/// The same of a request that follows a redirect; the error is why it is not followed.
+pub async fn decide_after(
+    exchange: &mut Exchange<'_, '_>,
+    next: &mut Redirected,
+    length: BodyLength,
+    (redirects, before): (&InternalRedirects, &Decision),
+) -> Result<Decision, Option<NotFollowed>> {
+    let connection = exchange.connection;
+    let mut machine = Deciding::after(&connection.connection, before);
+    let cx = context(exchange);
+    let route = connection.worker.with_rng(|rng| machine.look_ahead(&cx, &mut next.request, rng));
+    let (Some(to), Some(from)) = (route, before.matched.as_ref()) else {
+        return Err(Some(NotFollowed::NoRoute));
+    };
+    if !redirects.accepts(&from.route().name, &to, next, &mut exchange.followed) {
+        return Err(Some(NotFollowed::Predicate));
+    }
+    drive(exchange, machine, &mut next.request, length).await.map_err(|_| None)
+}
+
+fn context<'a>(exchange: &Exchange<'a, '_>) -> Context<'a> {
+    let connection = exchange.connection;
+    Context {
+        plan: exchange.plan,
+        hcm: exchange.hcm,
+        connection: &connection.connection,
+        direction: connection.direction,
+        node: &connection.worker.facts,
+        start: exchange.record.wall,
+        now: exchange.record.started,
+    }
+}
+
+async fn drive(
+    exchange: &mut Exchange<'_, '_>,
+    mut machine: Deciding,
+    request: &mut Request,
+    length: BodyLength,
 ) -> Result<Decision, Interrupt> {
     let connection = exchange.connection;
     let worker = &connection.worker;
-    let mut machine = match before {
-        Some(before) => Deciding::after(&connection.connection, before),
-        None => Deciding::new(&connection.connection),
-    };
     loop {
-        let cx = Context {
-            plan: exchange.plan,
-            hcm: exchange.hcm,
-            connection: &connection.connection,
-            direction: connection.direction,
-            node: &worker.facts,
-            start: exchange.record.wall,
-            now: exchange.record.started,
-        };
+        let cx = context(exchange);
         match worker.with_rng(|rng| machine.step(&cx, request, rng, &mut ())) {
             Step::Done(decision) => return Ok(*decision),
             Step::Ask(Ask::Delay(delay)) => {

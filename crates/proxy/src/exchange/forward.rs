@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use decide::{
-    Decision, Forward, Hcm, InternalRedirects, JwtCounts, Known, LocalReply, Outcome as Verdict, Plan,
-    ResponseFlags,
+    Decision, Followed, Forward, Hcm, InternalRedirects, JwtCounts, Known, LocalReply, NotFollowed,
+    Outcome as Verdict, Plan, ResponseFlags,
 };
 use upstream::Resource;
 
 use super::attempt::Begun;
 use super::coding::Encoder;
-use super::deciding::{decide, finish_reply};
+use super::deciding::{decide, decide_after, finish_reply};
 use super::failure::TryError;
 use super::mirror;
 use super::pump::{RequestBody, while_wanted};
@@ -41,7 +41,7 @@ pub async fn handle(
     let mut record = Record::new(connection);
     record.request_header_bytes = head.request.headers.byte_size() as u64;
     let mut exchange = Exchange::new(connection, plan, hcm, close, &mut down, &mut record);
-    let mut decision = match decide(&mut exchange, &mut head.request, head.body, None).await {
+    let mut decision = match decide(&mut exchange, &mut head.request, head.body).await {
         Ok(decision) => decision,
         Err(interrupt) => {
             exchange.record.client_left(&interrupt);
@@ -53,7 +53,8 @@ pub async fn handle(
             return;
         }
     };
-    let (mut received, mut asked, mut followed) = (exchange.received.take(), exchange.asked, 0);
+    let (mut received, mut asked) = (exchange.received.take(), exchange.asked);
+    let mut followed = Followed::default();
     loop {
         settle_length(&decision, received.as_ref(), &mut head);
         record.bytes_received = received.as_ref().map_or(0, |body| body.received);
@@ -61,7 +62,8 @@ pub async fn handle(
         record.flags.insert(decision.flags);
         record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
         let mut exchange = Exchange::new(connection, plan, hcm, close, &mut down, &mut record);
-        (exchange.received, exchange.asked, exchange.followed) = (received.take(), asked, followed);
+        (exchange.received, exchange.asked) = (received.take(), asked);
+        exchange.followed = std::mem::take(&mut followed);
         match &decision.outcome {
             Verdict::Reply(reply) => {
                 if asked && !reply.close {
@@ -77,6 +79,7 @@ pub async fn handle(
             Verdict::Forward(forward) => exchange.forward(&decision, forward, &mut head).await,
         }
         let next = exchange.next.take();
+        followed = std::mem::take(&mut exchange.followed);
         if decision.upgrade {
             connection.stats.cx_upgrades_active.dec();
         }
@@ -87,7 +90,7 @@ pub async fn handle(
         record.finish(connection, hcm, Some(&head.request), Some(&decision));
         let Some(next) = next else { return };
         (head, decision, received, asked) = (next.head, next.decision, Some(next.body), next.asked);
-        followed += 1;
+        followed.count += 1;
         match &down {
             Downstream::H1(_) => connection.stats.rq_http1_total.inc(),
             Downstream::H2(_) => connection.stats.rq_http2_total.inc(),
@@ -128,7 +131,7 @@ fn count(connection: &HttpConnection, decision: &Decision) {
 }
 
 /// A request that an answer asked for, and that is made in the client's place.
-struct Next {
+struct NextRequest {
     head: RequestHead,
     decision: Decision,
     body: RequestBody,
@@ -162,9 +165,9 @@ pub struct Exchange<'a, 'd> {
     pub asked: bool,
     /// Of the host that the request names, where its cluster is for that.
     pub resolved: Option<SocketAddr>,
-    /// How many redirects the request has followed, and the next one.
-    followed: u32,
-    next: Option<Box<Next>>,
+    /// The redirects that the request has followed, and the next one.
+    pub(super) followed: Followed,
+    next: Option<Box<NextRequest>>,
 }
 
 impl<'a, 'd> Exchange<'a, 'd> {
@@ -186,7 +189,7 @@ impl<'a, 'd> Exchange<'a, 'd> {
             received: None,
             asked: false,
             resolved: None,
-            followed: 0,
+            followed: Followed::default(),
             next: None,
         }
     }
@@ -434,7 +437,7 @@ impl Exchange<'_, '_> {
             return Some(begun);
         };
         match self.redirected(redirects, decision, head, &begun, body).await {
-            Some(next) => {
+            Ok(next) => {
                 self.record.code = begun.head.response.status;
                 self.record.is_followed = true;
                 cluster.stats().redirects_succeeded.inc();
@@ -442,8 +445,17 @@ impl Exchange<'_, '_> {
                 self.next = Some(next);
                 None
             }
-            None => {
+            Err(why) => {
                 cluster.stats().redirects_failed.inc();
+                let stats = &self.connection.stats;
+                match why {
+                    None => {}
+                    Some(NotFollowed::BadLocation) => stats.redirect_bad_location.inc(),
+                    Some(NotFollowed::UnsafeScheme) => stats.redirect_unsafe_scheme.inc(),
+                    Some(NotFollowed::TooMany) => stats.redirect_too_many.inc(),
+                    Some(NotFollowed::NoRoute) => stats.redirect_no_route.inc(),
+                    Some(NotFollowed::Predicate) => stats.redirect_predicate.inc(),
+                }
                 Some(begun)
             }
         }
@@ -456,33 +468,33 @@ impl Exchange<'_, '_> {
         head: &RequestHead,
         begun: &Begun,
         body: &mut RequestBody,
-    ) -> Option<Box<Next>> {
+    ) -> Result<Box<NextRequest>, Option<NotFollowed>> {
         if !body.complete || !body.can_replay() || head.request.upgrade.is_some() || head.request.is_connect()
         {
-            return None;
+            return Err(None);
         }
         let secure = self.connection.connection.tls.is_some();
         let answer = &begun.head.response;
-        let (mut request, with_body) = redirects.follow(&head.request, answer, self.followed, secure)?;
-        let length = if with_body { head.body } else { BodyLength::None };
-        if with_body {
+        let mut next = redirects.follow(&head.request, answer, &self.followed, secure)?;
+        let length = if next.with_body { head.body } else { BodyLength::None };
+        if next.with_body {
             body.rewind();
             self.received = Some(std::mem::take(body));
         }
-        let decided = decide(self, &mut request, length, Some(before)).await;
+        let decided = decide_after(self, &mut next, length, (redirects, before)).await;
         let own = self.received.take();
         match decided {
-            Ok(decision) if decision.matched.is_some() => {
-                let grpc = request.is_grpc();
+            Ok(decision) => {
+                let grpc = next.request.is_grpc();
                 let body = own.unwrap_or_else(|| RequestBody::new(BodyLength::None, true, 0, grpc));
-                let head = RequestHead { request, body: length };
-                Some(Box::new(Next { head, decision, body, asked: self.asked }))
+                let head = RequestHead { request: next.request, body: length };
+                Ok(Box::new(NextRequest { head, decision, body, asked: self.asked }))
             }
-            _ => {
-                if let (true, Some(own)) = (with_body, own) {
+            Err(why) => {
+                if let (true, Some(own)) = (next.with_body, own) {
                     *body = own;
                 }
-                None
+                Err(why)
             }
         }
     }

@@ -144,6 +144,11 @@ stats! {
             csrf_valid = "csrf.request_valid", csrf_invalid = "csrf.request_invalid",
             csrf_missing = "csrf.missing_source_origin",
             fault_delays = "fault.delays_injected", fault_aborts = "fault.aborts_injected",
+            redirect_bad_location = "passthrough_internal_redirect_bad_location",
+            redirect_unsafe_scheme = "passthrough_internal_redirect_unsafe_scheme",
+            redirect_too_many = "passthrough_internal_redirect_too_many_redirects",
+            redirect_no_route = "passthrough_internal_redirect_no_route",
+            redirect_predicate = "passthrough_internal_redirect_predicate",
             tracing_sampled = "tracing.random_sampling", tracing_not_traceable = "tracing.not_traceable",
         }
         gauges { cx_active = "downstream_cx_active", rq_active = "downstream_rq_active", cx_upgrades_active = "downstream_cx_upgrades_active" }
