@@ -11,10 +11,11 @@ use crate::ext_authz::HeaderChange;
 use crate::filters::{Compressors, CsrfCounts};
 use crate::flags::ResponseFlags;
 use crate::hcm::CorsAnswer;
-use crate::headers::Headers;
+use crate::headers::{Headers, Known};
 use crate::machine::Count;
 use crate::metadata::PeerMetadata;
 use crate::plan::ClusterId;
+use crate::request::Request;
 use crate::route::{ForwardAction, Retry, RouteTable, VirtualHost};
 
 /// The route that a request took: kept alive by the request, whatever the configuration becomes.
@@ -121,6 +122,10 @@ pub struct Forward {
     pub idle_timeout: Option<Duration>,
     pub max_stream_duration: Option<Duration>,
     pub per_try_timeout: Option<Duration>,
+    /// What the upstream was told of the time that it has.
+    pub expected: Option<Expected>,
+    /// A try that takes longer than that goes on, and another is made beside it.
+    pub hedge: bool,
     pub retry: Option<Arc<Retry>>,
     pub mirrors: Vec<Mirror>,
     pub host_rewrite: HostRewriteLater,
@@ -136,6 +141,31 @@ pub struct Forward {
     pub dynamic: Option<Arc<str>>,
     /// Where an original-destination cluster goes, when a header said so.
     pub original_destination: Option<std::net::SocketAddr>,
+}
+
+/// How long the upstream has for its answer, and where it is told so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    pub time: Duration,
+    pub(crate) by_header: bool,
+    pub(crate) by_grpc: bool,
+}
+
+impl Expected {
+    /// No time at all would be all the time that there is.
+    pub fn at_most(self, left: Duration) -> Self {
+        Self { time: self.time.min(left).max(Duration::from_millis(1)), ..self }
+    }
+
+    pub fn announce(self, request: &mut Request) {
+        let millis = self.time.as_millis();
+        if self.by_header {
+            request.headers.set(Known::XEnvoyExpectedRqTimeoutMs, millis.to_string());
+        }
+        if self.by_grpc {
+            request.headers.set(Known::GrpcTimeout, format!("{}m", millis.min(99_999_999)));
+        }
+    }
 }
 
 /// Host rewriting that needs to know the endpoint.

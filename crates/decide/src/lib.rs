@@ -62,7 +62,7 @@ pub use cluster::{
 };
 pub use connection::{Connection, TlsInfo, TransportProtocol};
 pub use decision::{
-    Decision, Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome, PolicyHit,
+    Decision, Expected, Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome, PolicyHit,
     TraceDecision,
 };
 pub use explain::{Explanation, Note, Recorder};

@@ -544,12 +544,9 @@ fn what_is_not_honoured_is_refused_by_the_name_of_its_field() {
             refusals(
                 json!({}),
                 vec![],
-                &route(
-                    prefix.clone(),
-                    json!({"cluster": "a", "hedgePolicy": {"hedgeOnPerTryTimeout": true}}),
-                ),
+                &route(prefix.clone(), json!({"cluster": "a", "hedgePolicy": {"initialRequests": 2}})),
             ),
-            "routeConfig.virtualHosts[0].routes[0].route.hedgePolicy",
+            "routeConfig.virtualHosts[0].routes[0].route.hedgePolicy.initialRequests",
         ),
         (
             refusals(

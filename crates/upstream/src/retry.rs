@@ -133,6 +133,8 @@ pub enum Attempt {
         sent: bool,
     },
     PerTryTimeout,
+    /// It takes longer than a try may, and goes on: another is made beside it, whatever the conditions.
+    Slow,
 }
 
 /// What to do after a try.
@@ -213,6 +215,7 @@ impl RetryPolicy {
             Attempt::PerTryTimeout => {
                 self.on.has(RetryOn::FIVE_XX.with(RetryOn::GATEWAY_ERROR).with(RetryOn::RESET))
             }
+            Attempt::Slow => true,
         }
     }
 

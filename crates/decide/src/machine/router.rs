@@ -9,7 +9,7 @@ use upstream::{Labels, RetryOn, RetryPolicy};
 
 use super::{Context, State};
 use crate::cluster::{Cluster, Discovery, LB, UpstreamProtocol, learned, merged};
-use crate::decision::{Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome};
+use crate::decision::{Expected, Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome};
 use crate::explain::{Note, Recorder};
 use crate::flags::ResponseFlags;
 use crate::headers::Known;
@@ -71,6 +71,7 @@ impl State {
         if allows_upgrade(cx, Some(action), request) == Some(false) {
             return reply(LocalReply::new(403, "", "upgrade_failed"));
         }
+        let hedge = hedges(action, request);
         let timeouts = Timeouts::of(cx, action, request);
         let timeout_status = status(request, Known::XEnvoyUpstreamRqTimeoutAltResponse).unwrap_or(504);
         for name in [Known::XEnvoyUpstreamRqTimeoutAltResponse, Known::XEnvoyUpstreamAltStatName] {
@@ -78,7 +79,10 @@ impl State {
         }
         let retry = self.retry(action, request);
         let auto_host = self.mutate(cx, matched, action, &cluster, request);
-        timeouts.announce(cx, action, request);
+        let expected = timeouts.expected(cx, action, hedge, request);
+        if let Some(expected) = &expected {
+            expected.announce(request);
+        }
         let (hash, cookies) = hash(&action.hash, request, self.remote, rng);
         self.cookies = cookies;
         self.tell_peer(cx, &cluster, request);
@@ -106,6 +110,8 @@ impl State {
             timeout_status,
             idle_timeout: action.idle_timeout.unwrap_or(cx.hcm.timeouts.stream_idle),
             max_stream_duration: timeouts.stream,
+            expected,
+            hedge: hedge && request.upgrade.is_none() && !request.is_connect(),
             per_try_timeout: timeouts.per_try,
             retry,
             mirrors,
@@ -271,6 +277,17 @@ pub(super) fn allows_upgrade(
     Some(action.map_or(by_default, |action| action.allows_upgrade(wanted, by_default)))
 }
 
+/// Whether tries that take too long go on beside others: as the route says, unless a trusted client says otherwise.
+fn hedges(action: &ForwardAction, request: &mut Request) -> bool {
+    let told = match request.headers.known_str(Known::XEnvoyHedgeOnPerTryTimeout) {
+        Some("true") => Some(true),
+        Some("false") => Some(false),
+        _ => None,
+    };
+    request.headers.remove_known(Known::XEnvoyHedgeOnPerTryTimeout);
+    told.unwrap_or(action.hedge)
+}
+
 struct Timeouts {
     /// Of the answer, from the end of the request.
     total: Option<Duration>,
@@ -313,15 +330,18 @@ impl Timeouts {
         Self { total, stream, per_try }
     }
 
-    /// Tells the upstream how long it has.
-    fn announce(&self, cx: &Context<'_>, action: &ForwardAction, request: &mut Request) {
-        let Some(expected) = self.per_try.or(self.total) else { return };
-        if !cx.hcm.router.suppress_envoy_headers {
-            request.headers.set(Known::XEnvoyExpectedRqTimeoutMs, expected.as_millis().to_string());
-        }
-        if action.grpc_timeout_max.is_some() && !action.bounds_streams && request.is_grpc() {
-            request.headers.set(Known::GrpcTimeout, format!("{}m", expected.as_millis().min(99_999_999)));
-        }
+    /// What the upstream is told of how long it has.
+    fn expected(
+        &self,
+        cx: &Context<'_>,
+        action: &ForwardAction,
+        hedge: bool,
+        request: &Request,
+    ) -> Option<Expected> {
+        // A try that is hedged has all the time that there is.
+        let time = self.per_try.filter(|_| !hedge).or(self.total)?;
+        let by_grpc = action.grpc_timeout_max.is_some() && !action.bounds_streams && request.is_grpc();
+        Some(Expected { time, by_header: !cx.hcm.router.suppress_envoy_headers, by_grpc })
     }
 }
 

@@ -68,6 +68,8 @@ pub struct ForwardAction {
     pub hash: Vec<HashPolicy>,
     /// Lower case, and whether it is enabled here; others as the connection manager says.
     pub upgrades: Vec<(Box<str>, bool)>,
+    /// `hedgePolicy.hedgeOnPerTryTimeout`.
+    pub(crate) hedge: bool,
     /// The older way to configure CORS.
     pub(crate) cors: Option<Arc<CorsPolicy>>,
     pub(crate) rate_limits: RateLimits,

@@ -12,7 +12,7 @@ use upstream::Priority;
 use super::action::RedirectPath;
 use super::host::HostIndex;
 use super::mutation::Mutations;
-use super::policy::compile_retry;
+use super::policy::{compile_hedge, compile_retry};
 use super::{
     Action, Destination, DirectResponse, ForwardAction, HashPolicy, HeaderMutations, HostRewrite,
     InternalRedirects, MirrorPolicy, PathRewrite, Redirect, RequireTls, Retry, Route, RouteMatch, RouteTable,
@@ -97,6 +97,7 @@ pub(crate) fn compile_virtual_host(
             .as_ref()
             .map(|c| CorsPolicy::compile_old(c).within("cors").map(Arc::new))
             .transpose()?,
+        hedge: hedge(&message.hedge_policy, false)?,
         most_body,
     };
     let require_tls = match pb::virtual_host::TlsRequirementType::try_from(message.require_tls) {
@@ -123,6 +124,7 @@ struct Defaults {
     retry: Option<Arc<Retry>>,
     mirrors: Vec<MirrorPolicy>,
     cors: Option<Arc<CorsPolicy>>,
+    hedge: bool,
     most_body: usize,
 }
 
@@ -267,6 +269,7 @@ fn forward(r: &pb::RouteAction, defaults: &Defaults, ids: &mut Ids) -> Taken<For
         cors,
         rate_limits: RateLimits::compile(&r.rate_limits, "rateLimits")?,
         include_host_limits: flag(&r.include_vh_rate_limits, false),
+        hedge: hedge(&r.hedge_policy, defaults.hedge)?,
         redirects: r
             .internal_redirect_policy
             .as_ref()
@@ -274,6 +277,10 @@ fn forward(r: &pb::RouteAction, defaults: &Defaults, ids: &mut Ids) -> Taken<For
             .transpose()?,
         subset: crate::cluster::wanted(&r.metadata_match).into(),
     })
+}
+
+fn hedge(policy: &Option<pb::HedgePolicy>, default: bool) -> Taken<bool> {
+    policy.as_ref().map_or(Ok(default), |policy| compile_hedge(policy).within("hedgePolicy"))
 }
 
 /// `grpc-timeout` is honoured where a bound for it is set; zero is no bound.

@@ -124,6 +124,21 @@ pub(crate) fn compile_retry(policy: &pb::RetryPolicy) -> Taken<Retry> {
     })
 }
 
+/// Whether tries that take too long are hedged. Of what else there is of the policy Envoy does nothing with either.
+pub(super) fn compile_hedge(policy: &pb::HedgePolicy) -> Taken<bool> {
+    if number(&policy.initial_requests).is_some_and(|n| n != 1) {
+        return Err(Refusal::new(
+            "more than one request at first is not supported, by Envoy neither; remove it",
+        )
+        .under("initialRequests"));
+    }
+    if policy.additional_request_chance.as_ref().is_some_and(|chance| chance.numerator != 0) {
+        return Err(Refusal::new("additional requests are not supported, by Envoy neither; remove it")
+            .under("additionalRequestChance"));
+    }
+    Ok(policy.hedge_on_per_try_timeout)
+}
+
 fn reset_header(header: &pb::retry_policy::ResetHeader) -> Taken<(String, ResetFormat)> {
     use pb::retry_policy::ResetHeaderFormat;
     if header.name.is_empty() {

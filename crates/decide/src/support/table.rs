@@ -147,6 +147,7 @@ envoy.config.route.v3.DirectResponseAction: body status
 envoy.config.route.v3.FilterConfig: config disabled is_optional
 envoy.config.route.v3.HeaderMatcher: contains_match exact_match invert_match name prefix_match present_match \
     range_match safe_regex_match string_match suffix_match treat_missing_header_as_empty
+envoy.config.route.v3.HedgePolicy: additional_request_chance hedge_on_per_try_timeout initial_requests
 envoy.config.route.v3.InternalRedirectPolicy: allow_cross_scheme_redirect max_internal_redirects \
     predicates redirect_response_codes response_headers_to_copy
 envoy.config.route.v3.QueryParameterMatcher: name present_match string_match
@@ -178,7 +179,7 @@ envoy.config.route.v3.Route: decorator direct_response match metadata name redir
     request_headers_to_remove response_headers_to_add response_headers_to_remove route tracing \
     typed_per_filter_config
 envoy.config.route.v3.RouteAction: append_x_forwarded_host auto_host_rewrite cluster cluster_header \
-    cluster_not_found_response_code cors grpc_timeout_offset hash_policy host_rewrite_header \
+    cluster_not_found_response_code cors grpc_timeout_offset hash_policy hedge_policy host_rewrite_header \
     host_rewrite_literal host_rewrite_path_regex idle_timeout include_vh_rate_limits internal_redirect_policy \
     max_grpc_timeout \
     max_stream_duration metadata_match prefix_rewrite priority rate_limits regex_rewrite request_mirror_policies \
@@ -205,7 +206,7 @@ envoy.config.route.v3.RouteMatch.ConnectMatcher:
 envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions:
 envoy.config.route.v3.RouteMatch.TlsContextMatchOptions: presented validated
 envoy.config.route.v3.Tracing: client_sampling overall_sampling random_sampling
-envoy.config.route.v3.VirtualHost: cors domains include_attempt_count_in_response include_request_attempt_count \
+envoy.config.route.v3.VirtualHost: cors domains hedge_policy include_attempt_count_in_response include_request_attempt_count \
     metadata name rate_limits request_headers_to_add request_headers_to_remove request_mirror_policies require_tls \
     response_headers_to_add response_headers_to_remove retry_policy routes typed_per_filter_config
 envoy.config.route.v3.WeightedCluster: clusters header_name

@@ -22,8 +22,8 @@ use crate::wire::{
 /// What holds the connection while its stream is in use.
 pub enum Held {
     H1(H1Lease),
-    /// Held, not used: its drop ends the count of streams.
-    H2(#[allow(dead_code)] H2Lease),
+    /// Held: its drop ends the count of streams.
+    H2(H2Lease),
 }
 
 /// A try that got as far as a response.
@@ -85,6 +85,18 @@ impl Plan<'_> {
     }
 }
 
+/// A request that was sent to a host, or is being sent.
+pub struct Flying {
+    pub upstream: Upstream,
+    held: Held,
+    info: Rc<UpstreamInfo>,
+    sent_at: Instant,
+    /// On a connection that had served before.
+    reused: bool,
+    /// The body waits for a tunnel to be accepted.
+    pub holds_body: bool,
+}
+
 /// Sends the request to the host and waits for the head of its answer.
 pub async fn attempt(
     plan: &Plan<'_>,
@@ -95,9 +107,29 @@ pub async fn attempt(
     body: &mut RequestBody,
     timers: &mut Timers,
 ) -> Result<Begun, Failed> {
-    let (http2, by_alpn) = plan.http2(request.request.version);
+    let mut flying = match while_wanted(down, timers, launch(plan, host, request, fresh)).await {
+        Ok(launched) => launched?,
+        Err(interrupt) => return Err(Failed::before(interrupt)),
+    };
     let idle = plan.forward.retry.as_ref().and_then(|retry| retry.policy.per_try_idle_timeout);
     timers.start_try(plan.forward.per_try_timeout, idle);
+    if flying.holds_body {
+        body.hold();
+    }
+    match await_head(plan, down, &mut flying.upstream, body, timers).await {
+        Ok(head) => Ok(flying.arrived(head)),
+        Err(interrupt) => Err(flying.fail(plan.cluster, interrupt)),
+    }
+}
+
+/// Finds a connection to the host and puts the request's head on it.
+pub async fn launch(
+    plan: &Plan<'_>,
+    host: &Host,
+    request: &RequestHead,
+    fresh: bool,
+) -> Result<Flying, Failed> {
+    let (http2, by_alpn) = plan.http2(request.request.version);
     let want = Want {
         host,
         http2,
@@ -114,15 +146,44 @@ pub async fn attempt(
         fresh,
         careful: !is_idempotent(&request.request.method),
     };
-    let acquired = match while_wanted(down, timers, plan.cluster.acquire(&want)).await {
-        Ok(acquired) => acquired.map_err(Failed::before)?,
-        Err(interrupt) => return Err(Failed::before(interrupt)),
-    };
+    let acquired = plan.cluster.acquire(&want).await.map_err(Failed::before)?;
     plan.cluster.stats().rq_total.inc();
     let sent_at = Instant::now();
     match acquired {
-        Lease::H1(lease) => on_h1(plan, lease, request, down, body, timers, sent_at).await,
-        Lease::H2(lease) => on_h2(plan, lease, request, down, body, timers, sent_at).await,
+        Lease::H1(lease) => launch_h1(lease, request, sent_at),
+        Lease::H2(lease) => launch_h2(lease, request, sent_at).await,
+    }
+}
+
+impl Flying {
+    /// The head of the answer is there.
+    pub fn arrived(self, head: ResponseHead) -> Begun {
+        Begun { upstream: self.upstream, held: self.held, head, info: self.info, sent_at: self.sent_at }
+    }
+
+    /// No answer will come of it.
+    pub fn fail(self, cluster: &Cluster, interrupt: Interrupt) -> Failed {
+        let info = Some(self.info);
+        match self.held {
+            Held::H1(_) => {
+                let stale = self.reused
+                    && interrupt == Interrupt::Upstream(Reset::ConnectionTermination)
+                    && !self.upstream.response_began();
+                let sent = self.upstream.sent_anything();
+                Failed { error: interrupt.into(), stale, sent, info, version: Some(Version::Http11) }
+            }
+            Held::H2(lease) => {
+                if interrupt.resets_upstream() {
+                    cluster.stats().rq_tx_reset.inc();
+                }
+                if matches!(interrupt, Interrupt::Upstream(Reset::ConnectionTermination | Reset::Refused)) {
+                    lease.retire();
+                }
+                // Refused streams were never looked at: RFC 9113, section 8.7.
+                let stale = interrupt == Interrupt::Upstream(Reset::Refused);
+                Failed { error: interrupt.into(), stale, sent: true, info, version: Some(Version::Http2) }
+            }
+        }
     }
 }
 
@@ -170,93 +231,55 @@ pub fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-async fn on_h1(
-    plan: &Plan<'_>,
-    mut lease: H1Lease,
-    request: &RequestHead,
-    down: &mut Downstream<'_>,
-    body: &mut RequestBody,
-    timers: &mut Timers,
-    sent_at: Instant,
-) -> Result<Begun, Failed> {
+fn launch_h1(mut lease: H1Lease, request: &RequestHead, sent_at: Instant) -> Result<Flying, Failed> {
     let Some(mut client) = lease.client.take() else {
         return Err(Failed::before(Interrupt::Upstream(Reset::Remote)));
     };
-    let (reused, info) = (lease.reused, lease.info.clone());
     client.send_head(request);
-    if request.request.upgrade.is_some() || request.request.is_connect() {
-        body.hold();
-    }
-    let mut upstream = Upstream::H1(client);
-    match await_head(plan, down, &mut upstream, body, timers).await {
-        Ok(head) => Ok(Begun { upstream, held: Held::H1(lease), head, info, sent_at }),
-        Err(interrupt) => {
-            let stale = reused
-                && interrupt == Interrupt::Upstream(Reset::ConnectionTermination)
-                && !upstream.response_began();
-            let (sent, version) = (upstream.sent_anything(), Some(Version::Http11));
-            Err(Failed { error: interrupt.into(), stale, sent, info: Some(info), version })
-        }
-    }
+    Ok(Flying {
+        info: lease.info.clone(),
+        reused: lease.reused,
+        upstream: Upstream::H1(client),
+        held: Held::H1(lease),
+        sent_at,
+        holds_body: request.request.upgrade.is_some() || request.request.is_connect(),
+    })
 }
 
-async fn on_h2(
-    plan: &Plan<'_>,
-    lease: H2Lease,
-    request: &RequestHead,
-    down: &mut Downstream<'_>,
-    body: &mut RequestBody,
-    timers: &mut Timers,
-    sent_at: Instant,
-) -> Result<Begun, Failed> {
+async fn launch_h2(lease: H2Lease, request: &RequestHead, sent_at: Instant) -> Result<Flying, Failed> {
     let info = lease.info();
-    let failed = |error: Interrupt, stale| Failed {
-        error: error.into(),
+    let failed = |error: Reset, stale| Failed {
+        error: Interrupt::Upstream(error).into(),
         stale,
         sent: false,
         info: Some(info.clone()),
         version: Some(Version::Http2),
     };
-    let mut message = h2_request_of(request).map_err(|r| failed(Interrupt::Upstream(r), false))?;
+    let mut message = h2_request_of(request).map_err(|r| failed(r, false))?;
     message.headers_mut().remove("host");
-    let sender = lease.send.clone();
-    let mut sender = match while_wanted(down, timers, sender.ready()).await {
-        Ok(Ok(sender)) => sender,
-        Ok(Err(error)) => {
-            lease.retire();
-            return Err(failed(Interrupt::Upstream(reset_of(&error)), true));
-        }
-        Err(interrupt) => return Err(failed(interrupt, false)),
-    };
     let end = request.body == BodyLength::None
         && !request.request.is_connect()
         && request.request.upgrade.is_none();
-    let (response, stream) = match sender.send_request(message, end) {
+    let sent = match lease.send.clone().ready().await {
+        Ok(mut sender) => sender.send_request(message, end),
+        Err(error) => Err(error),
+    };
+    let (response, stream) = match sent {
         Ok(pair) => pair,
         Err(error) => {
             lease.retire();
-            return Err(failed(Interrupt::Upstream(reset_of(&error)), true));
+            return Err(failed(reset_of(&error), true));
         }
     };
-    if !end && request.body == BodyLength::None {
+    Ok(Flying {
+        upstream: Upstream::H2(H2ClientStream::new(response, stream, end)),
+        held: Held::H2(lease),
+        info,
+        sent_at,
+        reused: false,
         // A tunnel that is to be: its stream stays open.
-        body.hold();
-    }
-    let mut upstream = Upstream::H2(H2ClientStream::new(response, stream, end));
-    match await_head(plan, down, &mut upstream, body, timers).await {
-        Ok(head) => Ok(Begun { upstream, held: Held::H2(lease), head, info, sent_at }),
-        Err(interrupt) => {
-            if interrupt.resets_upstream() {
-                plan.cluster.stats().rq_tx_reset.inc();
-            }
-            if matches!(interrupt, Interrupt::Upstream(Reset::ConnectionTermination | Reset::Refused)) {
-                lease.retire();
-            }
-            // Refused streams were never looked at: RFC 9113, section 8.7.
-            let stale = interrupt == Interrupt::Upstream(Reset::Refused);
-            Err(Failed { sent: true, ..failed(interrupt, stale) })
-        }
-    }
+        holds_body: !end && request.body == BodyLength::None,
+    })
 }
 
 impl Held {

@@ -7,6 +7,7 @@ mod deciding;
 mod export;
 mod failure;
 mod forward;
+mod hedge;
 mod mirror;
 mod pass;
 mod pump;

@@ -57,15 +57,20 @@ pub struct RequestBody {
     pub received: u64,
     /// The client sent its last byte.
     pub complete: bool,
-    /// What of it the current upstream has been given.
-    given: usize,
-    end_given: bool,
-    /// What comes waits until the upstream has accepted the tunnel that it is for.
-    held: bool,
+    cursor: Cursor,
     replayable: bool,
     limit: usize,
     pub messages: GrpcCounter,
     tee: Option<Tee>,
+}
+
+/// What of a body one upstream has been given.
+#[derive(Default)]
+pub struct Cursor {
+    given: usize,
+    end_given: bool,
+    /// What comes waits until the upstream has accepted the tunnel that it is for.
+    held: bool,
 }
 
 /// Where a mirror gets its copy; one that cannot keep up is cut off.
@@ -190,35 +195,38 @@ impl RequestBody {
 
     /// Whether another upstream can be given all that was received.
     pub fn can_replay(&self) -> bool {
-        self.replayable || self.given == 0 && self.kept.is_empty() && self.received == 0
+        self.replayable || self.cursor.given == 0 && self.kept.is_empty() && self.received == 0
     }
 
     /// A new try begins: everything is to be given again.
     pub fn rewind(&mut self) {
-        self.given = 0;
-        self.end_given = false;
-        self.held = false;
+        self.cursor = Cursor::default();
+    }
+
+    /// Goes on with another upstream, from where that one is; what comes back in `cursor` is where this one was.
+    pub fn turn_to(&mut self, cursor: &mut Cursor) {
+        std::mem::swap(&mut self.cursor, cursor);
     }
 
     /// Bytes for a tunnel that an HTTP/1 upstream has not accepted would be a request to it.
     pub fn hold(&mut self) {
-        self.held = true;
+        self.cursor.held = true;
     }
 
     /// The connection became a tunnel: its bytes follow, whatever the request's body was.
     pub fn reopen(&mut self) {
-        self.held = false;
+        self.cursor.held = false;
         self.complete = false;
-        self.end_given = false;
+        self.cursor.end_given = false;
     }
 
     /// No more tries: nothing need be kept.
     pub fn forget(&mut self) {
         if self.replayable {
             self.replayable = false;
-            let unsent = self.kept.split_off(self.given.min(self.kept.len()));
+            let unsent = self.kept.split_off(self.cursor.given.min(self.kept.len()));
             self.kept = unsent;
-            self.given = 0;
+            self.cursor.given = 0;
         }
     }
 
@@ -250,7 +258,7 @@ impl RequestBody {
         down: &mut Downstream<'_>,
         up: &mut Upstream,
     ) -> Poll<Interrupt> {
-        if self.held {
+        if self.cursor.held {
             return Poll::Pending;
         }
         loop {
@@ -259,23 +267,23 @@ impl RequestBody {
                 Poll::Ready(Err(reset)) => return Poll::Ready(Interrupt::Upstream(reset)),
                 Poll::Ready(Ok(())) => {}
             }
-            if let Some(piece) = self.kept.get_mut(self.given) {
+            if let Some(piece) = self.kept.get_mut(self.cursor.given) {
                 if self.replayable {
                     up.send_data(piece.clone());
-                    self.given += 1;
+                    self.cursor.given += 1;
                 } else {
                     up.send_data(std::mem::take(piece));
-                    self.given += 1;
-                    if self.given == self.kept.len() {
+                    self.cursor.given += 1;
+                    if self.cursor.given == self.kept.len() {
                         self.kept.clear();
-                        self.given = 0;
+                        self.cursor.given = 0;
                     }
                 }
                 continue;
             }
             if self.complete {
-                if !self.end_given {
-                    self.end_given = true;
+                if !self.cursor.end_given {
+                    self.cursor.end_given = true;
                     up.send_end(self.trailers.as_ref());
                 }
                 return Poll::Pending;
@@ -323,7 +331,41 @@ pub async fn while_wanted<T>(
     .await
 }
 
-/// Sends the request and waits for the response's head; interim responses pass through.
+/// Sends the request on and looks for the response's head. Interim responses pass through; `interim` tells of them.
+pub fn poll_answer(
+    cx: &mut Context<'_>,
+    plan: &Plan<'_>,
+    down: &mut Downstream<'_>,
+    up: &mut Upstream,
+    body: &mut RequestBody,
+    interim: &mut bool,
+) -> Poll<Result<ResponseHead, Interrupt>> {
+    let fault = body.poll_move(cx, down, up);
+    // An upstream that answers early and closes breaks our sending, but its answer counts.
+    let flushed = up.poll_flush(cx);
+    loop {
+        match up.poll_head(cx) {
+            Poll::Ready(Ok(head)) if head.response.status < 200 && head.response.status != 101 => {
+                plan.count_interim(&head);
+                down.send_informational(&head);
+                let _ = down.poll_flush(cx);
+                *interim = true;
+            }
+            Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+            Poll::Ready(Err(reset)) => return Poll::Ready(Err(Interrupt::Upstream(reset))),
+            Poll::Pending => break,
+        }
+    }
+    if let Poll::Ready(interrupt) = fault {
+        return Poll::Ready(Err(interrupt));
+    }
+    match flushed {
+        Poll::Ready(Err(reset)) => Poll::Ready(Err(Interrupt::Upstream(reset))),
+        _ => Poll::Pending,
+    }
+}
+
+/// Sends the request and waits for the response's head.
 pub async fn await_head(
     plan: &Plan<'_>,
     down: &mut Downstream<'_>,
@@ -333,7 +375,7 @@ pub async fn await_head(
 ) -> Result<ResponseHead, Interrupt> {
     let mut seen = body.received;
     poll_fn(|cx| {
-        let fault = body.poll_move(cx, down, up);
+        let answer = poll_answer(cx, plan, down, up, body, &mut false);
         if body.complete {
             timers.start();
         }
@@ -341,25 +383,8 @@ pub async fn await_head(
             seen = body.received;
             timers.progress();
         }
-        // An upstream that answers early and closes breaks our sending, but its answer counts.
-        let flushed = up.poll_flush(cx);
-        loop {
-            match up.poll_head(cx) {
-                Poll::Ready(Ok(head)) if head.response.status < 200 && head.response.status != 101 => {
-                    plan.count_interim(&head);
-                    down.send_informational(&head);
-                    let _ = down.poll_flush(cx);
-                }
-                Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
-                Poll::Ready(Err(reset)) => return Poll::Ready(Err(Interrupt::Upstream(reset))),
-                Poll::Pending => break,
-            }
-        }
-        if let Poll::Ready(interrupt) = fault {
-            return Poll::Ready(Err(interrupt));
-        }
-        if let Poll::Ready(Err(reset)) = flushed {
-            return Poll::Ready(Err(Interrupt::Upstream(reset)));
+        if answer.is_ready() {
+            return answer;
         }
         if let Poll::Ready(gone) = down.poll_gone(cx) {
             return Poll::Ready(Err(gone.into()));
@@ -454,7 +479,7 @@ pub async fn pass_body(
             timers.progress();
         }
         match down.poll_flush(cx) {
-            Poll::Ready(Ok(())) if ended && (!tunnel || body.end_given || request_fault) => {
+            Poll::Ready(Ok(())) if ended && (!tunnel || body.cursor.end_given || request_fault) => {
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(Ok(())) => {}

@@ -28,7 +28,7 @@ pub struct Traced {
 
 /// The span of the try that is under way, where each has its own.
 #[derive(Debug)]
-struct Attempt {
+pub struct Attempt {
     context: SpanContext,
     wall: SystemTime,
     started: Instant,
@@ -105,6 +105,11 @@ impl Traced {
             context.inject(headers, tracer.headers);
         }
         self.attempt = Some(Attempt { context, wall: SystemTime::now(), started: Instant::now() });
+    }
+
+    /// Where several tries are under way: turns to another of them.
+    pub fn turn_to(&mut self, attempt: &mut Option<Attempt>) {
+        std::mem::swap(&mut self.attempt, attempt);
     }
 
     /// Ends the span of the try that is under way, if there is one.

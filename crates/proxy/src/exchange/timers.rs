@@ -72,6 +72,8 @@ impl Idle {
 pub struct Timers {
     timeout: Option<Duration>,
     deadline: Alarm,
+    /// Of the try that is under way, for when the request was received whole.
+    try_timeout: Option<Duration>,
     per_try: Alarm,
     per_try_idle: Idle,
     idle: Idle,
@@ -102,25 +104,36 @@ impl Timers {
         set(&mut self.upstream_max, upstream_max);
     }
 
-    /// The request was received whole: its time-out begins.
+    /// The request was received whole: its time-out begins, and that of its try.
     pub fn start(&mut self) {
         if let Some(timeout) = self.timeout.take() {
             self.deadline.set(Instant::now(), timeout);
         }
+        if let Some(timeout) = self.try_timeout.take() {
+            self.per_try.set(Instant::now(), timeout);
+        }
     }
 
+    /// Of the whole request's time; nothing where that has no end, or has not begun.
+    pub fn left(&self) -> Option<Duration> {
+        Some(self.deadline.at?.saturating_duration_since(Instant::now()))
+    }
+
+    /// A try has its connection. Its time begins when the request was received whole.
     pub fn start_try(&mut self, per_try: Option<Duration>, idle: Option<Duration>) {
-        set(&mut self.per_try, per_try);
+        self.try_timeout = per_try;
+        self.per_try.clear();
         self.per_try_idle.set(idle);
     }
 
     /// The try has its answer's head: what is left may take its time, but not stand still.
     pub fn settle_try(&mut self) {
+        self.try_timeout = None;
         self.per_try.clear();
     }
 
     pub fn end_try(&mut self) {
-        self.per_try.clear();
+        self.settle_try();
         self.per_try_idle.set(None);
     }
 
@@ -203,6 +216,13 @@ mod tests {
         assert_eq!(first(&mut timers).await, Some(Interrupt::StreamIdle));
         timers.progress();
         timers.start_try(Some(SOON), Some(LATE));
+        assert_eq!(first(&mut timers).await, Some(Interrupt::StreamIdle), "nor has the try begun its time");
+        timers.progress();
+        timers.start_try(Some(SOON), Some(LATE));
+        timers.start();
+        assert_eq!(first(&mut timers).await, Some(Interrupt::PerTryTimeout));
+        timers.start_try(Some(SOON), Some(LATE));
+        timers.start();
         timers.settle_try();
         assert_eq!(first(&mut timers).await, Some(Interrupt::StreamIdle));
         timers.begin(None, None, None, None);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use decide::{Decision, Forward, HostRewriteLater, Known, LocalReply, ResponseFlags, Retry};
+use decide::{Decision, Forward, HostRewriteLater, Known, LocalReply, Response, ResponseFlags, Retry};
 use upstream::{
     Address, Endpoint, Host, LbKind, Outcome, Permit, Pick, Resource, RetryState, Verdict as RetryVerdict,
 };
@@ -22,13 +22,33 @@ use crate::wire::{RequestHead, Reset};
 const MAX_STALE: u32 = 3;
 
 /// The state of the tries of one request.
-struct Tries {
-    retry: RetryState,
-    tried: Vec<Host>,
+#[derive(Default)]
+pub(super) struct Tries {
+    pub(super) retry: RetryState,
+    pub(super) tried: Vec<Host>,
     stale: u32,
-    fresh: bool,
+    pub(super) fresh: bool,
     /// Counts a retry against its breaker while it runs.
-    _retrying: Option<Permit>,
+    retrying: Option<Permit>,
+}
+
+/// Whether there is another try.
+pub(super) enum Again {
+    /// After so long.
+    After(Duration),
+    /// The policy wants none.
+    No,
+    /// The policy wants one, and there is none left.
+    Unable,
+}
+
+impl Tries {
+    /// The policy wants no more of them; if there was one, it is the one that it wanted.
+    pub(super) fn succeeded(&mut self, cluster: &Cluster) {
+        if self.retrying.take().is_some() {
+            cluster.stats().rq_retry_success.inc();
+        }
+    }
 }
 
 impl Exchange<'_, '_> {
@@ -42,23 +62,22 @@ impl Exchange<'_, '_> {
         body: &mut RequestBody,
         timers: &mut Timers,
     ) -> Result<(Begun, Host, Rc<Cluster>), Option<Box<LocalReply>>> {
-        let mut tries =
-            Tries { retry: RetryState::new(), tried: Vec::new(), stale: 0, fresh: false, _retrying: None };
+        if forward.hedge {
+            return Box::pin(self.try_hedged(decision, forward, head, cluster, body, timers)).await;
+        }
+        let mut tries = Tries::default();
         let of = cluster;
         let mut same: Option<(Host, Rc<Cluster>)> = None;
         loop {
             let chosen = same.take().or_else(|| self.choose(forward, of, &tries.tried));
             let Some((host, own)) = chosen else {
-                cluster.stats().cx_none_healthy.inc();
                 self.record.attempts = tries.retry.retries() + 1;
-                let reply = LocalReply::new(503, "no healthy upstream", "no_healthy_upstream")
-                    .with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM);
-                return Err(Some(Box::new(reply)));
+                return Err(Some(none_healthy(cluster)));
             };
             let cluster = &own;
             self.record.attempts = tries.retry.retries() + 1;
             self.record.host = Some(host.clone());
-            self.prepare(decision, forward, head, &host);
+            self.prepare(decision, forward, head, &host, timers.left());
             if let Some(trace) = &mut self.record.trace {
                 trace.begin_try(&self.connection.worker, self.hcm, &mut head.request.headers);
             }
@@ -70,10 +89,7 @@ impl Exchange<'_, '_> {
                 Ok(begun) => {
                     timers.settle_try();
                     let status = begun.head.response.status;
-                    self.observe(cluster, &host, Outcome::Status(status), status);
-                    if begun.head.response.headers.contains(Known::XEnvoyImmediateHealthCheckFail) {
-                        cluster.state().fail_check(&cluster.endpoints(), &host);
-                    }
+                    self.heed(cluster, &host, &begun.head.response);
                     if let Some(retry) = forward.retry.as_deref()
                         && body.can_replay()
                         && status != 101
@@ -86,9 +102,6 @@ impl Exchange<'_, '_> {
                         body.rewind();
                         tries.tried.push(host);
                         continue;
-                    }
-                    if tries.retry.retries() > 0 && status < 500 {
-                        cluster.stats().rq_retry_success.inc();
                     }
                     self.record.info = Some(begun.info.clone());
                     self.record.upstream_protocol = Some(begun.upstream.version());
@@ -114,7 +127,7 @@ impl Exchange<'_, '_> {
     }
 
     /// Whether a request on a stale connection, which nobody read, goes again on a fresh one.
-    fn replay(
+    pub(super) fn replay(
         &self,
         failed: &Failed,
         head: &RequestHead,
@@ -148,8 +161,7 @@ impl Exchange<'_, '_> {
     ) -> Result<(), Option<Box<LocalReply>>> {
         let Failed { error, sent, .. } = failed;
         if let Some(outcome) = error.outcome() {
-            let worker = &self.connection.worker;
-            worker.with_rng(|rng| cluster.record(host, outcome, rng));
+            self.observe(cluster, host, outcome);
         }
         self.count_failure(cluster, &error);
         self.record.transport_failure = error.transport_failure();
@@ -160,18 +172,27 @@ impl Exchange<'_, '_> {
             body.rewind();
             return Ok(());
         }
-        if let TryError::Interrupt(interrupt) = &error {
+        Err(self.reply_to(forward, &error, tries, body))
+    }
+
+    /// What the client gets where no try is left, or nothing when it is gone.
+    pub(super) fn reply_to(
+        &mut self,
+        forward: &Forward,
+        error: &TryError,
+        tries: &Tries,
+        body: &RequestBody,
+    ) -> Option<Box<LocalReply>> {
+        if let TryError::Interrupt(interrupt) = error {
             self.record.client_left(interrupt);
         }
-        let reply = error.reply(tries.retry.retries() > 0, body.complete);
-        Err(reply.map(|mut reply| {
-            if reply.flags.has(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT) && forward.timeout_status != 504 {
-                reply.status = forward.timeout_status;
-                reply.body = bytes::Bytes::new();
-            }
-            reply.flags.insert(self.record.flags);
-            Box::new(reply)
-        }))
+        let mut reply = error.reply(tries.retry.retries() > 0, body.complete)?;
+        if reply.flags.has(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT) && forward.timeout_status != 504 {
+            reply.status = forward.timeout_status;
+            reply.body = bytes::Bytes::new();
+        }
+        reply.flags.insert(self.record.flags);
+        Some(Box::new(reply))
     }
 
     /// The same of an answer that has begun.
@@ -184,11 +205,15 @@ impl Exchange<'_, '_> {
         tries: &mut Tries,
         timers: &mut Timers,
     ) -> Result<bool, Option<Box<LocalReply>>> {
-        let response = &begun.head.response;
-        let told = retry.told_wait(response, SystemTime::now());
-        let wait =
-            told.and_then(|told| self.connection.worker.with_rng(|rng| retry.policy.wait_as_told(told, rng)));
-        self.again(forward, retry, cluster, (retry.attempt_of(response), wait), tries, timers).await
+        let wait = self.told_wait(retry, &begun.head.response);
+        let attempt = retry.attempt_of(&begun.head.response);
+        self.again(forward, retry, cluster, (attempt, wait), tries, timers).await
+    }
+
+    /// How long the upstream says to wait, with jitter.
+    pub(super) fn told_wait(&self, retry: &Retry, response: &Response) -> Option<Duration> {
+        let told = retry.told_wait(response, SystemTime::now())?;
+        self.connection.worker.with_rng(|rng| retry.policy.wait_as_told(told, rng))
     }
 
     /// Asks the policy and the breakers for another try, and waits the back-off, or as long as the upstream said.
@@ -201,28 +226,12 @@ impl Exchange<'_, '_> {
         tries: &mut Tries,
         timers: &mut Timers,
     ) -> Result<bool, Option<Box<LocalReply>>> {
-        let verdict =
-            self.connection.worker.with_rng(|rng| tries.retry.consider(&retry.policy, attempt, rng));
-        let wait = match verdict {
-            RetryVerdict::No => return Ok(false),
-            RetryVerdict::Exhausted => {
-                cluster.stats().rq_retry_limit_exceeded.inc();
-                self.record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                return Ok(false);
-            }
-            RetryVerdict::Retry(wait) => told.unwrap_or(wait),
-        };
-        timers.end_try();
-        tries._retrying = None;
-        let Some(permit) = cluster.state().breakers.acquire(Resource::Retry, forward.priority) else {
-            cluster.stats().rq_retry_overflow.inc();
-            self.record.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+        let Again::After(wait) = self.ask_again(forward, retry, cluster, attempt, tries) else {
             return Ok(false);
         };
-        tries._retrying = Some(permit);
-        cluster.stats().rq_retry.inc();
+        timers.end_try();
         tries.fresh = false;
-        match while_wanted(self.down, timers, tokio::time::sleep(wait)).await {
+        match while_wanted(self.down, timers, tokio::time::sleep(told.unwrap_or(wait))).await {
             Ok(()) => Ok(true),
             Err(interrupt) => {
                 self.record.client_left(&interrupt);
@@ -233,8 +242,51 @@ impl Exchange<'_, '_> {
         }
     }
 
+    /// Asks the policy and the breakers for another try.
+    pub(super) fn ask_again(
+        &mut self,
+        forward: &Forward,
+        retry: &Retry,
+        cluster: &Cluster,
+        attempt: upstream::Attempt,
+        tries: &mut Tries,
+    ) -> Again {
+        let before = tries.retrying.take();
+        let verdict =
+            self.connection.worker.with_rng(|rng| tries.retry.consider(&retry.policy, attempt, rng));
+        let wait = match verdict {
+            RetryVerdict::No => {
+                tries.retrying = before;
+                tries.succeeded(cluster);
+                return Again::No;
+            }
+            RetryVerdict::Exhausted => {
+                // The last of them may still succeed.
+                tries.retrying = before;
+                cluster.stats().rq_retry_limit_exceeded.inc();
+                self.record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                return Again::Unable;
+            }
+            RetryVerdict::Retry(wait) => wait,
+        };
+        drop(before);
+        let Some(permit) = cluster.state().breakers.acquire(Resource::Retry, forward.priority) else {
+            cluster.stats().rq_retry_overflow.inc();
+            self.record.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+            return Again::Unable;
+        };
+        tries.retrying = Some(permit);
+        cluster.stats().rq_retry.inc();
+        Again::After(wait)
+    }
+
     /// A host, and whose it is: an aggregate of clusters has none of its own.
-    fn choose(&self, forward: &Forward, of: &Rc<Cluster>, tried: &[Host]) -> Option<(Host, Rc<Cluster>)> {
+    pub(super) fn choose(
+        &self,
+        forward: &Forward,
+        of: &Rc<Cluster>,
+        tried: &[Host],
+    ) -> Option<(Host, Rc<Cluster>)> {
         let (cluster, place) = of.stands_for(&self.connection.worker)?;
         if cluster.target().names.is_some() {
             return Some((Host::detached(Endpoint::new(Address::Socket(self.resolved?))), cluster));
@@ -267,7 +319,19 @@ impl Exchange<'_, '_> {
     }
 
     /// What differs from try to try in the head.
-    fn prepare(&self, decision: &Decision, forward: &Forward, head: &mut RequestHead, host: &Host) {
+    pub(super) fn prepare(
+        &self,
+        decision: &Decision,
+        forward: &Forward,
+        head: &mut RequestHead,
+        host: &Host,
+        left: Option<Duration>,
+    ) {
+        if self.record.attempts > 1
+            && let (Some(expected), Some(left)) = (&forward.expected, left)
+        {
+            expected.at_most(left).announce(&mut head.request);
+        }
         if forward.attempt_count {
             head.request.headers.set(Known::XEnvoyAttemptCount, self.record.attempts.to_string());
         }
@@ -281,7 +345,7 @@ impl Exchange<'_, '_> {
     }
 
     /// The span of a try whose answer does not stand.
-    fn end_try(&mut self, cluster: &Cluster, host: &Host, status: Option<u16>) {
+    pub(super) fn end_try(&mut self, cluster: &Cluster, host: &Host, status: Option<u16>) {
         let (flags, retries) = (self.record.flags, self.record.attempts.saturating_sub(1));
         if let Some(trace) = &mut self.record.trace {
             let tried = spans::Tried { target: &cluster.target(), host, status, flags, retries };
@@ -289,12 +353,19 @@ impl Exchange<'_, '_> {
         }
     }
 
-    fn observe(&self, cluster: &Rc<Cluster>, host: &Host, outcome: Outcome, status: u16) {
-        let _ = status;
+    /// What an answer says of the host's health.
+    pub(super) fn heed(&self, cluster: &Rc<Cluster>, host: &Host, response: &Response) {
+        self.observe(cluster, host, Outcome::Status(response.status));
+        if response.headers.contains(Known::XEnvoyImmediateHealthCheckFail) {
+            cluster.state().fail_check(&cluster.endpoints(), host);
+        }
+    }
+
+    pub(super) fn observe(&self, cluster: &Rc<Cluster>, host: &Host, outcome: Outcome) {
         self.connection.worker.with_rng(|rng| cluster.record(host, outcome, rng));
     }
 
-    fn count_failure(&self, cluster: &Cluster, error: &TryError) {
+    pub(super) fn count_failure(&self, cluster: &Cluster, error: &TryError) {
         let stats = cluster.stats();
         match error {
             TryError::Interrupt(Interrupt::RequestTimeout) => stats.rq_timeout.inc(),
@@ -308,4 +379,11 @@ impl Exchange<'_, '_> {
             TryError::Interrupt(_) | TryError::Acquire(_) => {}
         }
     }
+}
+
+/// What the client gets where no host can be used.
+pub(super) fn none_healthy(cluster: &Cluster) -> Box<LocalReply> {
+    cluster.stats().cx_none_healthy.inc();
+    let reply = LocalReply::new(503, "no healthy upstream", "no_healthy_upstream");
+    Box::new(reply.with_flags(ResponseFlags::NO_HEALTHY_UPSTREAM))
 }
