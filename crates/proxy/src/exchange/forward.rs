@@ -17,7 +17,7 @@ use super::coding::Encoder;
 use super::deciding::{decide, decide_after, finish_reply};
 use super::failure::TryError;
 use super::mirror;
-use super::pump::{RequestBody, while_wanted};
+use super::pump::{Cursor, RequestBody, while_wanted};
 use super::record::Record;
 use super::serve::HttpConnection;
 use super::spans;
@@ -477,8 +477,10 @@ impl Exchange<'_, '_> {
         let answer = &begun.head.response;
         let mut next = redirects.follow(&head.request, answer, &self.followed, secure)?;
         let length = if next.with_body { head.body } else { BodyLength::None };
+        // Where the upstream is that answered: it goes on from there if this comes to nothing.
+        let mut given = Cursor::default();
         if next.with_body {
-            body.rewind();
+            body.turn_to(&mut given);
             self.received = Some(std::mem::take(body));
         }
         let decided = decide_after(self, &mut next, length, (redirects, before)).await;
@@ -493,6 +495,7 @@ impl Exchange<'_, '_> {
             Err(why) => {
                 if let (true, Some(own)) = (next.with_body, own) {
                     *body = own;
+                    body.turn_to(&mut given);
                 }
                 Err(why)
             }
