@@ -69,6 +69,7 @@ const PACKAGES: &[&str] = &[
     "envoy.extensions.filters.http.lua.",
     "envoy.extensions.filters.http.on_demand.",
     "envoy.extensions.filters.http.original_src.",
+    "envoy.extensions.filters.http.peak_ewma.",
     "envoy.extensions.filters.http.ratelimit.",
     "envoy.extensions.filters.http.rbac.",
     "envoy.extensions.filters.http.router.",

@@ -4,6 +4,7 @@ mod assignment;
 mod check;
 mod compile;
 mod dynamic;
+mod policies;
 mod subset;
 mod typed;
 

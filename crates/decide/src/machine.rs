@@ -367,7 +367,9 @@ impl Deciding {
                 }
                 Passed::Next
             }
-            FilterKind::IstioStats | FilterKind::GrpcStats | FilterKind::Router => Passed::Next,
+            FilterKind::IstioStats | FilterKind::GrpcStats | FilterKind::Nothing | FilterKind::Router => {
+                Passed::Next
+            }
         }
     }
 

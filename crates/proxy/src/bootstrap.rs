@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::Locality;
 use bytes::Bytes;
 use decide::PeerMetadata;
 use prost::Message;
@@ -70,8 +71,9 @@ pub fn settings(value: Value, overrides: &Overrides) -> Result<Settings, Bootstr
         Some(dynamic) => ads(dynamic, &fixed.clusters, &node, overrides, &mut secrets)?,
         None => None,
     };
+    let home = home(message, &fixed.clusters, &node)?;
     Ok(Settings {
-        node: our_node(&node, overrides),
+        node: Node { home, ..our_node(&node, overrides) },
         bootstrap: message.encode_to_vec().into(),
         initial: vec![delta(ResourceType::Cluster, clusters), delta(ResourceType::Listener, listeners)],
         ads,
@@ -99,7 +101,30 @@ fn refuse_unsupported(message: &Bootstrap) -> Result<(), BootstrapError> {
     unsupported(message.overload_manager.is_some(), "overloadManager")?;
     unsupported(!message.bootstrap_extensions.is_empty(), "bootstrapExtensions")?;
     unsupported(!message.config_sources.is_empty(), "configSources")?;
-    unsupported(message.xds_delegate_extension.is_some(), "xdsDelegateExtension")
+    unsupported(message.xds_delegate_extension.is_some(), "xdsDelegateExtension")?;
+    let Some(manager) = &message.cluster_manager else { return Ok(()) };
+    unsupported(manager.outlier_detection.is_some(), "clusterManager.outlierDetection")?;
+    unsupported(manager.upstream_bind_config.is_some(), "clusterManager.upstreamBindConfig")?;
+    unsupported(manager.load_stats_config.is_some(), "clusterManager.loadStatsConfig")
+}
+
+/// The cluster of who else calls as we do, and where we are.
+fn home(
+    message: &Bootstrap,
+    clusters: &[Cluster],
+    node: &core::Node,
+) -> Result<Option<(Arc<str>, Locality)>, BootstrapError> {
+    let name = message.cluster_manager.as_ref().map_or("", |manager| &manager.local_cluster_name);
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if !clusters.iter().any(|cluster| cluster.name == name) {
+        let reason = format!("{name:?} must be one of staticResources.clusters");
+        return Err(wrong("clusterManager.localClusterName", reason));
+    }
+    let place = node.locality.clone().unwrap_or_default();
+    let place = Locality { region: place.region, zone: place.zone, subzone: place.sub_zone };
+    Ok(Some((name.into(), place)))
 }
 
 fn resource<M: Message>(name: &str, message: &M) -> Resource {
@@ -139,7 +164,7 @@ fn our_node(node: &core::Node, overrides: &Overrides) -> Node {
         None => node.cluster.clone(),
     };
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
-    Node { id, cluster: node.cluster.as_str().into(), peer: Arc::new(peer), service, hostname }
+    Node { id, cluster: node.cluster.as_str().into(), peer: Arc::new(peer), service, hostname, home: None }
 }
 
 fn admin(message: &Bootstrap, overrides: &Overrides) -> Result<Option<SocketAddr>, BootstrapError> {

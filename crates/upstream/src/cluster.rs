@@ -221,7 +221,10 @@ fn build(
         set.groups.push(Group { locality: Arc::clone(&group.locality), weight: group.weight, hosts });
     }
     let subsets = settings.subsets.as_ref().map(|config| {
-        let locality = if config.locality_weight_aware { settings.lb.locality } else { LocalityLb::Ignored };
+        let locality = match settings.lb.locality {
+            LocalityLb::Weighted if !config.locality_weight_aware => LocalityLb::Ignored,
+            locality => locality,
+        };
         let own = ClusterSettings { lb: LbPolicy { locality, ..settings.lb }, ..ClusterSettings::default() };
         Subsets::new(config, assignment, |part| build(part, &own, shared, states))
     });
@@ -252,7 +255,7 @@ fn weighted_hosts(set: &PrioritySet, locality: LocalityLb) -> Vec<(&Host, f64)> 
             hosts.iter().map(move |host| {
                 let own = f64::from(host.endpoint.weight);
                 let weight = match locality {
-                    LocalityLb::Ignored => own,
+                    LocalityLb::Ignored | LocalityLb::ZoneAware(_) => own,
                     LocalityLb::Weighted => f64::from(group.weight) * own / total.max(1.0),
                 };
                 (host, weight)

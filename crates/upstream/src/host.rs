@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::ewma::Latency;
 use crate::{Address, Endpoint, Health};
 
 /// What active health checks say of a host, and whether it is only kept since they pass.
@@ -33,6 +34,7 @@ pub(crate) struct HostState {
     pub(crate) total: AtomicU32,
     pub(crate) local_successes: AtomicU32,
     pub(crate) local_total: AtomicU32,
+    pub(crate) latency: Latency,
 }
 
 /// Of `since`, before the first assignment that holds the host is complete.

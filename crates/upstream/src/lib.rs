@@ -21,6 +21,7 @@ mod balance;
 mod breaker;
 mod check;
 mod cluster;
+mod ewma;
 mod host;
 mod outlier;
 mod policy;
@@ -31,13 +32,15 @@ mod xxh;
 
 pub use assignment::{Address, Assignment, Endpoint, EndpointCheck, Health, LbLabel, LocalityGroup};
 pub use backoff::Backoff;
-pub use balance::{AggregateBalancer, Balancer, Pick, Place, SubsetCounts};
+pub use balance::{AggregateBalancer, Balancer, Home, LbCounts, Pick, Place};
 pub use breaker::{Breakers, Permit, Priority, Resource, RetryBudget, Thresholds};
 pub use check::{CheckConfig, CheckCounts, CheckResult, HostCheck};
 pub use cluster::{ClusterSettings, ClusterState};
 pub use host::{ActiveRequest, Host};
 pub use outlier::{Ejection, EjectionKind, Outcome, OutlierConfig};
-pub use policy::{HashKey, LbKind, LbPolicy, LocalityLb, MaglevConfig, RingHashConfig, SlowStart};
+pub use policy::{
+    HashKey, LbKind, LbPolicy, LocalityLb, MaglevConfig, PeakEwma, RingHashConfig, SlowStart, ZoneAware,
+};
 pub use retry::{Attempt, ResetFormat, RetryOn, RetryPolicy, RetryState, Verdict};
 pub use set::EndpointSet;
 pub use subset::{Fallback, Labels, SelectorFallback, SubsetConfig, SubsetSelector};

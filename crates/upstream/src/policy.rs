@@ -38,7 +38,7 @@ impl Default for MaglevConfig {
 }
 
 /// How an endpoint is chosen within a priority (and locality).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum LbKind {
     #[default]
     RoundRobin,
@@ -47,6 +47,7 @@ pub enum LbKind {
         choices: u32,
     },
     Random,
+    PeakEwma(PeakEwma),
     RingHash(RingHashConfig),
     Maglev(MaglevConfig),
     /// The endpoint is the connection's original destination: nothing to balance.
@@ -54,13 +55,35 @@ pub enum LbKind {
 }
 
 impl LbKind {
+    /// Whether it stays in our own zone where that is asked for.
+    pub fn heeds_zones(&self) -> bool {
+        matches!(self, Self::RoundRobin | Self::LeastRequest { .. } | Self::Random)
+    }
+
     /// Whether the same hash goes to the same host.
     pub fn is_hashed(&self) -> bool {
         matches!(self, Self::RingHash(_) | Self::Maglev(_))
     }
 }
 
-/// Whether localities are weighed.
+/// Of two hosts the one whose answers came sooner lately, for each request that it is at work on. What was measured decays,
+/// so that a host that was slow is tried again; an answer that is slower than that counts at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PeakEwma {
+    pub decay: Duration,
+    /// Of a host that has not answered yet.
+    pub default_rtt: Duration,
+    /// What a host costs that has not answered yet, and is to: for each, in milliseconds.
+    pub penalty: f64,
+}
+
+impl Default for PeakEwma {
+    fn default() -> Self {
+        Self { decay: Duration::from_secs(10), default_rtt: Duration::from_millis(10), penalty: 1_000_000.0 }
+    }
+}
+
+/// What localities are to the choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LocalityLb {
     /// All endpoints of a priority are one pool.
@@ -68,6 +91,28 @@ pub enum LocalityLb {
     Ignored,
     /// First a locality by its weight and health, then an endpoint in it.
     Weighted,
+    /// Our own first, as far as that keeps all endpoints as busy as they would be without, where it is known who else
+    /// calls from where.
+    ZoneAware(ZoneAware),
+}
+
+/// When zones are heeded, and how far. Of the first priority alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ZoneAware {
+    /// Of the requests: percent.
+    pub enabled: u32,
+    /// Healthy endpoints that there must be.
+    pub min_cluster_size: u64,
+    /// So many healthy endpoints in our own zone take all, however busy that makes them.
+    pub force_at: Option<u32>,
+    /// A zone counts by its endpoints' weights, and not by their number.
+    pub by_weight: bool,
+}
+
+impl Default for ZoneAware {
+    fn default() -> Self {
+        Self { enabled: 100, min_cluster_size: 6, force_at: None, by_weight: false }
+    }
 }
 
 /// A host that is new or was let back takes its share of the load bit by bit.
@@ -98,10 +143,17 @@ pub struct LbPolicy {
     pub locality: LocalityLb,
     /// Below this share of healthy endpoints, health is ignored: percent, 50 unless configured, 0 disables.
     pub panic_threshold: f64,
-    /// Fail instead of panicking.
+    /// Nothing is chosen where health would be ignored.
     pub fail_on_panic: bool,
     /// For round robin and least request.
     pub slow_start: Option<SlowStart>,
+}
+
+impl LbPolicy {
+    /// Whether a choice depends on when it is made.
+    pub fn needs_time(&self) -> bool {
+        self.slow_start.is_some() || matches!(self.kind, LbKind::PeakEwma(_))
+    }
 }
 
 impl Default for LbPolicy {

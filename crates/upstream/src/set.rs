@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base::Locality;
 
 use crate::balance::Table;
 use crate::subset::Subsets;
-use crate::{Host, LbPolicy, OutlierConfig};
+use crate::{Host, LbKind, LbPolicy, OutlierConfig};
 
 /// What all sets of one cluster share at run time.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn millis(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.origin).as_millis() as u64
+    }
+
+    pub(crate) fn tick(&self, now: Instant) -> u32 {
+        crate::ewma::tick(now.saturating_duration_since(self.origin))
     }
 }
 
@@ -76,6 +80,13 @@ impl EndpointSet {
 
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Notes how soon a host answered, where that matters to the choice.
+    pub fn observe_latency(&self, host: &Host, rtt: Duration, now: Instant) {
+        if let LbKind::PeakEwma(config) = &self.policy.kind {
+            host.state.latency.observe(rtt, self.shared.tick(now), config);
+        }
     }
 
     pub fn policy(&self) -> &LbPolicy {

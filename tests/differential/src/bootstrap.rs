@@ -10,6 +10,7 @@ const LISTENERS: u16 = 21_000;
 const UPSTREAMS: u16 = 24_000;
 const ADMIN: u16 = 20_999;
 const FURTHER: [u16; 2] = [26_000, 28_000];
+const ASKED: u16 = 30_000;
 /// Nobody listens there.
 const DEAD: u16 = 20_998;
 
@@ -33,6 +34,13 @@ pub fn further_ports(index: usize, group: &Group) -> Vec<u16> {
     further.into_iter().filter(|(name, _)| named(name)).map(|(_, first)| first + index as u16).collect()
 }
 
+/// The port of whoever is asked about connections, if the group's clusters name it.
+pub fn asked_port(index: usize, group: &Group) -> Option<u16> {
+    let mut clusters = std::iter::once(&group.cluster).chain(group.clusters.values());
+    let named = clusters.any(|c| c.endpoints.iter().any(|e| e.at() == "asked"));
+    named.then_some(ASKED + index as u16)
+}
+
 pub fn admin_port() -> u16 {
     ADMIN
 }
@@ -53,7 +61,7 @@ const TCP_LOG: &str = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%\tflags=%R
 /// With placeholders for what differs.
 pub fn bootstrap(groups: &[Group]) -> anyhow::Result<Value> {
     let mut listeners = Vec::new();
-    let mut clusters = Vec::new();
+    let mut clusters = vec![callers()];
     for (i, group) in groups.iter().enumerate() {
         let fault = || format!("group {}", group.group);
         listeners.push(listener(i, group).with_context(fault)?);
@@ -67,10 +75,29 @@ pub fn bootstrap(groups: &[Group]) -> anyhow::Result<Value> {
         }
     }
     Ok(json!({
-        "node": {"id": "differential", "cluster": "differential"},
+        "node": {"id": "differential", "cluster": "differential", "locality": {"zone": "here"}},
         "admin": {"address": socket(PROXY, ADMIN)},
+        "cluster_manager": {"local_cluster_name": CALLERS},
         "static_resources": {"listeners": listeners, "clusters": clusters},
     }))
+}
+
+/// Who else calls as the two do, and from where: half of them from the zone that the two are in.
+const CALLERS: &str = "callers";
+
+fn callers() -> Value {
+    let zone = |zone: &str| {
+        json!({
+            "locality": {"zone": zone},
+            "lb_endpoints": [{"endpoint": {"address": socket(UPSTREAM, DEAD)}}],
+        })
+    };
+    json!({
+        "name": CALLERS,
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "load_assignment": {"cluster_name": CALLERS, "endpoints": [zone("here"), zone("there")]},
+    })
 }
 
 /// The bootstrap of one contestant.
@@ -305,6 +332,16 @@ const NETWORK: &[(&str, &str, &str)] = &[
         "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit",
     ),
     (
+        "ext_authz",
+        "envoy.filters.network.ext_authz",
+        "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz",
+    ),
+    (
+        "sni_dynamic_forward_proxy",
+        "envoy.filters.network.sni_dynamic_forward_proxy",
+        "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
+    ),
+    (
         "sni_cluster",
         "envoy.filters.network.sni_cluster",
         "envoy.extensions.filters.network.sni_cluster.v3.SniCluster",
@@ -385,6 +422,7 @@ fn endpoint(index: usize, spec: &EndpointSpec) -> anyhow::Result<Value> {
         "live" => upstream_port(index),
         "live2" => FURTHER[0] + index as u16,
         "live3" => FURTHER[1] + index as u16,
+        "asked" => ASKED + index as u16,
         "dead" => DEAD,
         other => anyhow::bail!("endpoint {other:?} is neither live nor dead nor none"),
     };

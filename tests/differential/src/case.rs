@@ -75,6 +75,9 @@ pub struct Group {
     /// What the upstream answers in cases that do not say.
     #[serde(default)]
     pub upstream: Vec<Answer>,
+    /// The same of whoever is asked at the endpoint `asked`.
+    #[serde(default)]
+    pub asked: Vec<Answer>,
     pub cases: Vec<Case>,
 }
 
@@ -99,8 +102,8 @@ pub struct Chain {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct ClusterSpec {
-    /// `live` is the recording upstream, `live2` and `live3` are further ports of it, `dead` is a port that nobody listens
-    /// on, `none` no endpoint at all.
+    /// `live` is the recording upstream, `live2` and `live3` are further ports of it, `asked` is another that speaks HTTP
+    /// whatever the group carries, `dead` is a port that nobody listens on, `none` no endpoint at all.
     #[serde(default = "live")]
     pub endpoints: Vec<EndpointSpec>,
     #[serde(flatten)]
@@ -185,6 +188,8 @@ pub struct Case {
     pub copies: usize,
     #[serde(default)]
     pub upstream: Option<Vec<Answer>>,
+    #[serde(default)]
+    pub asked: Option<Vec<Answer>>,
 }
 
 impl Case {

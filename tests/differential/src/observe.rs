@@ -40,6 +40,12 @@ impl Observation {
         self.message(&format!("upstream.{turn}"), message);
     }
 
+    /// A question as whoever is asked saw it.
+    pub fn asked(&mut self, turn: usize, message: &Message) {
+        self.note(&format!("asked.{turn}.line"), &message.line);
+        self.message(&format!("asked.{turn}"), message);
+    }
+
     /// A health check as the upstream saw it.
     pub fn check(&mut self, message: &Message) {
         self.note("check.line", &message.line);

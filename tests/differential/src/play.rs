@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::bootstrap::{bootstrap, further_ports, listener_port, upstream_port};
+use crate::bootstrap::{asked_port, bootstrap, further_ports, listener_port, upstream_port};
 use crate::case::{Case, Group};
 use crate::contestant::{Contestant, Kind, Place, objection};
 use crate::listed::REFUSED;
@@ -216,8 +216,11 @@ async fn play_group(
     first: usize,
 ) -> anyhow::Result<Vec<Round>> {
     let acceptor = keys.acceptor()?;
-    let mut upstreams = Vec::new();
+    let (mut upstreams, mut asked) = (Vec::new(), Vec::new());
     for kind in KINDS {
+        if let Some(port) = asked_port(index, group) {
+            asked.push(Upstream::start((place.upstream(kind), port).into(), false, acceptor.clone()).await?);
+        }
         let address = (place.upstream(kind), upstream_port(index)).into();
         let upstream = Upstream::start(address, group.tcp.is_some(), acceptor.clone())
             .await
@@ -239,7 +242,9 @@ async fn play_group(
     let mut rounds = Vec::new();
     for (i, case) in group.cases.iter().enumerate() {
         tokio::time::sleep(Duration::from_millis(group.pause)).await;
-        rounds.push(Box::pin(play_case(place, keys, index, group, case, first + i, &upstreams)).await?);
+        rounds.push(
+            Box::pin(play_case(place, keys, index, group, case, first + i, [&upstreams, &asked])).await?,
+        );
     }
     Ok(rounds)
 }
@@ -251,12 +256,13 @@ async fn play_case(
     group: &Group,
     case: &Case,
     number: usize,
-    upstreams: &[Upstream],
+    [upstreams, asked]: [&[Upstream]; 2],
 ) -> anyhow::Result<Round> {
     let from = place.client(number);
     let port = listener_port(index);
     let script = case.upstream.as_ref().unwrap_or(&group.upstream);
     upstreams.iter().for_each(|u| u.script(script));
+    asked.iter().for_each(|u| u.script(case.asked.as_ref().unwrap_or(&group.asked)));
     let address = |kind| (place.proxy(kind), port).into();
     let (one, other) = tokio::join!(
         play(keys, group, case, address(Kind::Envoy), from),
@@ -283,6 +289,11 @@ async fn play_case(
             && let Some(check) = upstream.settle_checks(1).await
         {
             seen.check(&check);
+        }
+    }
+    for (asked, seen) in asked.iter().zip(&mut seen) {
+        for (i, message) in asked.seen().iter().enumerate() {
+            seen.asked(i + 1, message);
         }
     }
     Ok(Round {
@@ -450,6 +461,11 @@ const CLUSTER: &[&str] = &[
     "membership_degraded",
     "health_check.healthy",
     "health_check.degraded",
+    "lb_healthy_panic",
+    "lb_zone_routing_all_directly",
+    "lb_zone_routing_sampled",
+    "lb_zone_routing_cross_zone",
+    "lb_zone_no_capacity_left",
     "lb_subsets_selected",
     "lb_subsets_fallback",
     "lb_subsets_fallback_panic",
@@ -457,6 +473,8 @@ const CLUSTER: &[&str] = &[
 
 /// Of network filters and HTTP filters that limit rates, under the group's name.
 const DOORS: &[&str] = &["rate_limited"];
+/// Of network filters that ask others, under the group's name.
+const ASKERS: &[&str] = &["total", "ok", "denied", "error", "disabled", "failure_mode_allowed", "cx_closed"];
 const BUCKETS: &[&str] = &[
     "http_local_rate_limit.enabled",
     "http_local_rate_limit.ok",
@@ -473,7 +491,8 @@ fn counters(groups: &[Group], (envoy, mizzen): &(Stats, Stats), health: &(Health
     let case = |group: &Group| {
         let name = &group.group;
         let door = if group.tcp.is_some() { ("tcp", TCP) } else { ("http", HTTP) };
-        let owners = [door, ("cluster", CLUSTER), ("local_rate_limit", DOORS), ("", BUCKETS)];
+        let owners =
+            [door, ("cluster", CLUSTER), ("local_rate_limit", DOORS), ("ext_authz", ASKERS), ("", BUCKETS)];
         let mut differences: Vec<Difference> = owners
             .into_iter()
             .flat_map(|(owner, stats)| stats.iter().map(move |stat| (owner, stat)))

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Names that the servers' certificate is good for.
-const NAMES: &[&str] = &["a.example", "b.example", "unknown.test"];
+const NAMES: &[&str] = &["a.example", "b.example", "unknown.test", "localhost"];
 
 /// How a client of TLS says hello.
 #[derive(Debug, Clone, Default, Deserialize)]

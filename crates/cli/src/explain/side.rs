@@ -401,6 +401,7 @@ fn balancing(kind: &LbKind) -> &'static str {
     match kind {
         LbKind::RoundRobin => "turns (ROUND_ROBIN)",
         LbKind::LeastRequest { .. } => "fewest requests in flight (LEAST_REQUEST)",
+        LbKind::PeakEwma(_) => "peak EWMA of latency",
         LbKind::Random => "chance (RANDOM)",
         LbKind::RingHash(_) => "consistent hash, on a ring",
         LbKind::Maglev(_) => "consistent hash, by Maglev's table",

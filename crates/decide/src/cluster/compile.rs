@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::upstream::{
     ClusterSettings, HashKey, LbKind, LbPolicy, LocalityLb, MaglevConfig, OutlierConfig, RetryBudget,
-    RingHashConfig, SlowStart, Thresholds,
+    RingHashConfig, SlowStart, Thresholds, ZoneAware,
 };
 use proto::pb::envoy::config::cluster::v3 as pb;
 use proto::pb::envoy::config::core::v3 as core;
@@ -14,6 +14,7 @@ use proto::pb::google::protobuf::value::Kind;
 
 use super::assignment::text_of;
 use super::dynamic;
+use super::policies;
 use super::typed::http_settings;
 use super::{
     BindConfig, Cluster, ClusterMetadata, Discovery, DnsFamily, DnsSettings, ServiceRef, SocketOption,
@@ -195,20 +196,28 @@ fn dns(message: &pb::Cluster) -> Taken<DnsSettings> {
 
 fn lb_policy(message: &pb::Cluster) -> Taken<LbPolicy> {
     use pb::cluster::common_lb_config::LocalityConfigSpecifier;
-    let mut policy =
-        LbPolicy { kind: lb_kind(message)?, slow_start: slow_start(message)?, ..LbPolicy::default() };
+    let mut policy = LbPolicy {
+        kind: lb_kind(message)?,
+        slow_start: slow_start(message)?,
+        locality: LocalityLb::ZoneAware(ZoneAware::default()),
+        ..LbPolicy::default()
+    };
     if let Some(common) = &message.common_lb_config {
         policy.panic_threshold = common.healthy_panic_threshold.as_ref().map_or(50.0, |p| p.value);
         match &common.locality_config_specifier {
             Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
                 policy.locality = LocalityLb::Weighted
             }
-            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
-                return Err(Refusal::unsupported("zoneAwareLbConfig").under("commonLbConfig"));
+            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone)) => {
+                let taken = policies::zone_aware(&zone.routing_enabled, &zone.min_cluster_size);
+                let zones = taken.within("zoneAwareLbConfig").within("commonLbConfig")?;
+                policy.locality = LocalityLb::ZoneAware(zones);
+                policy.fail_on_panic = zone.fail_traffic_on_panic;
             }
             None => {}
         }
     }
+    policies::apply(message, &mut policy)?;
     Ok(policy)
 }
 
@@ -225,7 +234,8 @@ fn lb_kind(message: &pb::Cluster) -> Taken<LbKind> {
         (Policy::RingHash, config) => LbKind::RingHash(ring_hash(message, config)?),
         (Policy::Maglev, config) => LbKind::Maglev(maglev(message, config)?),
         (Policy::ClusterProvided, _) => LbKind::OriginalDestination,
-        (Policy::LoadBalancingPolicyConfig, _) => return Err(Refusal::unsupported("loadBalancingPolicy")),
+        // Whatever the list says.
+        (Policy::LoadBalancingPolicyConfig, _) => LbKind::RoundRobin,
     })
 }
 
@@ -237,14 +247,9 @@ fn slow_start(message: &pb::Cluster) -> Taken<Option<SlowStart>> {
         _ => return Ok(None),
     };
     let Some(c) = config else { return Ok(None) };
-    let wrong = |text: &str, of: &str| Refusal::new(text).under(of).under("slowStartConfig").under(field);
-    let window = duration(&c.slow_start_window, "slowStartWindow").within("slowStartConfig").within(field)?;
-    let aggression = c.aggression.as_ref().map_or(1.0, |a| a.default_value);
-    if aggression.is_nan() || aggression <= 0.0 {
-        return Err(wrong("must be greater than 0", "aggression"));
-    }
-    let min_percent = c.min_weight_percent.as_ref().map_or(10.0, |p| p.value);
-    Ok(window.filter(|w| !w.is_zero()).map(|window| SlowStart { window, aggression, min_percent }))
+    policies::slow_start(&c.slow_start_window, &c.aggression, &c.min_weight_percent)
+        .within("slowStartConfig")
+        .within(field)
 }
 
 fn hash_key(message: &pb::Cluster) -> HashKey {
@@ -287,7 +292,7 @@ fn maglev(message: &pb::Cluster, config: &Option<pb::cluster::LbConfig>) -> Take
     Ok(maglev)
 }
 
-fn is_prime(n: u32) -> bool {
+pub(super) fn is_prime(n: u32) -> bool {
     n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 

@@ -53,6 +53,8 @@ pub(crate) enum FilterKind {
     IstioStats,
     /// gRPC is counted in any case.
     GrpcStats,
+    /// What it does is done in any case.
+    Nothing,
     Router,
 }
 
@@ -178,6 +180,8 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
             FilterKind::Learn(Arc::new(HeaderToMetadata::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => FilterKind::GrpcStats,
+        // Answers are timed where they are waited for.
+        "envoy.extensions.filters.http.peak_ewma.v3alpha.PeakEwmaConfig" => FilterKind::Nothing,
         "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
             let config: AlpnConfig = decode(&any.value)?;
             let mut overrides = AlpnOverrides::default();

@@ -27,15 +27,17 @@ envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget: budget_percent m
 envoy.config.cluster.v3.Cluster: alt_stat_name circuit_breakers cluster_type common_http_protocol_options \
     common_lb_config connect_timeout dns_jitter dns_lookup_family dns_refresh_rate eds_cluster_config filters \
     health_checks http2_protocol_options http_protocol_options ignore_health_on_host_removal lb_policy \
-    lb_subset_config least_request_lb_config load_assignment \
+    lb_subset_config least_request_lb_config load_assignment load_balancing_policy \
     maglev_lb_config max_requests_per_connection metadata name original_dst_lb_config outlier_detection \
     per_connection_buffer_limit_bytes protocol_selection respect_dns_ttl ring_hash_lb_config \
     round_robin_lb_config transport_socket transport_socket_matches type typed_extension_protocol_options \
     upstream_bind_config upstream_connection_options upstream_http_protocol_options
 envoy.config.cluster.v3.Cluster.CommonLbConfig: consistent_hashing_lb_config healthy_panic_threshold \
-    locality_weighted_lb_config
+    locality_weighted_lb_config zone_aware_lb_config
 envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig: use_hostname_for_hashing
 envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig:
+envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig: fail_traffic_on_panic min_cluster_size \
+    routing_enabled
 envoy.config.cluster.v3.Cluster.CustomClusterType: name typed_config
 envoy.config.cluster.v3.Cluster.EdsClusterConfig: eds_config service_name
 envoy.config.cluster.v3.Cluster.LbSubsetConfig: default_subset fallback_policy list_as_any locality_weight_aware \
@@ -51,6 +53,8 @@ envoy.config.cluster.v3.Cluster.RoundRobinLbConfig: slow_start_config
 envoy.config.cluster.v3.Cluster.SlowStartConfig: aggression min_weight_percent slow_start_window
 envoy.config.cluster.v3.Cluster.TransportSocketMatch: match name transport_socket
 envoy.config.cluster.v3.Filter: name typed_config
+envoy.config.cluster.v3.LoadBalancingPolicy: policies
+envoy.config.cluster.v3.LoadBalancingPolicy.Policy: typed_extension_config
 envoy.config.cluster.v3.OutlierDetection: always_eject_one_host base_ejection_time consecutive_5xx \
     consecutive_gateway_failure consecutive_local_origin_failure enforcing_consecutive_5xx \
     enforcing_consecutive_gateway_failure enforcing_consecutive_local_origin_failure \
@@ -295,6 +299,7 @@ envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit: always_consume_
     enable_x_ratelimit_headers filter_enabled filter_enforced rate_limited_as_resource_exhausted rate_limits \
     request_headers_to_add_when_not_enforced response_headers_to_add stage stat_prefix status token_bucket \
     vh_rate_limits
+envoy.extensions.filters.http.peak_ewma.v3alpha.PeakEwmaConfig:
 envoy.extensions.filters.http.ratelimit.v3.RateLimit: disable_x_envoy_ratelimited_header domain \
     enable_x_ratelimit_headers failure_mode_deny filter_enabled filter_enforced rate_limit_service \
     rate_limited_as_resource_exhausted rate_limited_status rate_limits request_type response_headers_to_add stage \
@@ -310,6 +315,8 @@ envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector:
 envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit: delay max_connections
 envoy.extensions.filters.network.direct_response.v3.Config: response
 envoy.extensions.filters.network.echo.v3.Echo:
+envoy.extensions.filters.network.ext_authz.v3.ExtAuthz: failure_mode_allow filter_enabled_metadata grpc_service \
+    include_peer_certificate include_tls_session metadata_context_namespaces stat_prefix
 envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager: access_log \
     always_set_request_id_in_response append_x_forwarded_port codec_type common_http_protocol_options \
     delayed_close_timeout forward_client_cert_details generate_request_id http2_protocol_options http_filters \
@@ -339,6 +346,7 @@ envoy.extensions.filters.network.rbac.v3.RBAC: enforcement_type rules shadow_rul
     stat_prefix
 envoy.extensions.filters.network.set_filter_state.v3.Config: on_new_connection
 envoy.extensions.filters.network.sni_cluster.v3.SniCluster:
+envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig: dns_cache_config port_value
 envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy: access_log cluster hash_policy idle_timeout \
     max_connect_attempts max_downstream_connection_duration stat_prefix weighted_clusters
 envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster: clusters
@@ -347,6 +355,23 @@ envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery:
 envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig: allowed_route_names
 envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig:
 envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig:
+envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig: use_hostname_for_hashing
+envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig: locality_weighted_lb_config \
+    zone_aware_lb_config
+envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig:
+envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig: fail_traffic_on_panic \
+    force_local_zone force_locality_direct_routing locality_basis min_cluster_size routing_enabled
+envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig.ForceLocalZone: min_size
+envoy.extensions.load_balancing_policies.common.v3.SlowStartConfig: aggression min_weight_percent slow_start_window
+envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest: choice_count locality_lb_config \
+    slow_start_config
+envoy.extensions.load_balancing_policies.maglev.v3.Maglev: consistent_hashing_lb_config locality_weighted_lb_config \
+    table_size
+envoy.extensions.load_balancing_policies.peak_ewma.v3alpha.PeakEwma: decay_time default_rtt penalty_value
+envoy.extensions.load_balancing_policies.random.v3.Random: locality_lb_config
+envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash: consistent_hashing_lb_config hash_function \
+    locality_weighted_lb_config maximum_ring_size minimum_ring_size use_hostname_for_hashing
+envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin: locality_lb_config slow_start_config
 envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig: path_template
 envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig: pack_trace_reason use_request_id_for_trace_sampling
 envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate:
@@ -493,6 +518,7 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("envoy.config.route.v3.WeightedCluster", "total_weight", "the weights' sum is taken, as Envoy does"),
     ("envoy.config.ratelimit.v3.RateLimitServiceConfig", "transport_api_version", "there is only V3"),
     ("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", "transport_api_version", "there is only V3"),
+    ("envoy.extensions.filters.network.ext_authz.v3.ExtAuthz", "transport_api_version", "there is only V3"),
     (
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
         "emit_filter_state",
@@ -502,6 +528,16 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
         "stats_for_all_methods",
         "messages are counted for every method",
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.peak_ewma.v3alpha.PeakEwma",
+        "aggregation_interval",
+        "what is measured counts at once, for all workers",
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.peak_ewma.v3alpha.PeakEwma",
+        "max_samples_per_host",
+        "what is measured is kept as its average",
     ),
     (
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",

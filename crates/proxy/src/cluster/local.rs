@@ -3,15 +3,34 @@
 use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use base::Random;
-use upstream::{AggregateBalancer, Balancer, ClusterState, EndpointSet, Host, Outcome, Pick, Place};
+use base::{Locality, Random};
+use upstream::{
+    AggregateBalancer, Balancer, ClusterState, EndpointSet, Home, Host, LbCounts, Outcome, Pick, Place,
+};
 
 use super::pool::Pools;
 use super::target::Target;
 use crate::stats::ClusterStats;
 use crate::worker::Worker;
+
+/// Who else of our kind is where: the local cluster, where one is named.
+pub struct Neighbours {
+    pub cluster: Arc<str>,
+    locality: Locality,
+    set: RefCell<Option<Arc<EndpointSet>>>,
+}
+
+impl Neighbours {
+    pub fn new(cluster: Arc<str>, locality: Locality) -> Self {
+        Self { cluster, locality, set: RefCell::default() }
+    }
+
+    pub fn replace(&self, set: Option<Arc<EndpointSet>>) {
+        self.set.replace(set);
+    }
+}
 
 /// A cluster in one worker. Pools, cursor and statistics outlive every change of configuration.
 pub struct Cluster {
@@ -21,6 +40,7 @@ pub struct Cluster {
     aggregate: RefCell<AggregateBalancer>,
     pools: Pools,
     stats: ClusterStats,
+    neighbours: Option<Rc<Neighbours>>,
 }
 
 impl Cluster {
@@ -28,6 +48,7 @@ impl Cluster {
         target: Arc<Target>,
         state: Arc<ClusterState>,
         set: Arc<EndpointSet>,
+        neighbours: Option<Rc<Neighbours>>,
         rng: &mut R,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -37,6 +58,7 @@ impl Cluster {
             aggregate: RefCell::default(),
             pools: Pools::default(),
             stats: ClusterStats::default(),
+            neighbours,
         })
     }
 
@@ -97,15 +119,42 @@ impl Cluster {
 
     pub fn pick<R: Random + ?Sized>(&self, pick: &Pick<'_>, rng: &mut R) -> Option<Host> {
         let mut balancer = self.balancer.borrow_mut();
-        let now = balancer.set().policy().slow_start.map(|_| Instant::now());
-        let host = balancer.pick(&Pick { now, ..*pick }, rng);
-        if balancer.set().subsets().is_some() {
-            let counts = balancer.take_counts();
-            self.stats.subsets_selected.add(counts.selected);
-            self.stats.subsets_fallback.add(counts.fallback);
-            self.stats.subsets_fallback_panic.add(counts.fallback_panic);
+        let now = balancer.set().policy().needs_time().then(Instant::now);
+        let neighbours = self.neighbours.as_deref().map(|n| (&n.locality, n.set.borrow()));
+        let home =
+            neighbours.as_ref().and_then(|(locality, set)| Some(Home { locality, cluster: set.as_ref()? }));
+        let host = balancer.pick(&Pick { now, home, ..*pick }, rng);
+        if let Some(counts) = balancer.take_counts() {
+            self.count(&counts);
         }
         host
+    }
+
+    fn count(&self, counts: &LbCounts) {
+        let stats = &self.stats;
+        for (counter, n) in [
+            (&stats.subsets_selected, counts.subsets_selected),
+            (&stats.subsets_fallback, counts.subsets_fallback),
+            (&stats.subsets_fallback_panic, counts.subsets_fallback_panic),
+            (&stats.lb_panic, counts.panic),
+            (&stats.zone_direct, counts.zone_direct),
+            (&stats.zone_sampled, counts.zone_sampled),
+            (&stats.zone_cross, counts.zone_cross),
+            (&stats.zone_no_capacity, counts.zone_no_capacity),
+            (&stats.zone_recalculated, counts.zone_recalculated),
+            (&stats.zone_too_small, counts.zone_too_small),
+            (&stats.zone_home_not_ok, counts.zone_home_not_ok),
+        ] {
+            counter.add(n);
+        }
+    }
+
+    /// Notes how soon a host answered, where that matters to the choice.
+    pub fn observe_latency(&self, host: &Host, rtt: Duration) {
+        let balancer = self.balancer.borrow();
+        if balancer.set().policy().needs_time() {
+            balancer.set().observe_latency(host, rtt, Instant::now());
+        }
     }
 
     /// The cluster that a request is to go to, where this one stands for others, and which of its hosts; nothing when

@@ -11,6 +11,6 @@ mod target;
 
 pub use dial::{DialError, TlsOverride, dial};
 pub use lease::{H1Lease, H2Lease, Lease};
-pub use local::Cluster;
+pub use local::{Cluster, Neighbours};
 pub use pool::{AcquireError, UpstreamInfo, Want};
 pub use target::{HttpProtocol, Target, Transport};

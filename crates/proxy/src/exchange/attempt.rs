@@ -90,7 +90,7 @@ pub struct Flying {
     pub upstream: Upstream,
     held: Held,
     info: Rc<UpstreamInfo>,
-    sent_at: Instant,
+    pub sent_at: Instant,
     /// On a connection that had served before.
     reused: bool,
     /// The body waits for a tunnel to be accepted.

@@ -338,6 +338,9 @@ impl Exchange<'_, '_> {
     ) -> Option<Flight<'f>> {
         let flight = air.remove(at);
         let response = &answer.response;
+        if let Way::Flying(flying) = &flight.way {
+            flight.place.own.observe_latency(&flight.place.host, flying.sent_at.elapsed());
+        }
         self.heed(&flight.place.own, &flight.place.host, response);
         let retry = trip.forward.retry.as_deref().filter(|_| body.can_replay() && !air.settled);
         let Some(retry) = retry else { return Some(flight) };

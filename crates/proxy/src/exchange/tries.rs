@@ -89,6 +89,7 @@ impl Exchange<'_, '_> {
                 Ok(begun) => {
                     timers.settle_try();
                     let status = begun.head.response.status;
+                    cluster.observe_latency(&host, begun.sent_at.elapsed());
                     self.heed(cluster, &host, &begun.head.response);
                     if let Some(retry) = forward.retry.as_deref()
                         && body.can_replay()

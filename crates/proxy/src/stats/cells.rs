@@ -114,7 +114,13 @@ stats! {
             stale_replayed = "upstream_rq_stale_connection_replayed",
             ejections = "outlier_detection.ejections_enforced_total",
             subsets_selected = "lb_subsets_selected", subsets_fallback = "lb_subsets_fallback",
-            subsets_fallback_panic = "lb_subsets_fallback_panic", update_success = "update_success", assignment_stale = "assignment_stale",
+            subsets_fallback_panic = "lb_subsets_fallback_panic",
+            lb_panic = "lb_healthy_panic", zone_direct = "lb_zone_routing_all_directly",
+            zone_sampled = "lb_zone_routing_sampled", zone_cross = "lb_zone_routing_cross_zone",
+            zone_no_capacity = "lb_zone_no_capacity_left",
+            zone_recalculated = "lb_recalculate_zone_structures",
+            zone_too_small = "lb_zone_cluster_too_small", zone_home_not_ok = "lb_local_cluster_not_ok",
+            update_success = "update_success", assignment_stale = "assignment_stale",
         }
         gauges { cx_active = "upstream_cx_active", rq_active = "upstream_rq_active", rq_pending_active = "upstream_rq_pending_active" }
     }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ahash::AHashMap;
-use base::{Random, SeededRandom};
+use base::{Locality, Random, SeededRandom};
 use decide::{Collector, Count, Direction, NodeFacts, PeerMetadata};
 use tokio::sync::Notify;
 
 use super::message::{ClusterUpdate, Config};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Neighbours};
 use crate::log::{LogSink, WorkerLog};
 use crate::stats::{HttpStats, IstioStats, ListenerStats, Sample, Snapshot, TcpStats, WorkerStats};
 use crate::telemetry::Telemetry;
@@ -27,6 +27,8 @@ pub struct Node {
     /// The service name of spans: `reviews.default`.
     pub service: String,
     pub hostname: String,
+    /// The cluster of who else calls as we do (`clusterManager.localClusterName`), and where we are.
+    pub home: Option<(Arc<str>, Locality)>,
 }
 
 /// Spans waiting to be sent, at most.
@@ -66,6 +68,7 @@ pub struct Worker {
     pub spans: RefCell<Vec<(Arc<Collector>, Span)>>,
     /// What of its traces the application is at work on.
     pub serving: Serving,
+    neighbours: Option<Rc<Neighbours>>,
     /// Ports whose servers spoke first: detection does not wait for their clients.
     pub server_first: RefCell<lru::Recent>,
     next_connection: Cell<u64>,
@@ -139,6 +142,7 @@ impl Worker {
             index,
             telemetry: Telemetry::new(&node),
             facts: facts_of(&node),
+            neighbours: node.home.clone().map(|(cluster, at)| Rc::new(Neighbours::new(cluster, at))),
             node,
             config: RefCell::new(config),
             clusters: RefCell::default(),
@@ -187,6 +191,7 @@ impl Worker {
         let mut rng = self.rng.borrow_mut();
         let mut clusters = self.clusters.borrow_mut();
         for update in upserted {
+            self.heed_neighbours(&update.target.name, Some(&update.endpoints));
             match clusters.get(&update.target.name) {
                 Some(cluster) => {
                     cluster.reconfigure(update.target.clone());
@@ -195,19 +200,29 @@ impl Worker {
                 None => {
                     let (target, state, set) =
                         (update.target.clone(), update.state.clone(), update.endpoints.clone());
-                    clusters.insert(target.name.clone(), Cluster::new(target, state, set, &mut *rng));
+                    let neighbours = self.neighbours.clone();
+                    clusters
+                        .insert(target.name.clone(), Cluster::new(target, state, set, neighbours, &mut *rng));
                 }
             }
         }
         self.config.replace(config);
         for name in removed {
+            self.heed_neighbours(name, None);
             if let Some(cluster) = clusters.remove(name) {
                 cluster.retire_connections();
             }
         }
     }
 
+    fn heed_neighbours(&self, name: &str, set: Option<&Arc<upstream::EndpointSet>>) {
+        if let Some(neighbours) = self.neighbours.as_ref().filter(|n| *n.cluster == *name) {
+            neighbours.replace(set.cloned());
+        }
+    }
+
     pub fn replace_endpoints(&self, name: &str, set: Arc<upstream::EndpointSet>) {
+        self.heed_neighbours(name, Some(&set));
         if let Some(cluster) = self.cluster(name) {
             self.with_rng(|rng| cluster.replace_endpoints(set, rng));
         }

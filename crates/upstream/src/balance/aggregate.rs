@@ -45,6 +45,9 @@ impl AggregateBalancer {
                 .collect();
         }
         let (index, source) = self.loads.choose(rng.next_u64())?;
+        if source == Source::All && policy.fail_on_panic {
+            return None;
+        }
         let (cluster, priority) = *self.places.get(index)?;
         Some((cluster, Place { priority, degraded: source == Source::Degraded }))
     }

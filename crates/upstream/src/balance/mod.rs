@@ -8,6 +8,7 @@ mod pool;
 mod priority;
 mod schedule;
 mod table;
+mod zone;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +18,14 @@ use std::time::{Duration, Instant};
 use base::Random;
 
 use crate::subset::{Chosen, Labels, SelectorFallback, Subsets};
-use crate::{Ejection, EndpointSet, Host, Outcome};
+use crate::{Ejection, EndpointSet, Host, LocalityLb, Outcome};
 pub use aggregate::AggregateBalancer;
-use pool::PriorityPools;
-use priority::Loads;
+use pool::{PriorityPools, Way};
 pub use priority::Place;
+use priority::{Loads, Source};
 pub(crate) use table::Table;
+pub use zone::Home;
+use zone::Zones;
 
 /// What a choice depends on besides the hosts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,20 +36,34 @@ pub struct Pick<'a> {
     pub avoid: &'a [Host],
     /// How often to choose before a host to avoid is taken anyway; 0 is 1.
     pub attempts: u32,
-    /// For slow start; without it every host has its full share.
+    /// For slow start, without which every host has its full share, and for hosts' latency.
     pub now: Option<Instant>,
     /// What the route wants of hosts, for clusters with subsets; sorted by key.
     pub subset: Option<&'a Labels>,
     /// Where an aggregate of clusters has chosen already.
     pub place: Option<Place>,
+    /// Who else is where we are, for clusters that heed zones.
+    pub home: Option<Home<'a>>,
 }
 
-/// How often subsets were found, and what was done where they were not.
+/// What choices came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SubsetCounts {
-    pub selected: u64,
-    pub fallback: u64,
-    pub fallback_panic: u64,
+pub struct LbCounts {
+    /// How often subsets were found, and what was done where they were not.
+    pub subsets_selected: u64,
+    pub subsets_fallback: u64,
+    pub subsets_fallback_panic: u64,
+    /// Health was ignored, or nothing chosen for that reason.
+    pub panic: u64,
+    /// Where zones sent requests.
+    pub zone_direct: u64,
+    pub zone_sampled: u64,
+    pub zone_cross: u64,
+    pub zone_no_capacity: u64,
+    /// Why they did not.
+    pub zone_recalculated: u64,
+    pub zone_too_small: u64,
+    pub zone_home_not_ok: u64,
 }
 
 /// A host that warms up is passed over so often at the most: then it is taken, as nobody else seems to be there.
@@ -60,7 +77,9 @@ pub struct Balancer {
     loads: Loads,
     pools: Vec<PriorityPools>,
     nested: Nested,
-    counts: SubsetCounts,
+    zones: Zones,
+    counts: LbCounts,
+    counted: bool,
 }
 
 /// Balancers of subsets, made when they are first asked for: at the most one for each subset.
@@ -79,7 +98,9 @@ impl Balancer {
             loads: Loads::default(),
             pools: Vec::new(),
             nested: Nested::default(),
-            counts: SubsetCounts::default(),
+            zones: Zones::default(),
+            counts: LbCounts::default(),
+            counted: false,
         };
         balancer.look_again(rng);
         balancer
@@ -97,8 +118,13 @@ impl Balancer {
     }
 
     /// What was counted since this was asked last.
-    pub fn take_counts(&mut self) -> SubsetCounts {
-        std::mem::take(&mut self.counts)
+    pub fn take_counts(&mut self) -> Option<LbCounts> {
+        std::mem::take(&mut self.counted).then(|| std::mem::take(&mut self.counts))
+    }
+
+    fn count(&mut self, which: impl FnOnce(&mut LbCounts) -> &mut u64) {
+        self.counted = true;
+        *which(&mut self.counts) += 1;
     }
 
     /// The host to use, or nothing when there is none to use (flag `UH`).
@@ -119,7 +145,7 @@ impl Balancer {
     ) -> Option<Host> {
         if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) {
             if subsets.set(Chosen::Labels(wanted)).is_some() {
-                self.counts.selected += 1;
+                self.count(|counts| &mut counts.subsets_selected);
                 return self.pick_in(Chosen::Labels(wanted), subsets, pick, rng);
             }
             match subsets.config.fallback_of(wanted) {
@@ -137,12 +163,14 @@ impl Balancer {
         }
         let host = self.pick_in(subsets.config.fallback.chosen()?, subsets, pick, rng);
         if host.is_some() {
-            self.counts.fallback += 1;
+            self.count(|counts| &mut counts.subsets_fallback);
             return host;
         }
         let any = subsets.config.panic_mode_any.then_some(Chosen::Any)?;
         let host = self.pick_in(any, subsets, pick, rng);
-        self.counts.fallback_panic += u64::from(host.is_some());
+        if host.is_some() {
+            self.count(|counts| &mut counts.subsets_fallback_panic);
+        }
         host
     }
 
@@ -166,7 +194,12 @@ impl Balancer {
                 self.nested.by_labels.get_mut(labels)?
             }
         };
-        place.pick_of_all(pick, rng)
+        let host = place.pick_of_all(pick, rng);
+        if let Some(counts) = place.take_counts() {
+            self.counted = true;
+            self.counts.add(&counts);
+        }
+        host
     }
 
     fn pick_of_all<R: Random + ?Sized>(&mut self, pick: &Pick<'_>, rng: &mut R) -> Option<Host> {
@@ -238,15 +271,40 @@ impl Balancer {
             Some(hash) if self.set.policy.kind.is_hashed() => hash,
             _ => rng.next_u64(),
         };
-        let (priority, source) = match pick.place {
-            Some(place) => self.loads.at(place),
-            None => self.loads.choose(draw)?,
+        let chosen = match pick.place {
+            Some(place) => Some(self.loads.at(place)),
+            None => self.loads.choose(draw),
         };
-        let hosts = &self.set.priorities.get(priority)?;
+        if chosen.map_or_else(|| self.loads.panics(), |(_, source)| source == Source::All) {
+            self.count(|counts| &mut counts.panic);
+            if self.set.policy.fail_on_panic {
+                return None;
+            }
+        }
+        let (priority, source) = chosen?;
+        if priority == 0
+            && source == Source::Healthy
+            && let Some(home) = &pick.home
+            && let LocalityLb::ZoneAware(config) = self.set.policy.locality
+            && self.set.policy.kind.heeds_zones()
+        {
+            let set = Arc::clone(&self.set);
+            let zoned = self.zones.choose(&set, &config, home, &mut self.counts, rng);
+            self.counted = true;
+            match zoned {
+                zone::Choice::Anywhere => {}
+                zone::Choice::Nowhere => return None,
+                zone::Choice::Zone(pool) => {
+                    let index = pool.pick(&way(&set, 0, pick)?, rng)?;
+                    return self.set.priorities.first()?.hosts.get(index);
+                }
+            }
+        }
+        let hosts = self.set.priorities.get(priority)?;
         let pools = self.pools.get_mut(priority)?;
         let index = match &hosts.table {
             Some(table) => table.pick(draw, attempt, |host| pools.accepts(source, host)),
-            None => pools.pick(source, &self.set.policy.kind, &hosts.hosts, rng),
+            None => pools.pick(source, &way(&self.set, priority, pick)?, rng),
         }?;
         hosts.hosts.get(index)
     }
@@ -255,6 +313,32 @@ impl Balancer {
         self.epoch = self.set.shared.epoch.load(Relaxed);
         self.pools = self.set.priorities.iter().map(|p| PriorityPools::new(p, &self.set, rng)).collect();
         self.loads = Loads::new(self.pools.iter().map(PriorityPools::counts), &self.set.policy);
+        self.zones.forget();
+    }
+}
+
+fn way<'a>(set: &'a EndpointSet, priority: usize, pick: &Pick<'_>) -> Option<Way<'a>> {
+    let tick = pick.now.map_or(0, |now| set.shared.tick(now));
+    Some(Way { kind: &set.policy.kind, hosts: &set.priorities.get(priority)?.hosts, tick })
+}
+
+impl LbCounts {
+    fn add(&mut self, other: &Self) {
+        for (count, more) in [
+            (&mut self.subsets_selected, other.subsets_selected),
+            (&mut self.subsets_fallback, other.subsets_fallback),
+            (&mut self.subsets_fallback_panic, other.subsets_fallback_panic),
+            (&mut self.panic, other.panic),
+            (&mut self.zone_direct, other.zone_direct),
+            (&mut self.zone_sampled, other.zone_sampled),
+            (&mut self.zone_cross, other.zone_cross),
+            (&mut self.zone_no_capacity, other.zone_no_capacity),
+            (&mut self.zone_recalculated, other.zone_recalculated),
+            (&mut self.zone_too_small, other.zone_too_small),
+            (&mut self.zone_home_not_ok, other.zone_home_not_ok),
+        ] {
+            *count += more;
+        }
     }
 }
 

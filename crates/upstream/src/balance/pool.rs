@@ -17,11 +17,19 @@ struct Pool {
 }
 
 #[derive(Debug)]
-struct LocalityPool {
+pub(super) struct LocalityPool {
     /// Indices into the priority's hosts.
     members: Vec<usize>,
     schedule: Schedule,
     uniform: bool,
+}
+
+/// How to choose, and among whose hosts.
+pub(super) struct Way<'a> {
+    pub(super) kind: &'a LbKind,
+    pub(super) hosts: &'a [Host],
+    /// Of the cluster's time, where that matters.
+    pub(super) tick: u32,
 }
 
 #[derive(Debug)]
@@ -54,8 +62,7 @@ impl PriorityPools {
     pub(super) fn pick<R: Random + ?Sized>(
         &mut self,
         source: Source,
-        kind: &LbKind,
-        hosts: &[Host],
+        way: &Way<'_>,
         rng: &mut R,
     ) -> Option<usize> {
         let pool = match source {
@@ -67,7 +74,7 @@ impl PriorityPools {
             Some(schedule) => schedule.next(),
             None => 0,
         };
-        pool.localities.get_mut(at)?.pick(kind, hosts, rng)
+        pool.localities.get_mut(at)?.pick(way, rng)
     }
 }
 
@@ -103,7 +110,7 @@ impl Pool {
     ) -> Self {
         let used = |i: &usize| source == Source::All || standing[*i] == source;
         let weight = |i: &usize| priority.hosts[*i].endpoint.weight;
-        if set.policy.locality == LocalityLb::Ignored || priority.groups.iter().all(|g| g.weight == 0) {
+        if set.policy.locality != LocalityLb::Weighted || priority.groups.iter().all(|g| g.weight == 0) {
             let members: Vec<_> = (0..priority.hosts.len()).filter(used).collect();
             return Self { localities: vec![LocalityPool::new(members, weight, rng)], schedule: None };
         }
@@ -130,20 +137,24 @@ fn effective_weight(group: &Group, usable: usize, overprovisioning: u32) -> f64 
 }
 
 impl LocalityPool {
-    fn new<R: Random + ?Sized>(members: Vec<usize>, weight: impl Fn(&usize) -> u32, rng: &mut R) -> Self {
+    pub(super) fn new<R: Random + ?Sized>(
+        members: Vec<usize>,
+        weight: impl Fn(&usize) -> u32,
+        rng: &mut R,
+    ) -> Self {
         let weights: Vec<_> = members.iter().map(|m| f64::from(weight(m))).collect();
         let uniform = weights.windows(2).all(|pair| pair[0] == pair[1]);
         Self { schedule: Schedule::new(&weights, rng), members, uniform }
     }
 
-    fn pick<R: Random + ?Sized>(&mut self, kind: &LbKind, hosts: &[Host], rng: &mut R) -> Option<usize> {
-        let members = &self.members;
+    pub(super) fn pick<R: Random + ?Sized>(&mut self, way: &Way<'_>, rng: &mut R) -> Option<usize> {
+        let (members, hosts) = (&self.members, way.hosts);
         match members.as_slice() {
             [] => return None,
             [only] => return Some(*only),
             _ => {}
         }
-        let at = match kind {
+        let at = match way.kind {
             LbKind::LeastRequest { choices } if self.uniform => {
                 least_of(*choices, members.len(), |at| hosts[members[at]].active_requests(), rng)
             }
@@ -152,6 +163,17 @@ impl LocalityPool {
                 f64::from(host.endpoint.weight) / f64::from(host.active_requests().saturating_add(1))
             }),
             LbKind::RoundRobin => self.schedule.next(),
+            LbKind::PeakEwma(config) => {
+                let cost = |at: usize| {
+                    let host = &hosts[members[at]];
+                    host.state.latency.cost(host.active_requests(), way.tick, config)
+                };
+                let first = rng.below(members.len() as u64) as usize;
+                // Another one.
+                let second = rng.below(members.len() as u64 - 1) as usize;
+                let second = if second >= first { second + 1 } else { second };
+                if cost(second) < cost(first) { second } else { first }
+            }
             _ => rng.below(members.len() as u64) as usize,
         };
         members.get(at).copied()

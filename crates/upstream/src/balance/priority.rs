@@ -48,17 +48,20 @@ impl Loads {
         let threshold = policy.panic_threshold.min(100.0);
         let can_panic = threshold > 0.0;
         if available == 0 {
-            let panics = can_panic && !policy.fail_on_panic;
-            let shares = if panics { spread_by_size(&counts) } else { Vec::new() };
-            return Self { shares, panics: vec![panics; counts.len()] };
+            let shares = if can_panic { spread_by_size(&counts) } else { Vec::new() };
+            return Self { shares, panics: vec![can_panic; counts.len()] };
         }
         let panics: Vec<_> =
             counts.iter().map(|c| can_panic && available < 100 && c.is_below(threshold)).collect();
         if panics.iter().all(|p| *p) {
-            let shares = if policy.fail_on_panic { Vec::new() } else { spread_by_size(&counts) };
-            return Self { shares, panics };
+            return Self { shares: spread_by_size(&counts), panics };
         }
         Self { shares: spread_by_health(&healthy, &degraded, available, &panics), panics }
+    }
+
+    /// Whether there is nothing but panic.
+    pub(super) fn panics(&self) -> bool {
+        self.panics.iter().all(|panics| *panics)
     }
 
     /// Of a priority that somebody else has chosen.

@@ -296,3 +296,71 @@ fn a_new_host_takes_its_share_bit_by_bit() {
         }
     }
 }
+
+/// Requests that come one a millisecond, each answered after what its host takes: how many went to each host from some
+/// moment to another.
+struct Simulation {
+    balancer: Balancer,
+    rng: SeededRandom,
+    /// When each ends, to which host it went, and how long it took.
+    running: Vec<(u64, Host, u64, ActiveRequest)>,
+    now: u64,
+}
+
+impl Simulation {
+    fn run(&mut self, until: u64, takes: impl Fn(u16) -> u64) -> HashMap<u16, usize> {
+        let mut counts = HashMap::new();
+        while self.now < until {
+            let at = start() + Duration::from_millis(self.now);
+            let (over, running) =
+                std::mem::take(&mut self.running).into_iter().partition(|r| r.0 <= self.now);
+            self.running = running;
+            let over: Vec<_> = over;
+            for (_, host, took, _active) in over {
+                self.balancer.set().observe_latency(&host, Duration::from_millis(took), at);
+            }
+            let pick = Pick { now: Some(at), ..Pick::default() };
+            let host = self.balancer.pick(&pick, &mut self.rng).unwrap();
+            let port = host.address().port().unwrap();
+            *counts.entry(port).or_insert(0) += 1;
+            let active = host.start_request();
+            let took = takes(port);
+            self.running.push((self.now + took, host, took, active));
+            self.now += 1;
+        }
+        counts
+    }
+}
+
+#[test]
+fn peak_ewma_keeps_away_from_hosts_that_are_slow_and_comes_back() {
+    let config = PeakEwma { decay: Duration::from_secs(2), ..PeakEwma::default() };
+    let assignment = Assignment::of((1..=4).map(|p| endpoint(p, 1)).collect());
+    let mut rng = SeededRandom::new(7);
+    let (_state, balancer) = balancer(&assignment, &settings(LbKind::PeakEwma(config)), &mut rng);
+    let mut simulation = Simulation { balancer, rng, running: Vec::new(), now: 0 };
+    let alike = simulation.run(5000, |_| 5);
+    (1..=4).for_each(|port| about(&alike, port, 1250, 250));
+    // One becomes slow: what it had is lost to it at once.
+    let slow = simulation.run(10_000, |port| if port == 1 { 400 } else { 5 });
+    assert!(slow.get(&1).is_none_or(|n| *n < 120), "{slow:?}");
+    // It is well again, and is found out to be.
+    simulation.run(25_000, |_| 5);
+    let again = simulation.run(35_000, |_| 5);
+    about(&again, 1, 2500, 700);
+    // Three of four are slow: the one that is left takes what it can before it costs as much.
+    let one = simulation.run(45_000, |port| if port == 2 { 5 } else { 200 });
+    assert!(one[&2] > 4500, "{one:?}");
+}
+
+#[test]
+fn peak_ewma_does_not_wait_in_line_behind_hosts_that_never_answer() {
+    let assignment = Assignment::of((1..=3).map(|p| endpoint(p, 1)).collect());
+    let mut rng = SeededRandom::new(7);
+    let kind = LbKind::PeakEwma(PeakEwma::default());
+    let (_state, balancer) = balancer(&assignment, &settings(kind), &mut rng);
+    let mut simulation = Simulation { balancer, rng, running: Vec::new(), now: 0 };
+    let counts = simulation.run(10_000, |port| if port == 3 { 1_000_000 } else { 20 });
+    assert!(counts.get(&3).is_none_or(|n| *n < 20), "{counts:?}");
+    about(&counts, 1, 5000, 500);
+}
