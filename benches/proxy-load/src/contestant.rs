@@ -35,13 +35,14 @@ impl Kind {
         }
     }
 
-    /// Runs with this configuration on one worker thread, in the foreground.
-    fn command(self, program: &Path, folder: &Path, config: &Path, port: u16) -> Command {
+    /// Runs with this configuration on so many worker threads, in the foreground; who knows but one has one.
+    fn command(self, program: &Path, folder: &Path, config: &Path, port: u16, workers: usize) -> Command {
         let mut command = Command::new(program);
+        let workers = workers.to_string();
         match self {
-            Self::Envoy => {
-                command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"])
-            }
+            Self::Envoy => command
+                .args(["--concurrency", &workers, "--disable-hot-restart", "--log-level", "error"])
+                .arg("-c"),
             Self::Haproxy => command.args(["-db", "-q", "-f"]),
             Self::Nginx => command.args(["-e", "stderr", "-p"]).arg(folder).arg("-c"),
             Self::Traefik => command
@@ -49,7 +50,7 @@ impl Kind {
                 .args(["--global.checknewversion=false", "--global.sendanonymoususage=false"])
                 .args(["--log.level=ERROR", &format!("--entrypoints.web.address=127.0.0.1:{port}")])
                 .arg("--providers.file.filename"),
-            Self::Mizzen => command.args(["--concurrency", "1", "--config"]),
+            Self::Mizzen => command.args(["--concurrency", &workers, "--config"]),
         };
         command.arg(config);
         command
@@ -133,13 +134,24 @@ pub(crate) struct Part {
 }
 
 impl Contestant {
-    /// Starts the parts in their order; the last is the one that the load reaches.
+    /// Starts the parts in their order, on one worker thread each; the last is the one that the load reaches.
     pub(crate) fn start(
         name: &str,
         kind: Kind,
         program: &Path,
         folder: &Path,
         parts: Vec<Part>,
+    ) -> Result<Self> {
+        Self::start_with(name, kind, program, folder, parts, 1)
+    }
+
+    pub(crate) fn start_with(
+        name: &str,
+        kind: Kind,
+        program: &Path,
+        folder: &Path,
+        parts: Vec<Part>,
+        workers: usize,
     ) -> Result<Self> {
         let mut contestant = Self {
             name: name.to_owned(),
@@ -158,7 +170,7 @@ impl Contestant {
                 Kind::Haproxy | Kind::Nginx => "config.cfg",
             });
             std::fs::write(&config, &part.config)?;
-            let mut command = kind.command(program, &folder, &config, part.port);
+            let mut command = kind.command(program, &folder, &config, part.port, workers);
             let mut process = Process::start(&mut command, &folder.join("output"))?;
             contestant.started = process.ready(part.port, part.asks).with_context(|| name.to_owned())?;
             contestant.port = part.port;

@@ -5,6 +5,7 @@
 //! `/proc`. The upstream is a process of its own, this program again; what generates the load is `wrk`, `h2load`, or this
 //! program where a fixed rate, idle connections, handshakes or bytes are asked for.
 
+mod ads;
 mod answer;
 mod bench;
 mod config;

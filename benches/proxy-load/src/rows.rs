@@ -1,11 +1,13 @@
 //! The rows of the benchmark, in the order in which they are measured.
 
 mod bytes;
+mod change;
 mod held;
 mod http;
 mod latency;
 mod pair;
 mod start;
+mod workers;
 
 use anyhow::Result;
 
@@ -30,4 +32,6 @@ pub(crate) const ROWS: &[Row] = &[
     Row { name: "tls", run: bytes::tls },
     Row { name: "handshakes", run: bytes::handshakes },
     Row { name: "latency", run: latency::run },
+    Row { name: "workers", run: workers::run },
+    Row { name: "change", run: change::run },
 ];

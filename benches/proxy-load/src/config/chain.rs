@@ -54,7 +54,7 @@ impl Chain<'_> {
                 cluster("answer", self.upstream, self.hop),
                 cluster("zipkin", self.spans, Hop::default()),
             ],
-            secrets: Vec::new(),
+            ..Bootstrap::default()
         }
     }
 

@@ -25,16 +25,25 @@ pub(crate) struct Bootstrap {
     pub(crate) listeners: Vec<Value>,
     pub(crate) clusters: Vec<Value>,
     pub(crate) secrets: Vec<Value>,
+    /// Where clusters come from by delta ADS, if they do.
+    pub(crate) ads: Option<u16>,
 }
 
 impl Bootstrap {
     pub(crate) fn text(&self) -> String {
-        json!({
+        let mut bootstrap = json!({
             "node": {"id": "sidecar~127.0.0.1~bench.default~default.svc.cluster.local", "cluster": "bench.default"},
             "static_resources":
                 {"listeners": self.listeners, "clusters": self.clusters, "secrets": self.secrets},
-        })
-        .to_string()
+        });
+        if self.ads.is_some() {
+            let service = json!({"envoy_grpc": {"cluster_name": "ads"}});
+            bootstrap["dynamic_resources"] = json!({
+                "ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service]},
+                "cds_config": {"ads": {}, "resource_api_version": "V3"},
+            });
+        }
+        bootstrap.to_string()
     }
 
     /// Routing to one cluster, and nothing else; with an identity, TLS ends here.
@@ -50,6 +59,7 @@ impl Bootstrap {
             listeners: vec![listener(port, chain::manager(manager), tls.map(|_| server_tls()))],
             clusters: vec![cluster("answer", upstream, Hop::default())],
             secrets: tls.map(identity).into_iter().collect(),
+            ads: None,
         }
     }
 
@@ -65,6 +75,7 @@ impl Bootstrap {
             )],
             clusters: vec![cluster("answer", upstream, Hop::default())],
             secrets: tls.map(identity).into_iter().collect(),
+            ads: None,
         }
     }
 
@@ -76,22 +87,19 @@ impl Bootstrap {
         self
     }
 
+    /// Clusters come by delta ADS as well, from this port.
+    pub(crate) fn with_ads(mut self, port: u16) -> Self {
+        self.clusters.push(cluster("ads", port, Hop { http2: true, peer: None }));
+        self.ads = Some(port);
+        self
+    }
+
     /// As many clusters of ten endpoints with mutual TLS, each with a virtual host; nobody asks them.
     pub(crate) fn with_others(mut self, count: usize, peer: &str) -> Self {
         let hop = Hop { http2: false, peer: Some(peer) };
-        let host = |number: usize| format!("other-{number}.default.svc.cluster.local");
-        for number in 0..count {
-            let mut other = cluster(&format!("outbound|80||{}", host(number)), 80, hop);
-            let endpoint = |n: usize| {
-                let [_, high, middle, low] = u32::to_be_bytes((number * 10 + n) as u32);
-                address(&format!("10.{high}.{middle}.{low}"), 8080)
-            };
-            let endpoints: Vec<Value> = (0..10).map(|n| json!({"endpoint": endpoint(n)})).collect();
-            other["load_assignment"]["endpoints"] = json!([{"lb_endpoints": endpoints}]);
-            self.clusters.push(other);
-        }
+        self.clusters.extend((0..count).map(|number| other(number, hop).1));
         let hosts = (0..count).map(|number| {
-            let name = host(number);
+            let name = other_host(number);
             let short = format!("other-{number}");
             let route =
                 json!({"match": {"prefix": "/"}, "route": {"cluster": format!("outbound|80||{name}")}});
@@ -104,6 +112,23 @@ impl Bootstrap {
         }
         self
     }
+}
+
+fn other_host(number: usize) -> String {
+    format!("other-{number}.default.svc.cluster.local")
+}
+
+/// A cluster of ten endpoints, by its name.
+pub(crate) fn other(number: usize, hop: Hop<'_>) -> (String, Value) {
+    let name = format!("outbound|80||{}", other_host(number));
+    let mut other = cluster(&name, 80, hop);
+    let endpoint = |n: usize| {
+        let [_, high, middle, low] = u32::to_be_bytes((number * 10 + n) as u32);
+        address(&format!("10.{high}.{middle}.{low}"), 8080)
+    };
+    let endpoints: Vec<Value> = (0..10).map(|n| json!({"endpoint": endpoint(n)})).collect();
+    other["load_assignment"]["endpoints"] = json!([{"lb_endpoints": endpoints}]);
+    (name, other)
 }
 
 /// How an upstream is spoken to.
