@@ -3,6 +3,7 @@
 mod bench_control;
 mod bench_proxy;
 mod codegen;
+mod fuzz;
 mod peers;
 mod shell;
 mod test;
@@ -39,6 +40,7 @@ enum Command {
         #[command(subcommand)]
         what: Codegen,
     },
+    Fuzz(fuzz::Args),
     /// Install what the tests need and run everything
     Test(test::Args),
 }
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Bench { what: Bench::Control { profile } } => bench_control::run(&profile),
         Command::Bench { what: Bench::Proxy(args) } => bench_proxy::run(&args),
         Command::Codegen { what: Codegen::Proto { check } } => codegen::proto(&shell::root(), check),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Test(args) => test::run(&args),
     };
     match result {

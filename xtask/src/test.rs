@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::{peers, shell, tidy};
+use crate::{fuzz, peers, shell, tidy};
 
 /// Install what the tests need and run everything
 #[derive(Debug, clap::Args)]
@@ -19,6 +19,9 @@ pub struct Args {
     #[arg(long)]
     no_peers: bool,
 }
+
+/// How long all fuzz targets together are looked at: `cargo xtask fuzz` looks longer.
+const FUZZED: Duration = Duration::from_secs(96);
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     if !args.no_peers {
@@ -46,6 +49,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut record = shell::command(shell::built("dev", "mizzen-e2e"));
     if let Err(error) = shell::run(record.arg("istiod")) {
         println!("the record of an istiod is not to be had here: {error:#}");
+    }
+    if args.names.is_empty() {
+        fuzz::briefly(FUZZED)?;
     }
     // Our own test programs take one name: each is a run of its own.
     let names: Vec<&[String]> =

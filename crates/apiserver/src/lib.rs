@@ -13,6 +13,8 @@ mod config;
 mod controllers;
 pub mod engine;
 mod fields;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod keys;
 pub mod kinds;

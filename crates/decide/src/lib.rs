@@ -32,6 +32,8 @@ mod ext_authz;
 mod filters;
 mod flags;
 mod format;
+#[doc(hidden)]
+pub mod fuzz;
 mod hcm;
 mod headers;
 mod jwt;

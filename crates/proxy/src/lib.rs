@@ -22,6 +22,8 @@ mod clock;
 mod cluster;
 mod control;
 mod exchange;
+#[doc(hidden)]
+pub mod fuzz;
 mod h1;
 mod listen;
 mod log;

@@ -72,6 +72,17 @@ fn names(arguments: &[String]) -> Vec<String> {
     names
 }
 
+/// The bootstrap of all hand-written groups, and what is sent to each of them: for others who play with both.
+pub fn configurations() -> anyhow::Result<(serde_json::Value, Vec<(String, Vec<String>)>)> {
+    let groups = case::load(&folder().join("cases"))?;
+    let bootstrap = bootstrap::placed(&bootstrap::bootstrap(&groups)?, "127.0.0.1", "127.0.0.2", "/nowhere");
+    let sent = groups
+        .into_iter()
+        .map(|g| (g.group, g.cases.iter().flat_map(case::Case::messages).collect()))
+        .collect();
+    Ok((bootstrap, sent))
+}
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }

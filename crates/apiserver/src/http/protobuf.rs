@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
 }
 
 /// An object from its protobuf form.
-pub(super) fn decode(bytes: &[u8], kind: &str) -> Result<Value> {
+pub(crate) fn decode(bytes: &[u8], kind: &str) -> Result<Value> {
     let refuse = |why: String| {
         Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why}"))
     };

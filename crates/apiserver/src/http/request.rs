@@ -8,18 +8,18 @@ use std::fmt;
 
 /// A path below `/api/v1` or `/apis/GROUP/VERSION`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ResourcePath {
-    pub(super) group: String,
-    pub(super) version: String,
-    pub(super) namespace: Option<String>,
-    pub(super) plural: String,
-    pub(super) name: Option<String>,
-    pub(super) part: Option<String>,
+pub(crate) struct ResourcePath {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) namespace: Option<String>,
+    pub(crate) plural: String,
+    pub(crate) name: Option<String>,
+    pub(crate) part: Option<String>,
 }
 
 impl ResourcePath {
     /// `None` when the path speaks of no resource.
-    pub(super) fn parse(path: &str) -> Option<Self> {
+    pub(crate) fn parse(path: &str) -> Option<Self> {
         let parts: Vec<String> = path.trim_matches('/').split('/').map(decoded).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let (group, version, rest) = match parts.as_slice() {
@@ -51,7 +51,7 @@ impl ResourcePath {
 }
 
 /// Undoes percent-encoding; what is malformed stays as it is.
-pub(super) fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -70,10 +70,10 @@ pub(super) fn decoded(text: &str) -> String {
 
 /// The parameters of a query; of repeated ones the first counts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Query(BTreeMap<String, String>);
+pub(crate) struct Query(BTreeMap<String, String>);
 
 impl Query {
-    pub(super) fn parse(query: Option<&str>) -> Self {
+    pub(crate) fn parse(query: Option<&str>) -> Self {
         let mut out = BTreeMap::new();
         for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -83,19 +83,19 @@ impl Query {
         Self(out)
     }
 
-    pub(super) fn get(&self, key: &str) -> &str {
+    pub(crate) fn get(&self, key: &str) -> &str {
         self.0.get(key).map_or("", String::as_str)
     }
 
-    pub(super) fn flag(&self, key: &str) -> bool {
+    pub(crate) fn flag(&self, key: &str) -> bool {
         self.0.get(key).is_some_and(|value| matches!(value.as_str(), "" | "1" | "true" | "True" | "TRUE"))
     }
 
-    pub(super) fn optional_flag(&self, key: &str) -> Option<bool> {
+    pub(crate) fn optional_flag(&self, key: &str) -> Option<bool> {
         self.0.contains_key(key).then(|| self.flag(key))
     }
 
-    pub(super) fn number(&self, key: &str) -> Result<Option<u64>> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<u64>> {
         match self.get(key) {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
@@ -106,7 +106,7 @@ impl Query {
 }
 
 /// Parses JSON and notes duplicate fields, as strict validation refuses them.
-pub(super) fn json(bytes: &[u8]) -> std::result::Result<(Value, Vec<String>), serde_json::Error> {
+pub(crate) fn json(bytes: &[u8]) -> std::result::Result<(Value, Vec<String>), serde_json::Error> {
     let mut duplicates = Vec::new();
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let seed = Node { path: String::new(), duplicates: &mut duplicates };
@@ -190,7 +190,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 
 /// The shape in which a client wants the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     Object,
     Table,
     /// `PartialObjectMetadata` and its list.
@@ -200,7 +200,7 @@ pub(super) enum Form {
 }
 
 /// What of an `Accept` header can be served; the first that fits.
-pub(super) fn form(accept: &str) -> Result<Form> {
+pub(crate) fn form(accept: &str) -> Result<Form> {
     if accept.trim().is_empty() {
         return Ok(Form::Object);
     }

@@ -25,6 +25,7 @@ pub(crate) use address::AddressPolicy;
 pub(crate) use compile::compile_hcm;
 pub(crate) use filter::{AlpnOverrides, FilterKind, HttpFilter};
 pub(crate) use path::PathPolicy;
+pub(crate) use path::{Canonical, EscapedSlashes};
 pub use reply::FinishedReply;
 pub(crate) use reply::ReplyMap;
 pub(crate) use request_id::RequestIdPolicy;

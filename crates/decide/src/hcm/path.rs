@@ -44,8 +44,17 @@ impl PathPolicy {
         if !path.starts_with('/') {
             return Canonical::Reject;
         }
+        let given = path;
         let mut path = Cow::Borrowed(path);
         let mut redirect = false;
+        // First: what is no escape may become one by it (`%2%46`), and must be seen by all that follows.
+        while self.normalize && path.contains('%') {
+            let plain = unescape_unreserved(&path);
+            if plain == *path {
+                break;
+            }
+            path = Cow::Owned(plain);
+        }
         if self.escaped_slashes != EscapedSlashes::Keep
             && let Some(plain) = unescape_slashes(&path)
         {
@@ -66,6 +75,7 @@ impl PathPolicy {
             path = Cow::Owned(merge_slashes(&path));
         }
         match path {
+            Cow::Owned(path) if path == given => Canonical::Unchanged,
             Cow::Borrowed(_) => Canonical::Unchanged,
             Cow::Owned(path) if redirect => Canonical::Redirect(path + query),
             Cow::Owned(path) => Canonical::Path(path + query),
@@ -100,7 +110,7 @@ fn needs_normalizing(path: &str) -> bool {
 
 /// RFC 3986, section 5.2.4, with backslashes as slashes and escaped dots as dots. Nothing for `%00`, which nobody means.
 fn normalize(path: &str) -> Option<String> {
-    let path = unescape_unreserved(&path.replace('\\', "/"));
+    let path = path.replace('\\', "/");
     if path.contains("%00") {
         return None;
     }
@@ -204,6 +214,7 @@ mod tests {
             ("/%41dmin/%7e%5F%2D%30", "/Admin/~_-0"),
             ("/%zz%", "/%zz%"),
             ("/%2541", "/%2541"),
+            ("/a/%2%65%2%65/admin", "/admin"),
             ("/a%2eb/%2ec", "/a.b/.c"),
             ("/", "/"),
         ] {
@@ -228,6 +239,12 @@ mod tests {
             Canonical::Redirect("/a/b".into())
         );
         assert_eq!(policy(EscapedSlashes::Reject).apply("/a?b=%2F"), Canonical::Unchanged);
+        // An escape that is made of escapes.
+        assert_eq!(policy(EscapedSlashes::Reject).apply("/a%2%46b"), Canonical::Reject);
+        assert_eq!(
+            policy(EscapedSlashes::UnescapeAndForward).apply("/a%%32%46b"),
+            Canonical::Path("/a/b".into())
+        );
     }
 
     proptest! {

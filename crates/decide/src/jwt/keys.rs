@@ -27,7 +27,7 @@ impl Keys {
     }
 
     /// Whether one of the keys made the token's signature.
-    pub(super) fn verify(&self, token: &Token) -> Result<(), Fault> {
+    pub(crate) fn verify(&self, token: &Token) -> Result<(), Fault> {
         let mut tried = false;
         for key in &self.0 {
             let other = token.key_id.is_some() && key.id.is_some() && key.id != token.key_id;

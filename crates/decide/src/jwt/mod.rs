@@ -27,7 +27,7 @@ use crate::route::{MatchSubject, RouteMatch};
 
 pub use keys::Keys;
 use remote::Remote;
-use token::Token;
+pub(crate) use token::Token;
 
 /// The filter's configuration.
 #[derive(Debug, Clone)]

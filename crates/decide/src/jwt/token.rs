@@ -12,22 +12,22 @@ use super::Fault;
 const LONGEST: usize = 64 * 1024;
 
 #[derive(Debug, Clone)]
-pub(super) struct Token {
-    pub(super) algorithm: String,
-    pub(super) key_id: Option<String>,
-    pub(super) header: Map<String, Value>,
-    pub(super) claims: Map<String, Value>,
+pub(crate) struct Token {
+    pub(crate) algorithm: String,
+    pub(crate) key_id: Option<String>,
+    pub(crate) header: Map<String, Value>,
+    pub(crate) claims: Map<String, Value>,
     /// The claims as they were written, which is how they are forwarded.
-    pub(super) encoded_claims: String,
+    pub(crate) encoded_claims: String,
     /// What the signature is of.
-    pub(super) signed: String,
-    pub(super) signature: Vec<u8>,
-    pub(super) issuer: String,
-    pub(super) audiences: Vec<String>,
+    pub(crate) signed: String,
+    pub(crate) signature: Vec<u8>,
+    pub(crate) issuer: String,
+    pub(crate) audiences: Vec<String>,
 }
 
 impl Token {
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
         let parts: Vec<&str> = text.split('.').collect();
         let &[header, claims, signature] = parts.as_slice() else { return Err(Fault::BadFormat) };
         if text.len() > LONGEST || parts.contains(&"") {
@@ -73,7 +73,7 @@ impl Token {
     }
 
     /// Whether it is its time, give or take `skew`.
-    pub(super) fn check_time(&self, now: SystemTime, skew: Duration) -> Result<(), Fault> {
+    pub(crate) fn check_time(&self, now: SystemTime, skew: Duration) -> Result<(), Fault> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         match seconds(&self.claims, "nbf") {
             Some(from) if now + skew < Duration::from_secs(from) => return Err(Fault::NotYetValid),
@@ -85,18 +85,18 @@ impl Token {
         }
     }
 
-    pub(super) fn lifetime(&self) -> Option<Duration> {
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
         let until = seconds(&self.claims, "exp")?;
         let from = seconds(&self.claims, "nbf").or_else(|| seconds(&self.claims, "iat"));
         Some(Duration::from_secs(until.saturating_sub(from.unwrap_or_default())))
     }
 
-    pub(super) fn expires(&self) -> bool {
+    pub(crate) fn expires(&self) -> bool {
         self.claims.contains_key("exp")
     }
 
     /// A claim by its name, or by the way to it: `realm.roles`.
-    pub(super) fn claim(&self, path: &str) -> Option<&Value> {
+    pub(crate) fn claim(&self, path: &str) -> Option<&Value> {
         if let Some(value) = self.claims.get(path) {
             return Some(value);
         }

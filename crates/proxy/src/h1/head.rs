@@ -119,6 +119,19 @@ impl HeadScanner {
         self.scanned = buffer.len();
         if buffer.len() > limits.bytes { Err(ParseError::HeadTooLarge) } else { Ok(None) }
     }
+
+    /// The same for a request: an empty line before its first is passed over (RFC 9112, section 2.2).
+    pub fn scan_request(
+        &mut self,
+        buffer: &mut BytesMut,
+        limits: &HeadLimits,
+    ) -> Result<Option<usize>, ParseError> {
+        while buffer.starts_with(b"\r\n") {
+            let _ = buffer.split_to(2);
+            *self = Self::default();
+        }
+        if buffer.is_empty() { Ok(None) } else { self.scan(buffer, limits) }
+    }
 }
 
 /// A request's first line, as ranges of the head.

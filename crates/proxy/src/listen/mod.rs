@@ -3,9 +3,9 @@
 mod accept;
 mod chain;
 mod detect;
-mod exchange_tcp;
-mod proxy_protocol;
-mod sniff;
+pub(crate) mod exchange_tcp;
+pub(crate) mod proxy_protocol;
+pub(crate) mod sniff;
 mod tcp_proxy;
 
 pub use accept::{Arrived, accept_tcp, accept_unix};

@@ -17,7 +17,7 @@ const WITHIN: Duration = Duration::from_secs(15);
 type Addresses = Option<(SocketAddr, SocketAddr)>;
 
 #[derive(Debug, PartialEq, Eq)]
-enum Parsed {
+pub(crate) enum Parsed {
     NeedMore,
     Absent,
     Header(Addresses, usize),
@@ -45,7 +45,7 @@ pub async fn read(io: &mut Io, buffer: &mut BytesMut, optional: bool) -> Result<
     tokio::time::timeout(WITHIN, read).await.unwrap_or(Err(()))
 }
 
-fn parse(bytes: &[u8]) -> Parsed {
+pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     let starts = |with: &[u8]| {
         if bytes.len() < with.len() { with.starts_with(bytes) } else { bytes.starts_with(with) }
     };

@@ -3,7 +3,7 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::conn::{Conn, HIGH_WATER};
 use super::hop;
@@ -92,37 +92,17 @@ impl H1Client {
 
     pub fn send_head(&mut self, head: &RequestHead) {
         let request = &head.request;
-        let connect = request.is_connect();
-        let framing = match head.body {
-            BodyLength::None if needs_length(&request.method) && request.upgrade.is_none() => {
-                Framing::Length(0)
-            }
-            BodyLength::None => Framing::None,
-            BodyLength::Known(n) => Framing::Length(n),
-            BodyLength::Unknown => Framing::Chunked,
-        };
-        let framing = if connect || request.upgrade.is_some() { Framing::None } else { framing };
         self.sent_before = self.conn.bytes_sent();
         self.received_before = self.conn.bytes_received();
         self.scanner = HeadScanner::default();
         self.decoder = BodyDecoder::new(Framing::None, self.limits);
-        self.encoder = Encoder::new(framing);
         self.to_head = request.method == Method::Head;
-        self.to_connect = connect;
+        self.to_connect = request.is_connect();
         self.upgrading = request.upgrade.is_some();
         self.request_ended = false;
         self.response_began = false;
         self.requests += 1;
-        let target = if connect { &request.authority } else { &request.path };
-        let out = self.conn.out();
-        put_request_line(out, request.method.as_str().as_bytes(), target.as_bytes());
-        crate::h1::put_header(out, b"host", request.authority.as_bytes());
-        hop::put_headers(out, &request.headers);
-        if let Some(protocol) = &request.upgrade {
-            hop::put_upgrade(out, protocol.as_bytes());
-        }
-        put_framing(out, framing);
-        out.extend_from_slice(b"\r\n");
+        self.encoder = Encoder::new(put_request(head, self.conn.out()));
     }
 
     pub fn send_data(&mut self, data: Bytes) {
@@ -251,6 +231,29 @@ impl H1Client {
     pub fn poll_stale(&mut self, cx: &mut Context<'_>) -> bool {
         !self.conn.buffer().is_empty() || self.conn.poll_fill(cx).is_ready()
     }
+}
+
+/// Writes a request's head, and says how the body behind it is framed.
+pub fn put_request(head: &RequestHead, out: &mut BytesMut) -> Framing {
+    let request = &head.request;
+    let connect = request.is_connect();
+    let framing = match head.body {
+        _ if connect || request.upgrade.is_some() => Framing::None,
+        BodyLength::None if needs_length(&request.method) => Framing::Length(0),
+        BodyLength::None => Framing::None,
+        BodyLength::Known(n) => Framing::Length(n),
+        BodyLength::Unknown => Framing::Chunked,
+    };
+    let target = if connect { &request.authority } else { &request.path };
+    put_request_line(out, request.method.as_str().as_bytes(), target.as_bytes());
+    crate::h1::put_header(out, b"host", request.authority.as_bytes());
+    hop::put_headers(out, &request.headers);
+    if let Some(protocol) = &request.upgrade {
+        hop::put_upgrade(out, protocol.as_bytes());
+    }
+    put_framing(out, framing);
+    out.extend_from_slice(b"\r\n");
+    framing
 }
 
 /// Methods whose empty body is stated, as servers expect.

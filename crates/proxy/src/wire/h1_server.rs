@@ -95,28 +95,18 @@ impl H1Server {
     pub async fn next(&mut self) -> NextRequest {
         let mut scanner = HeadScanner::default();
         loop {
-            self.skip_blank_lines();
-            if !self.conn.buffer().is_empty() {
-                match scanner.scan(self.conn.buffer(), &self.limits) {
-                    Err(error) => return NextRequest::Bad(error),
-                    Ok(Some(length)) => {
-                        return self.start(length).map_or_else(NextRequest::Bad, NextRequest::Request);
-                    }
-                    Ok(None) => {}
+            match scanner.scan_request(self.conn.buffer(), &self.limits) {
+                Err(error) => return NextRequest::Bad(error),
+                Ok(Some(length)) => {
+                    return self.start(length).map_or_else(NextRequest::Bad, NextRequest::Request);
                 }
+                Ok(None) => {}
             }
             match poll_fn(|cx| self.conn.poll_fill(cx)).await {
                 Ok(0) if self.conn.buffer().is_empty() => return NextRequest::Closed,
                 Ok(0) | Err(_) => return NextRequest::Broken,
                 Ok(_) => {}
             }
-        }
-    }
-
-    /// RFC 9112, section 2.2: an empty line before a request line is ignored.
-    fn skip_blank_lines(&mut self) {
-        while self.conn.buffer().starts_with(b"\r\n") {
-            let _ = self.conn.buffer().split_to(2);
         }
     }
 
@@ -129,10 +119,6 @@ impl H1Server {
         let framing = raw.framing()?;
         self.keep_alive = raw.keep_alive();
         let head = request_head(&raw, framing, self.secure)?;
-        // What follows becomes the tunnel's: a body before it would reach the upstream without its framing.
-        if (head.request.upgrade.is_some() || head.request.is_connect()) && framing != Framing::None {
-            return Err(ParseError::Length);
-        }
         self.decoder = BodyDecoder::new(framing, self.limits);
         self.to_head = head.request.method == Method::Head;
         self.to_connect = head.request.is_connect();
@@ -305,7 +291,7 @@ impl H1Server {
 }
 
 /// Our own head from a parsed one; hop-by-hop fields stay behind.
-fn request_head(
+pub fn request_head(
     raw: &RawHead<RequestLine>,
     framing: Framing,
     secure: bool,
@@ -347,6 +333,10 @@ fn request_head(
     request.version = if line.version == Version::Http10 { HttpVersion::Http10 } else { HttpVersion::Http11 };
     request.headers = hop::end_to_end(raw, true);
     request.upgrade = upgrade.map(|u| text(&u).into());
+    // What follows becomes the tunnel's: a body before it would reach the upstream without its framing.
+    if (request.upgrade.is_some() || connect) && framing != Framing::None {
+        return Err(ParseError::Length);
+    }
     let body = match framing {
         Framing::None => BodyLength::None,
         Framing::Length(n) => BodyLength::Known(n),
@@ -358,10 +348,11 @@ fn request_head(
 /// Authority and path of a request target, in each of its four forms.
 fn split_target(target: &Bytes, connect: bool) -> Result<(Option<Bytes>, Bytes), ParseError> {
     if connect {
-        // RFC 9110, 9.3.6: a host and a port, and nothing else.
-        let port = target.iter().rposition(|b| *b == b':').map(|at| &target[at + 1..]).unwrap_or_default();
-        let has_port = !port.is_empty() && port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
-        return if has_port { Ok((Some(target.clone()), Bytes::new())) } else { Err(ParseError::Target) };
+        return if has_port(target) {
+            Ok((Some(target.clone()), Bytes::new()))
+        } else {
+            Err(ParseError::Target)
+        };
     }
     if target.starts_with(b"/") || target == "*" {
         return Ok((None, target.clone()));
@@ -387,6 +378,13 @@ fn split_target(target: &Bytes, connect: bool) -> Result<(Option<Bytes>, Bytes),
         }
     };
     Ok((Some(authority), path))
+}
+
+/// What CONNECT names: a host and a port, and nothing else (RFC 9110, 9.3.6; RFC 9113, 8.5).
+pub(super) fn has_port(authority: &[u8]) -> bool {
+    let at = authority.iter().rposition(|b| *b == b':');
+    let port = at.map(|at| &authority[at + 1..]).unwrap_or_default();
+    !port.is_empty() && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }
 
 /// What may stand in an authority: no user information, no blanks, nothing that ends it early.

@@ -5,7 +5,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request,
 };
 
-use super::h1_server::is_authority;
+use super::h1_server::{has_port, is_authority};
 use super::message::{
     BodyLength, HeaderName as Name, Headers, Known, RequestHead, Reset, Response as Head, ResponseHead,
 };
@@ -23,7 +23,8 @@ pub fn request_head(parts: &request::Parts, ended: bool, secure: bool) -> Result
         None if connect => String::new(),
         None => return Err(Reset::Protocol(":path is missing")),
     };
-    if !is_authority(authority.as_bytes()) {
+    let tunnel = connect && protocol.is_none();
+    if !is_authority(authority.as_bytes()) || (tunnel && !has_port(authority.as_bytes())) {
         return Err(Reset::Protocol(":authority"));
     }
     let body = body_length(&headers, ended)?;

@@ -12,8 +12,8 @@ mod message;
 mod side;
 
 pub use conn::Conn;
-pub use h1_client::H1Client;
-pub use h1_server::{H1Server, NextRequest};
+pub use h1_client::{H1Client, put_request};
+pub use h1_server::{H1Server, NextRequest, request_head as h1_request_head};
 pub use h2_convert::{request_head as h2_request_head, request_of as h2_request_of};
 pub use h2_stream::{H2ClientStream, H2ServerStream, reset_of};
 pub use message::{BodyLength, Frame, Gone, RequestHead, Reset, ResponseHead};
