@@ -61,6 +61,7 @@ fn group(name: String, cases: Vec<Case>) -> Group {
         tls: None,
         upstream_tls: None,
         chains: Vec::new(),
+        asked: Vec::new(),
         listener_filters: Vec::new(),
         filters: Vec::new(),
         router: Map::new(),
@@ -163,6 +164,7 @@ impl Draw {
             hello: Default::default(),
             http2: false,
             upstream: None,
+            asked: None,
         };
         (0..count).map(|i| case(i, (0..BATCH).map(|_| request(&one(self))).collect())).collect()
     }

@@ -21,7 +21,7 @@ pub async fn decide(
     exchange: &mut Exchange<'_, '_>,
     request: &mut Request,
     length: BodyLength,
-) -> Result<Decision, Interrupt> {
+) -> Result<Box<Decision>, Interrupt> {
     let machine = Deciding::new(&exchange.connection.connection);
     drive(exchange, machine, request, length).await
 }
@@ -32,7 +32,7 @@ pub async fn decide_after(
     next: &mut Redirected,
     length: BodyLength,
     (redirects, before): (&InternalRedirects, &Decision),
-) -> Result<Decision, Option<NotFollowed>> {
+) -> Result<Box<Decision>, Option<NotFollowed>> {
     let connection = exchange.connection;
     let mut machine = Deciding::after(&connection.connection, before);
     let cx = context(exchange);
@@ -64,25 +64,28 @@ async fn drive(
     mut machine: Deciding,
     request: &mut Request,
     length: BodyLength,
-) -> Result<Decision, Interrupt> {
+) -> Result<Box<Decision>, Interrupt> {
     let connection = exchange.connection;
     let worker = &connection.worker;
     loop {
+        // What is asked is in boxes: hardly any request pays for its room.
         let cx = context(exchange);
         match worker.with_rng(|rng| machine.step(&cx, request, rng, &mut ())) {
-            Step::Done(decision) => return Ok(*decision),
+            Step::Done(decision) => return Ok(decision),
             Step::Ask(Ask::Delay(delay)) => {
                 connection.stats.fault_delays.inc();
-                while_wanted(exchange.down, &mut Timers::default(), tokio::time::sleep(delay)).await?;
+                let mut timers = Timers::default();
+                Box::pin(while_wanted(exchange.down, &mut timers, tokio::time::sleep(delay))).await?;
             }
             Step::Ask(Ask::Call(call)) => {
                 exchange.asked = true;
-                let called = perform(worker, &call);
-                let called = while_wanted(exchange.down, &mut Timers::default(), called).await?;
+                let mut timers = Timers::default();
+                let called = while_wanted(exchange.down, &mut timers, perform(worker, &call));
+                let called = Box::pin(called).await?;
                 machine.answer(Answer::Called(called));
             }
             Step::Ask(Ask::Body { more_than }) => {
-                let body = received(exchange, length, more_than).await?;
+                let body = Box::pin(received(exchange, length, more_than)).await?;
                 machine.answer(Answer::Body(body));
             }
         }

@@ -133,7 +133,7 @@ fn count(connection: &HttpConnection, decision: &Decision) {
 /// A request that an answer asked for, and that is made in the client's place.
 struct NextRequest {
     head: RequestHead,
-    decision: Decision,
+    decision: Box<Decision>,
     body: RequestBody,
     asked: bool,
 }
@@ -436,7 +436,7 @@ impl Exchange<'_, '_> {
         let Some(redirects) = redirects.filter(|r| r.concerns(&begun.head.response)) else {
             return Some(begun);
         };
-        match self.redirected(redirects, decision, head, &begun, body).await {
+        match Box::pin(self.redirected(redirects, decision, head, &begun, body)).await {
             Ok(next) => {
                 self.record.code = begun.head.response.status;
                 self.record.is_followed = true;

@@ -13,6 +13,8 @@ mod pass;
 mod pump;
 mod record;
 mod serve;
+#[cfg(test)]
+mod sizes;
 mod spans;
 mod timers;
 mod tries;

@@ -408,10 +408,11 @@ async fn serve_h2(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io) {
                 connection.stats.rq_http2_total.inc();
                 let (connection, live) = (connection.clone(), live.clone());
                 live.set(live.get() + 1);
-                tokio::task::spawn_local(async move {
+                // A task is copied whole whenever its state changes; a box is not.
+                tokio::task::spawn_local(Box::pin(async move {
                     serve_stream(&connection, request, respond, secure).await;
                     live.set(live.get() - 1);
-                });
+                }));
             }
             Event::Stream(Some(Err(error))) => {
                 tracing::debug!(%error, "HTTP/2 connection ended");
