@@ -25,7 +25,11 @@ impl<'a> Rendered<'a> {
     pub(super) fn bytes(bytes: Option<Cow<'a, [u8]>>) -> Self {
         match bytes {
             None => Self::Missing,
-            Some(Cow::Borrowed(bytes)) => Self::Text(String::from_utf8_lossy(bytes)),
+            // Nearly everything is UTF-8, and told to be so sooner than by who looks for what is not.
+            Some(Cow::Borrowed(bytes)) => Self::Text(match std::str::from_utf8(bytes) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => String::from_utf8_lossy(bytes),
+            }),
             Some(Cow::Owned(bytes)) => Self::Text(Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())),
         }
     }

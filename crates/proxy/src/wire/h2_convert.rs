@@ -1,6 +1,8 @@
 //! Between HTTP/2's header maps and our heads; what may not stand in HTTP/1 is refused here (CVE-2023-27491).
 
-use bytes::Bytes;
+use std::sync::LazyLock;
+
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request,
 };
@@ -55,6 +57,8 @@ pub fn response_head(response: &Response<h2::RecvStream>) -> Result<ResponseHead
 /// Our headers; connection-specific fields make a message malformed (RFC 9113, section 8.2.2).
 pub fn headers_of(map: &HeaderMap) -> Result<Headers, Reset> {
     let mut headers = Headers::with_capacity(map.len() + 8);
+    // All values lie in one piece of memory.
+    let mut values = BytesMut::with_capacity(map.values().map(HeaderValue::len).sum());
     for (name, value) in map {
         if matches!(
             name.as_str(),
@@ -67,7 +71,8 @@ pub fn headers_of(map: &HeaderMap) -> Result<Headers, Reset> {
             Some(known) => Name::from(known),
             None => Name::from(name.as_str()),
         };
-        headers.append(name, Bytes::copy_from_slice(value.as_bytes().trim_ascii()));
+        values.extend_from_slice(value.as_bytes().trim_ascii());
+        headers.append(name, values.split().freeze());
     }
     Ok(headers)
 }
@@ -101,12 +106,20 @@ fn join_cookies(headers: &mut Headers) {
     }
 }
 
+/// The names that are known, so that they are read once; pseudo headers are none.
+static KNOWN: LazyLock<Vec<Option<HeaderName>>> = LazyLock::new(|| {
+    Known::ALL.iter().map(|known| HeaderName::from_bytes(known.as_str().as_bytes()).ok()).collect()
+});
+
 pub fn header_map(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers.iter() {
-        let name = HeaderName::from_bytes(name.as_bytes());
+        let name = match name.known() {
+            Some(known) => KNOWN[known as usize].clone(),
+            None => HeaderName::from_bytes(name.as_bytes()).ok(),
+        };
         let value = HeaderValue::from_maybe_shared(value.clone());
-        if let (Ok(name), Ok(value)) = (name, value) {
+        if let (Some(name), Ok(value)) = (name, value) {
             map.append(name, value);
         }
     }
