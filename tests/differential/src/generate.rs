@@ -61,7 +61,6 @@ fn group(name: String, cases: Vec<Case>) -> Group {
         tls: None,
         upstream_tls: None,
         chains: Vec::new(),
-        asked: Vec::new(),
         listener_filters: Vec::new(),
         filters: Vec::new(),
         router: Map::new(),
@@ -75,6 +74,7 @@ fn group(name: String, cases: Vec<Case>) -> Group {
         log: Vec::new(),
         log_filter: None,
         upstream: Vec::new(),
+        asked: Vec::new(),
         cases,
     }
 }
