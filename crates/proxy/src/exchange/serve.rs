@@ -108,9 +108,9 @@ impl HttpConnection {
 }
 
 pub async fn serve_http(
-    worker: &Rc<Worker>,
+    worker: Rc<Worker>,
     arrived: Arrived,
-    chain: &Arc<FilterChain>,
+    chain: Arc<FilterChain>,
     hcm: Arc<Hcm>,
     mut io: Io,
 ) {
@@ -120,17 +120,15 @@ pub async fn serve_http(
     if io.is_tls() {
         stats.cx_ssl_total.inc();
     }
+    let plan = worker.config().plan;
     let connection = Rc::new(HttpConnection {
-        worker: worker.clone(),
+        worker,
         listener: arrived.listener.name.clone(),
         direction: arrived.listener.direction,
         stats: stats.clone(),
         buffer_limit: arrived.listener.per_connection_buffer_limit as usize,
         connection: arrived.connection,
-        current: RefCell::new(Current {
-            chain: chain.clone(),
-            terms: Terms { plan: worker.config().plan, hcm: hcm.clone(), last: false },
-        }),
+        current: RefCell::new(Current { chain, terms: Terms { plan, hcm: hcm.clone(), last: false } }),
         timers: Cell::new(None),
         over: Notify::new(),
     });
@@ -155,7 +153,7 @@ pub async fn serve_http(
     if http2 {
         stats.cx_http2_total.inc();
         io.put_back(first.freeze());
-        serve_h2(&connection, &hcm, io).await;
+        Box::pin(serve_h2(&connection, &hcm, io)).await;
     } else {
         stats.cx_http1_total.inc();
         serve_h1(&connection, &hcm, io, first).await;
@@ -224,7 +222,8 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
                 connection.stats.rq_http1_total.inc();
                 let mut record = unread(connection);
                 record.details = "request_header_timeout".into();
-                answer(connection, hcm, &mut server, record, 408, "request header timeout").await;
+                let late = "request header timeout";
+                Box::pin(answer(connection, hcm, &mut server, record, 408, late)).await;
                 return;
             }
         };
@@ -258,12 +257,12 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
                 return;
             }
             NextRequest::Bad(error) => {
-                refuse(connection, hcm, &mut server, error).await;
+                Box::pin(refuse(connection, hcm, &mut server, error)).await;
                 return;
             }
         }
         if !server.reusable() {
-            close(&mut server, hcm.timeouts.delayed_close).await;
+            Box::pin(close(&mut server, hcm.timeouts.delayed_close)).await;
             return;
         }
     }

@@ -9,10 +9,11 @@ use bytes::BytesMut;
 use decide::{Connection, Listener, ListenerFilterKind, TransportProtocol};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-use super::chain;
+use super::chain::{self, Serving};
 use super::detect::{self, Detected};
 use super::proxy_protocol;
 use crate::net::{Io, Kind, local_address, original_destination};
+use crate::stats::ListenerStats;
 use crate::worker::Worker;
 
 /// How long to pause when the process is out of descriptors: whoever waits in the backlog is served later.
@@ -36,7 +37,7 @@ pub async fn accept_tcp(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener)
                 tokio::task::spawn_local(async move {
                     let live = worker.begin();
                     let _ = stream.set_nodelay(true);
-                    arrive(&worker, &name, stream, remote).await;
+                    stay(Box::pin(arrive(&worker, &name, stream, remote)).await).await;
                     drop(live);
                 });
             }
@@ -59,7 +60,7 @@ pub async fn accept_unix(worker: Rc<Worker>, name: Arc<str>, socket: UnixListene
                             Connection { id: worker.connection_id(), ..Connection::new(nowhere, nowhere) };
                         let arrived =
                             Arrived { listener, connection, io: Kind::Unix(stream), first: BytesMut::new() };
-                        inspect(&worker, arrived).await;
+                        stay(Some(Box::pin(inspect(&worker, arrived)).await)).await;
                     }
                     drop(live);
                 });
@@ -79,11 +80,31 @@ async fn refused(worker: &Worker, name: &str, error: &std::io::Error) {
     }
 }
 
+/// A connection that was led to its chain, and what is left to do for it. What the way there took is gone by then, since
+/// connections may stay for long.
+struct Led {
+    serving: Option<Serving>,
+    stats: Rc<ListenerStats>,
+}
+
+impl Drop for Led {
+    fn drop(&mut self) {
+        self.stats.cx_active.dec();
+        self.stats.cx_destroy.inc();
+    }
+}
+
+async fn stay(mut led: Option<Led>) {
+    if let Some(serving) = led.as_mut().and_then(|led| led.serving.as_mut()) {
+        serving.await;
+    }
+}
+
 /// Finds where the connection wanted to go and which listener is for that.
-async fn arrive(worker: &Rc<Worker>, name: &str, stream: TcpStream, remote: SocketAddr) {
+async fn arrive(worker: &Rc<Worker>, name: &str, stream: TcpStream, remote: SocketAddr) -> Option<Led> {
     let plan = worker.config().plan;
-    let Some(bound) = plan.listener(name).cloned() else { return };
-    let Some(local) = local_address(&stream) else { return };
+    let bound = plan.listener(name).cloned()?;
+    let local = local_address(&stream)?;
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
     let mut connection = Connection { id: worker.connection_id(), ..Connection::new(remote, local) };
     let restores = bound.use_original_dst
@@ -98,30 +119,33 @@ async fn arrive(worker: &Rc<Worker>, name: &str, stream: TcpStream, remote: Sock
         bound
     };
     drop(plan);
-    inspect(worker, Arrived { listener, connection, io: Kind::Tcp(stream), first: BytesMut::new() }).await;
+    let arrived = Arrived { listener, connection, io: Kind::Tcp(stream), first: BytesMut::new() };
+    Some(inspect(worker, arrived).await)
 }
 
 /// Runs the listener's filters, then gives the connection to its chain.
-async fn inspect(worker: &Rc<Worker>, mut arrived: Arrived) {
+async fn inspect(worker: &Rc<Worker>, mut arrived: Arrived) -> Led {
     let stats = worker.listener_stats(&arrived.listener.stat_prefix);
     stats.cx_total.inc();
     stats.cx_active.inc();
+    let mut led = Led { serving: None, stats: stats.clone() };
     let chosen = match proxy_header(&mut arrived).await {
         Ok(()) => detect::detect(worker, &mut arrived, &stats).await,
         Err(()) => Detected::Close,
     };
     match chosen {
-        Detected::Chain(found) => chain::serve(worker, arrived, found, None).await,
+        Detected::Chain(found) => led.serving = chain::serve(worker, arrived, found, None).await,
         // The server spoke first while we were still listening for the client.
-        Detected::ServerFirst(found, upstream) => chain::serve(worker, arrived, found, Some(*upstream)).await,
+        Detected::ServerFirst(found, upstream) => {
+            led.serving = chain::serve(worker, arrived, found, Some(*upstream)).await;
+        }
         Detected::NoChain => {
             stats.no_filter_chain_match.inc();
             chain::log_unmatched(worker, &arrived);
         }
         Detected::Close => {}
     }
-    stats.cx_active.dec();
-    stats.cx_destroy.inc();
+    led
 }
 
 async fn proxy_header(arrived: &mut Arrived) -> Result<(), ()> {

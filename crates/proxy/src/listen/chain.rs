@@ -1,5 +1,6 @@
 //! A connection in the hands of its filter chain: handshake, network filters, then HTTP or TCP.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,18 +15,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::accept::Arrived;
 use super::exchange_tcp::ALPN;
 use super::tcp_proxy::{self, Opened};
+use crate::exchange::serve_http;
 use crate::net::{Io, Kind};
 use crate::worker::Worker;
 
 /// A handshake without a configured limit takes no longer than this.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
+/// What is left to do for a connection whose chain speaks HTTP.
+pub type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Sees a connection through, or says how that goes on.
 pub async fn serve(
     worker: &Rc<Worker>,
     mut arrived: Arrived,
     chain: Arc<FilterChain>,
     opened: Option<Opened>,
-) {
+) -> Option<Serving> {
     let Some(io) = secure(worker, &mut arrived, &chain).await else {
         // The connection manager has seen the connection, though never a request on it.
         if let Terminal::Http(hcm) = &chain.terminal {
@@ -33,19 +39,21 @@ pub async fn serve(
             stats.cx_total.inc();
             stats.cx_destroy.inc();
         }
-        return;
+        return None;
     };
     if let Some(delay) = over_limit(worker, &chain) {
         tokio::time::sleep(delay).await;
-        return;
+        return None;
     }
     if too_soon(worker, &chain) {
-        return;
+        return None;
     }
     let decision = judge(worker, &worker.config().plan, &chain, &arrived.connection);
     count_rbac(worker, &chain, &decision);
     match decision.outcome {
-        ConnectionOutcome::Http(hcm) => crate::exchange::serve_http(worker, arrived, &chain, hcm, io).await,
+        ConnectionOutcome::Http(hcm) => {
+            return Some(Box::pin(serve_http(worker.clone(), arrived, chain, hcm, io)));
+        }
         ConnectionOutcome::Tcp(forward) => {
             let exchanges = chain.filters.iter().any(|f| matches!(f, NetworkFilter::MetadataExchange))
                 && arrived.connection.tls.as_ref().is_some_and(|t| t.alpn.as_bytes() == ALPN);
@@ -63,6 +71,7 @@ pub async fn serve(
             tcp_proxy::log_closed(worker, &arrived, &chain, &decision.metadata, decision.flags, &details);
         }
     }
+    None
 }
 
 /// What the network filters say now.
