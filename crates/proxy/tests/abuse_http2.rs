@@ -6,6 +6,10 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use common::frames::{
+    ACK, CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GET, GOAWAY, HEADERS, PATIENCE, PING,
+    POST, PRIORITY, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, literal,
+};
 use common::{
     Seen, cluster, echo_upstream, get, hcm, http_proxy, listener, read_message, route, start, status,
     upstream,
@@ -13,131 +17,9 @@ use common::{
 use proxy::Handle;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-const PROTOCOL_ERROR: u32 = 1;
-const CALM: u32 = 11;
-
-const PATIENCE: Duration = Duration::from_secs(10);
 /// What one connection may make this process grow by; the proxy runs in it.
 const GROWTH: usize = 24 << 20;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// HPACK's literal that is not indexed, of up to 126 bytes each.
-fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
-    [&[0, name.len() as u8][..], name, &[value.len() as u8], value].concat()
-}
-
-/// `:method GET`, `:scheme http`.
-const GET: &[u8] = &[0x82, 0x86];
-/// `:method POST`, `:scheme http`.
-const POST: &[u8] = &[0x83, 0x86];
-
-fn block(method: &[u8], path: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let mut block = [method, &literal(b":path", path), &literal(b":authority", b"a")].concat();
-    for (name, value) in more {
-        block.extend(literal(name, value));
-    }
-    block
-}
-
-/// The connection of one client that says what it likes.
-struct Attacker {
-    stream: TcpStream,
-    read: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Frame {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-impl Attacker {
-    async fn connect(address: SocketAddr, settings: &[u8]) -> Self {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        stream.write_all(&frame(SETTINGS, 0, 0, settings)).await.unwrap();
-        Self { stream, read: Vec::new() }
-    }
-
-    async fn send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes).await;
-    }
-
-    /// Sends as much as is taken from it; says whether that was all.
-    async fn flood(&mut self, bytes: &[u8]) -> bool {
-        let sent = tokio::time::timeout(Duration::from_millis(1500), self.stream.write_all(bytes)).await;
-        matches!(sent, Ok(Ok(())))
-    }
-
-    /// The next frame; nothing at the end of the connection.
-    async fn next(&mut self) -> Option<Frame> {
-        loop {
-            if let Some(head) = self.read.get(..9) {
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-                if self.read.len() >= 9 + length {
-                    let (kind, stream) = (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
-                    let payload = self.read[9..9 + length].to_vec();
-                    self.read.drain(..9 + length);
-                    return Some(Frame { kind, stream, payload });
-                }
-            }
-            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await;
-            match read.expect("a frame or the end") {
-                Ok(n) if n > 0 => {}
-                _ => return None,
-            }
-        }
-    }
-
-    /// The error of the GOAWAY that ends the connection; nothing where it ended without one.
-    async fn ended_with(&mut self) -> Option<u32> {
-        while let Some(frame) = self.next().await {
-            if frame.kind == GOAWAY {
-                return frame.payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().unwrap()));
-            }
-        }
-        None
-    }
-
-    /// What becomes of a stream: `Ok` with its headers' block, `Err` with the error it is reset with.
-    async fn fate(&mut self, stream: u32) -> Result<Vec<u8>, u32> {
-        while let Some(frame) = self.next().await {
-            match frame.kind {
-                HEADERS if frame.stream == stream => return Ok(frame.payload),
-                RST_STREAM if frame.stream == stream => {
-                    return Err(u32::from_be_bytes(frame.payload[..4].try_into().unwrap()));
-                }
-                GOAWAY => panic!("the connection ended: {frame:?}"),
-                _ => {}
-            }
-        }
-        panic!("the connection ended");
-    }
-}
 
 async fn proxy() -> (Handle, SocketAddr, Seen) {
     let (up, seen) = echo_upstream().await;
@@ -168,7 +50,7 @@ fn bounded(before: usize) {
 async fn rapid_reset_ends_the_connection() {
     let _alone = ALONE.lock().await;
     let (handle, address, seen) = proxy().await;
-    let mut attacker = Attacker::connect(address, &[]).await;
+    let mut attacker = Frames::connect(address, &[]).await;
     let open = block(GET, b"/reset", &[]);
     let flood: Vec<u8> = (0..5000u32)
         .flat_map(|n| {
@@ -190,7 +72,7 @@ async fn a_continuation_flood_ends_the_connection() {
     let (handle, address, seen) = proxy().await;
     let before = resident();
     for piece in [&literal(b"x", &[b'a'; 100]).repeat(100)[..], b""] {
-        let mut attacker = Attacker::connect(address, &[]).await;
+        let mut attacker = Frames::connect(address, &[]).await;
         attacker.send(&frame(HEADERS, END_STREAM, 1, &block(GET, b"/endless", &[]))).await;
         attacker.flood(&frame(CONTINUATION, 0, 1, piece).repeat(2000)).await;
         assert!(matches!(attacker.ended_with().await, Some(CALM) | None));
@@ -208,7 +90,7 @@ async fn ping_and_settings_floods_are_not_buffered() {
     let (handle, address, _) = proxy().await;
     let before = resident();
     for one in [frame(PING, 0, 0, b"floodped"), frame(SETTINGS, 0, 0, &[])] {
-        let mut attacker = Attacker::connect(address, &[]).await;
+        let mut attacker = Frames::connect(address, &[]).await;
         let all_taken = attacker.flood(&one.repeat((64 << 20) / one.len())).await;
         assert!(!all_taken, "64 MiB were taken of one who reads nothing");
         others_are_served(address).await;
@@ -227,7 +109,7 @@ async fn priority_and_acknowledgement_floods_are_not_buffered() {
     let pings = frame(PING, ACK, 0, b"floodped").repeat(100_000);
     let windows = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(100_000);
     for flood in [priorities, pings, windows] {
-        let mut attacker = Attacker::connect(address, &[]).await;
+        let mut attacker = Frames::connect(address, &[]).await;
         attacker.flood(&flood).await;
         others_are_served(address).await;
     }
@@ -239,7 +121,7 @@ async fn priority_and_acknowledgement_floods_are_not_buffered() {
 async fn empty_data_frames_end_the_connection() {
     let _alone = ALONE.lock().await;
     let (handle, address, seen) = proxy().await;
-    let mut attacker = Attacker::connect(address, &[]).await;
+    let mut attacker = Frames::connect(address, &[]).await;
     attacker.send(&frame(HEADERS, END_HEADERS, 1, &block(POST, b"/empty", &[]))).await;
     attacker.send(&frame(DATA, 0, 1, &[]).repeat(20_000)).await;
     assert!(matches!(attacker.ended_with().await, Some(CALM) | None));
@@ -259,7 +141,7 @@ async fn tiny_data_frames_are_bounded() {
     .await;
     let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster("up", &[up]), 1).await;
     let before = resident();
-    let mut attacker = Attacker::connect(address, &[]).await;
+    let mut attacker = Frames::connect(address, &[]).await;
     attacker.send(&frame(HEADERS, END_HEADERS, 1, &block(POST, b"/tiny", &[]))).await;
     attacker.flood(&frame(DATA, 0, 1, b"x").repeat(1_000_000)).await;
     bounded(before);
@@ -288,7 +170,7 @@ async fn closed_and_tiny_windows_hold_little_memory() {
     let before = resident();
     for window in [0u32, 1] {
         let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
-        let mut attacker = Attacker::connect(address, &setting).await;
+        let mut attacker = Frames::connect(address, &setting).await;
         for n in 0..20u32 {
             let id = 2 * n + 1;
             attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, id, &block(GET, b"/large", &[]))).await;
@@ -312,7 +194,7 @@ async fn hpack_and_cookie_amplification_are_refused() {
         let mut bomb = block(GET, b"/bomb", &[]);
         bomb.extend([&[0x40, name.len() as u8][..], name, &[value.len() as u8], &value].concat());
         bomb.extend([0xbe].repeat(15_000));
-        let mut attacker = Attacker::connect(address, &[]).await;
+        let mut attacker = Frames::connect(address, &[]).await;
         attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &bomb)).await;
         let mut answered = Vec::new();
         while let Some(frame) = attacker.next().await {
@@ -336,7 +218,7 @@ async fn hpack_and_cookie_amplification_are_refused() {
 async fn more_headers_than_allowed_are_refused_as_in_http_1() {
     let _alone = ALONE.lock().await;
     let (handle, address, seen) = proxy().await;
-    let mut attacker = Attacker::connect(address, &[]).await;
+    let mut attacker = Frames::connect(address, &[]).await;
     let many = block(GET, b"/many", &[(&b"a"[..], &b"b"[..]); 101]);
     attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &many)).await;
     let answer = attacker.fate(1).await.expect("an answer");
@@ -387,7 +269,7 @@ async fn what_cannot_stand_in_http_1_resets_its_stream_and_reaches_nobody() {
     let mut wrong = Vec::new();
     for (name, block) in &rows {
         let before = seen.len();
-        let mut attacker = Attacker::connect(address, &[]).await;
+        let mut attacker = Frames::connect(address, &[]).await;
         attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, block)).await;
         attacker.send(&frame(PING, 0, 0, b"are ended")).await;
         let mut fate = "the connection ended".to_owned();
@@ -413,7 +295,7 @@ async fn what_cannot_stand_in_http_1_resets_its_stream_and_reaches_nobody() {
 async fn a_missing_path_resets_its_stream_alone() {
     let _alone = ALONE.lock().await;
     let (handle, address, seen) = proxy().await;
-    let mut attacker = Attacker::connect(address, &[]).await;
+    let mut attacker = Frames::connect(address, &[]).await;
     let without = [GET, &literal(b":authority", b"a")].concat();
     attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &without)).await;
     assert_eq!(attacker.fate(1).await, Err(PROTOCOL_ERROR));
@@ -444,7 +326,7 @@ async fn early_data_of_a_tunnel_waits_until_the_upstream_accepts_it() {
     hcm["typedConfig"]["http2ProtocolOptions"] = json!({"allowConnect": true});
     let handle = start(vec![listener("l", json!([hcm]))], vec![cluster("up", &[up])], 1).await;
     let address = handle.address("l").await.unwrap();
-    let mut attacker = Attacker::connect(address, &[]).await;
+    let mut attacker = Frames::connect(address, &[]).await;
     let connect = [
         &literal(b":method", b"CONNECT")[..],
         &literal(b":protocol", b"websocket"),

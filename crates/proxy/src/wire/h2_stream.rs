@@ -25,6 +25,10 @@ impl Outgoing {
     }
 
     fn push(&mut self, data: Bytes) {
+        // Nobody opens a window for nothing: an empty piece would wait for ever, and the end behind it.
+        if data.is_empty() {
+            return;
+        }
         self.queued += data.len();
         self.waiting.push_back(data);
     }

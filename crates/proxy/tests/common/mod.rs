@@ -1,6 +1,8 @@
 //! A recording upstream and a proxy made of an Envoy bootstrap, both in this process, on real sockets.
 #![allow(dead_code)]
 
+pub mod frames;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
