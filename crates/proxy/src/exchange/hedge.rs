@@ -315,7 +315,9 @@ impl Exchange<'_, '_> {
     fn slow(&mut self, air: &mut Air<'_>, at: usize, trip: &Trip<'_, '_>, body: &RequestBody) {
         let Some(flight) = air.flights.get_mut(at) else { return };
         self.observe(&flight.place.own, &flight.place.host, Outcome::Timeout);
+        // One that is still being received goes to one host at a time.
         if let Some(retry) = trip.forward.retry.as_deref()
+            && body.complete
             && body.can_replay()
             && !air.settled
             && !flight.retried
