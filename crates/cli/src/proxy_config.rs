@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::args::NamespaceArgs;
 use crate::control::{ControlArgs, ProxyStatus, escape};
@@ -244,18 +244,9 @@ fn destination(action: &Value) -> String {
 
 /// A value for `-o`, of which nothing may be secret.
 fn shown(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let one = |(name, value): (&String, &Value)| {
-                let is_key =
-                    matches!(name.as_str(), "privateKey" | "private_key" | "password" | "sessionTicketKeys");
-                (name.clone(), if is_key { json!("[redacted]") } else { shown(value) })
-            };
-            Value::Object(fields.iter().map(one).collect())
-        }
-        Value::Array(items) => items.iter().map(shown).collect(),
-        other => other.clone(),
-    }
+    let mut value = value.clone();
+    proto::json::redact(&mut value);
+    value
 }
 
 #[cfg(test)]

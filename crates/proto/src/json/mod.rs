@@ -8,6 +8,7 @@
 mod canonical;
 mod from_json;
 mod scalar;
+mod secret;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+pub use secret::redact;
 use tables::{Enum, Field, Kind, Message};
 pub use walk::{SetField, Walk, set_fields};
 

@@ -10,9 +10,6 @@ use super::Control;
 use crate::clock::timestamp;
 
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
-/// Fields that Envoy's definitions mark as sensitive.
-const SECRET: [&str; 6] =
-    ["privateKey", "privateKeyProvider", "pkcs12", "password", "sessionTicketKeys", "genericSecret"];
 const V3: &str = "type.googleapis.com/envoy.admin.v3.";
 
 impl Control {
@@ -57,7 +54,7 @@ impl Control {
         }
         let names: Vec<Value> = self.secrets.identities().map(|(name, _)| json!({"name": &**name})).collect();
         configs.push(json!({"@type": format!("{V3}SecretsConfigDump"), "dynamic_active_secrets": names}));
-        configs.iter_mut().for_each(redact);
+        configs.iter_mut().for_each(proto::json::redact);
         json!({ "configs": configs })
     }
 
@@ -138,28 +135,6 @@ impl Control {
     }
 }
 
-/// Puts `[redacted]` in the place of every text below a field that holds a secret, as Envoy does.
-fn redact(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                if SECRET.contains(&name.as_str()) { erase(value) } else { redact(value) }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(redact),
-        _ => {}
-    }
-}
-
-fn erase(value: &mut Value) {
-    match value {
-        Value::Object(fields) => fields.values_mut().for_each(erase),
-        Value::Array(items) => items.iter_mut().for_each(erase),
-        Value::String(text) => *text = "[redacted]".into(),
-        _ => {}
-    }
-}
-
 fn root_of(name: &str, root: &tls::CertificateDer<'static>) -> Option<Value> {
     let info = tls::PeerInfo::from_chain(std::slice::from_ref(root)).ok()?;
     Some(json!({
@@ -172,27 +147,4 @@ fn root_of(name: &str, root: &tls::CertificateDer<'static>) -> Option<Value> {
 
 fn value_of(t: ResourceType, resource: &Resource) -> Value {
     proto::json::any_to_value(t.url(), &resource.body).unwrap_or_else(|e| json!({ "error": e.reason }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_secret_is_shown_however_deep() {
-        let mut value = json!({"tlsCertificate": {
-            "certificateChain": {"inlineString": "public"},
-            "privateKey": {"inlineString": "PRIVATE"},
-            "password": {"filename": "/pass"},
-        }, "list": [{"sessionTicketKeys": {"keys": [{"inlineBytes": "QUJD"}]}}]});
-        redact(&mut value);
-        assert_eq!(
-            value,
-            json!({"tlsCertificate": {
-                "certificateChain": {"inlineString": "public"},
-                "privateKey": {"inlineString": "[redacted]"},
-                "password": {"filename": "[redacted]"},
-            }, "list": [{"sessionTicketKeys": {"keys": [{"inlineBytes": "[redacted]"}]}}]})
-        );
-    }
 }
