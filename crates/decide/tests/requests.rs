@@ -569,3 +569,49 @@ fn what_is_not_honoured_is_refused_by_the_name_of_its_field() {
         assert_eq!(rejections[0].field, format!("{hcm}.{field}"), "{}", rejections[0].reason);
     }
 }
+
+/// CVE-2022-21679: a rule of a later version than ours, of which we see no more than that there is one, disables nothing: it
+/// is refused by name, and what was accepted before stays.
+#[test]
+fn a_rule_of_another_version_is_refused_and_disables_no_rule() {
+    let any = json!([{"any": true}]);
+    let policy = |principals: &Value, permissions: &Value| {
+        rbac(
+            &json!({"action": "DENY", "policies": {"p": {"principals": principals, "permissions": permissions}}}),
+        )
+    };
+    let routes = routes(&json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]));
+    let world = world(json!({}), vec![policy(&any, &any)], &routes);
+    let unknown = json!([{}]);
+    let nested = json!([{"andRules": {"rules": [{}]}}]);
+    let nested_ids = json!([{"andIds": {"ids": [{}]}}]);
+    for (principals, permissions) in
+        [(&any, &unknown), (&unknown, &any), (&any, &nested), (&nested_ids, &any)]
+    {
+        let changed = listener(json!({}), vec![policy(principals, permissions)], &routes);
+        let (plan, rejections) = world.plan.apply(&delta(ResourceType::Listener, "l", &changed));
+        assert_eq!(rejections.len(), 1, "{principals} {permissions}");
+        let chain = plan.listener("l").unwrap().choose(&world.connection, &mut ()).unwrap().clone();
+        let mut rng = SeededRandom::new(1);
+        let start = SystemTime::UNIX_EPOCH;
+        let decided = decide_connection(&plan, &chain, &world.connection, start, &mut rng, &mut ());
+        let ConnectionOutcome::Http(hcm) = decided.outcome else { panic!() };
+        let kept = World { plan, connection: world.connection.clone(), hcm };
+        assert_eq!(kept.fate(get("/")), "403 rbac_access_denied_matched_policy[p]");
+    }
+}
+
+/// CVE-2022-29225: nothing is decompressed, so no bomb goes off; who asks for it is told so.
+#[test]
+fn a_decompressor_is_refused_by_name_and_no_bomb_goes_off() {
+    let filter = json!({"name": "envoy.filters.http.decompressor", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.decompressor.v3.Decompressor"}});
+    let routes = routes(&json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]));
+    let value = listener(json!({}), vec![filter], &routes);
+    let Ok(body) = proto::json::from_value(ResourceType::Listener.url(), &value) else { return };
+    let resource = Resource { name: "l".into(), version: 1, body: body.into() };
+    let delta = Delta { resource_type: ResourceType::Listener, changed: vec![resource], removed: Vec::new() };
+    let (_, rejections) = Plan::new().apply(&delta);
+    assert_eq!(rejections.len(), 1);
+    assert!(format!("{rejections:?}").to_lowercase().contains("decompressor"), "{rejections:?}");
+}

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::frames::{
-    ACK, CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GET, GOAWAY, HEADERS, PATIENCE, PING,
+    ACK, CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GET, GOAWAY, HEADERS, OK, PATIENCE, PING,
     POST, PRIORITY, PROTOCOL_ERROR, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, literal,
 };
 use common::{
-    Seen, cluster, echo_upstream, get, hcm, http_proxy, listener, read_message, route, start, status,
+    Seen, cluster, echo_upstream, get, hcm, http_proxy, listener, read_message, route, start, stat, status,
     upstream,
 };
 use proxy::Handle;
@@ -343,4 +343,107 @@ async fn early_data_of_a_tunnel_waits_until_the_upstream_accepts_it() {
     assert!(saw[0].starts_with("GET /chat HTTP/1.1"), "{saw:?}");
     assert!(saw.iter().all(|request| !request.contains("/smuggled")), "{saw:?}");
     handle.stop().await;
+}
+
+/// Each stream was forwarded before it is reset: it costs its request, and nothing stays of it.
+#[tokio::test]
+async fn resets_that_come_slowly_cost_no_more_than_their_requests() {
+    let _alone = ALONE.lock().await;
+    let (up, seen) = upstream(|mut stream, seen| async move {
+        // Never answers what is to be reset.
+        while let Some(request) = read_message(&mut stream).await {
+            let other = request.contains("/other");
+            seen.push(request);
+            if other {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster("up", &[up]), 1).await;
+    let before = resident();
+    let mut attacker = Frames::connect(address, &[]).await;
+    for n in 0..400u32 {
+        let id = 2 * n + 1;
+        attacker.send(&frame(HEADERS, END_HEADERS | END_STREAM, id, &block(GET, b"/slow", &[]))).await;
+        while seen.len() <= n as usize {
+            tokio::task::yield_now().await;
+        }
+        attacker.send(&frame(RST_STREAM, 0, id, &[0, 0, 0, 8])).await;
+    }
+    attacker.send(&frame(PING, 0, 0, b"all gone")).await;
+    while attacker.next_of(PING).await.unwrap().payload != b"all gone" {}
+    others_are_served(address).await;
+    bounded(before);
+    assert_eq!(stat(&handle, "cluster.up.upstream_rq_active").await, 0);
+    handle.stop().await;
+}
+
+/// What an upstream floods with: its connection ends or waits, others are served, memory stays bounded.
+#[tokio::test]
+async fn floods_by_an_upstream_are_bounded() {
+    let _alone = ALONE.lock().await;
+    let begun = frame(HEADERS, END_HEADERS, 1, OK);
+    let bomb = [&[0x88, 0x40, 6][..], b"x-bomb", &[100], &[b'c'; 100], &[0xbe].repeat(15_000)].concat();
+    let floods: Vec<(&str, Vec<u8>, Vec<u8>)> = vec![
+        ("pings", vec![], frame(PING, 0, 0, b"floodped").repeat(1 << 16)),
+        ("settings", vec![], frame(SETTINGS, 0, 0, &[]).repeat(1 << 16)),
+        (
+            "continuation",
+            frame(HEADERS, 0, 1, OK),
+            frame(CONTINUATION, 0, 1, &literal(b"x", &[b'a'; 100]).repeat(100)).repeat(1000),
+        ),
+        ("empty data", begun.clone(), frame(DATA, 0, 1, &[]).repeat(1 << 16)),
+        (
+            "interim answers",
+            vec![],
+            frame(HEADERS, END_HEADERS, 1, &literal(b":status", b"103")).repeat(1 << 16),
+        ),
+        ("hpack", vec![], frame(HEADERS, END_HEADERS | END_STREAM, 1, &bomb)),
+        ("windows", vec![], frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).repeat(1 << 16)),
+        ("priorities", vec![], frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]).repeat(1 << 16)),
+    ];
+    for (name, first, flood) in floods {
+        let flood = std::sync::Arc::new([first, flood].concat());
+        let (up, _) = upstream(move |stream, _| {
+            let flood = flood.clone();
+            async move {
+                let Some(mut server) = Frames::accept(stream).await else { return };
+                server.send(&frame(SETTINGS, 0, 0, &[])).await;
+                if server.next_of(HEADERS).await.is_some() {
+                    server.flood(&flood).await;
+                }
+                // Reads nothing more, and does not end: that is for the proxy to do.
+                tokio::time::sleep(PATIENCE).await;
+            }
+        })
+        .await;
+        let (other, _) = echo_upstream().await;
+        let mut wicked = cluster("wicked", &[up]);
+        wicked["typedExtensionProtocolOptions"] = json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicitHttpConfig": {"http2ProtocolOptions": {}},
+            },
+        });
+        let routes = json!([
+            {"match": {"prefix": "/other"}, "route": {"cluster": "up"}},
+            {"match": {"prefix": "/"}, "route": {"cluster": "wicked", "timeout": "2s"}},
+        ]);
+        let clusters = vec![cluster("up", &[other]), wicked];
+        let handle = start(vec![listener("l", json!([hcm(routes)]))], clusters, 1).await;
+        let address = handle.address("l").await.unwrap();
+        let before = resident();
+        let victim = tokio::spawn(async move {
+            let _ = tokio::time::timeout(PATIENCE, get(address, "/")).await;
+        });
+        for _ in 0..20 {
+            others_are_served(address).await;
+        }
+        victim.await.unwrap();
+        others_are_served(address).await;
+        let grown = resident().saturating_sub(before);
+        assert!(grown < GROWTH, "{name}: grew by {} KiB", grown >> 10);
+        handle.stop().await;
+    }
 }

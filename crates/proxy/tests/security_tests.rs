@@ -8,7 +8,8 @@ fn every_test_that_the_document_names_exists() {
     let document = std::fs::read_to_string(root.join("docs/security-tests.md")).unwrap();
     let mut sources = String::new();
     for folder in [
-        "crates/proxy/tests",
+        "crates/proxy",
+        "fuzz",
         "crates/mizzen-proxy/tests",
         "crates/decide",
         "crates/syntax",

@@ -287,3 +287,106 @@ fn a_real_envoy_takes_it_all() {
         a_gateway_routes_by_what_a_token_says,
     ]));
 }
+
+/// Whether the reviews' policies let a peer's request through, as a proxy judges what it is told.
+fn lets_in(policy: &str, account: &str) -> bool {
+    let mesh = Mesh::bookinfo(&format!(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: x, namespace: default}}
+spec: {policy}
+"
+    ));
+    let of = |kind: &str| format!("type.googleapis.com/envoy.extensions.filters.{kind}");
+    let mut filters = http_filters(&mesh);
+    filters.retain(|filter| filter["name"] == "envoy.filters.http.rbac");
+    assert!(!filters.is_empty(), "{policy}");
+    filters.push(json!({"name": "router", "typedConfig": {"@type": of("http.router.v3.Router")}}));
+    let listener = json!({"name": "l", "address": {"socketAddress": {"address": "127.0.0.1", "portValue": 80}},
+        "filterChains": [{"filters": [{"name": "hcm", "typedConfig": {
+            "@type": of("network.http_connection_manager.v3.HttpConnectionManager"), "statPrefix": "x",
+            "routeConfig": {"virtualHosts": [{"name": "v", "domains": ["*"], "routes": [
+                {"match": {"prefix": "/"}, "directResponse": {"status": 200}}]}]},
+            "httpFilters": filters}}]}]});
+    let kind = proto::ResourceType::Listener;
+    let body = proto::json::from_value(kind.url(), &listener).unwrap();
+    let resource = proto::Resource { name: "l".into(), version: 1, body: body.into() };
+    let delta = proto::Delta { resource_type: kind, changed: vec![resource], removed: Vec::new() };
+    let (plan, rejections) = decide::Plan::new().apply(&delta);
+    assert!(rejections.is_empty(), "{rejections:?}");
+    let mut connection =
+        decide::Connection::new("10.0.0.9:1".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+    let tls = decide::TlsInfo {
+        peer_verified: true,
+        peer_presented: true,
+        peer_uris: std::iter::once(format!("spiffe://{account}").into()).collect(),
+        ..Default::default()
+    };
+    connection.tls = Some(std::sync::Arc::new(tls));
+    let chain = plan.listener("l").unwrap().choose(&connection, &mut ()).unwrap().clone();
+    let (mut rng, start) = (base::SeededRandom::new(1), std::time::SystemTime::UNIX_EPOCH);
+    let decided = decide::decide_connection(&plan, &chain, &connection, start, &mut rng, &mut ());
+    let decide::ConnectionOutcome::Http(hcm) = decided.outcome else { panic!("no HTTP") };
+    let node = decide::NodeFacts::default();
+    let cx = decide::Context {
+        plan: &plan,
+        hcm: &hcm,
+        connection: &connection,
+        direction: decide::Direction::Inbound,
+        node: &node,
+        start,
+        now: std::time::Instant::now(),
+    };
+    let mut request = decide::Request::new(decide::Method::Get, "reviews:9080", "/a.b");
+    let step = decide::Deciding::new(&connection).step(&cx, &mut request, &mut rng, &mut ());
+    let decide::Step::Done(decision) = step else { panic!("asks") };
+    let decide::Outcome::Reply(reply) = decision.outcome else { panic!("forwards") };
+    reply.status == 200
+}
+
+/// CVE-2026-39350: what is written in a policy is a name, whatever the characters mean to a regular expression.
+#[test]
+fn names_are_no_expressions() {
+    for (source, account, allowed) in [
+        ("namespaces: [a.b]", "cluster.local/ns/a.b/sa/x", true),
+        ("namespaces: [a.b]", "cluster.local/ns/axb/sa/x", false),
+        ("namespaces: ['a.*']", "cluster.local/ns/a.b/sa/x", true),
+        ("namespaces: ['a.*']", "cluster.local/ns/axb/sa/x", false),
+        ("namespaces: ['a|b']", "cluster.local/ns/b/sa/x", false),
+        ("serviceAccounts: [default/my.app]", "cluster.local/ns/default/sa/my.app", true),
+        ("serviceAccounts: [default/my.app]", "cluster.local/ns/default/sa/my-app", false),
+        ("serviceAccounts: [my.app]", "cluster.local/ns/default/sa/myxapp", false),
+        ("principals: [cluster.local/ns/default/sa/my.app]", "cluster.local/ns/default/sa/myxapp", false),
+        ("principals: [cluster.local/ns/default/sa/my.app]", "cluster1local/ns/default/sa/my.app", false),
+    ] {
+        let policy = format!("{{rules: [{{from: [{{source: {{{source}}}}}]}}]}}");
+        assert_eq!(lets_in(&policy, account), allowed, "{source} and {account}");
+    }
+}
+
+/// CVE-2020-16844: what is denied by a wildcard is denied.
+#[test]
+fn a_wildcard_denies_whom_it_stands_for() {
+    let account = "cluster.local/ns/default/sa/bad";
+    for (rule, allowed) in [
+        ("from: [{source: {principals: ['*']}}]", false),
+        ("from: [{source: {principals: ['*/sa/bad']}}]", false),
+        ("from: [{source: {principals: ['cluster.local/ns/default/*']}}]", false),
+        ("from: [{source: {principals: ['*/sa/good']}}]", true),
+        ("from: [{source: {notPrincipals: ['*/sa/good']}}]", false),
+        ("from: [{source: {notPrincipals: ['*']}}]", true),
+        ("from: [{source: {namespaces: ['*']}}]", false),
+        ("from: [{source: {namespaces: ['*fault']}}]", false),
+        ("from: [{source: {namespaces: ['def*']}}]", false),
+        ("to: [{operation: {paths: ['*']}}]", false),
+        ("to: [{operation: {paths: ['/a*']}}]", false),
+        ("to: [{operation: {paths: ['*b']}}]", false),
+        ("to: [{operation: {hosts: ['*']}}]", false),
+        ("to: [{operation: {methods: ['*']}}]", false),
+        ("to: [{operation: {paths: ['/b*']}}]", true),
+    ] {
+        let policy = format!("{{action: DENY, rules: [{{{rule}}}]}}");
+        assert_eq!(lets_in(&policy, account), allowed, "{rule}");
+    }
+}

@@ -75,9 +75,24 @@ pub struct Proxy(Child);
 
 impl Proxy {
     pub fn start(host: SocketAddr, bootstrap: &Value, folder: &Path) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_mizzen-proxy")), host, bootstrap, folder)
+    }
+
+    /// One that may have no more than so many descriptors.
+    pub fn start_with_descriptors(most: u32, host: SocketAddr, bootstrap: &Value, folder: &Path) -> Self {
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_mizzen-proxy")]);
+        Self::run(shell, host, bootstrap, folder)
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    fn run(mut command: Command, host: SocketAddr, bootstrap: &Value, folder: &Path) -> Self {
         let config = folder.join("bootstrap.json");
         std::fs::write(&config, bootstrap.to_string()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mizzen-proxy"));
         command.args(["--concurrency", "1", "--config"]).arg(config).stdin(Stdio::null());
         let mut proxy = Self(command.env("MIZZEN_LOG", "error").spawn().unwrap());
         for _ in 0..300 {

@@ -144,7 +144,10 @@ impl IstioStats {
         self.dropped += 1;
         let source = Rc::new(Workload::all("overflow"));
         let service = Rc::new(Service::all("overflow"));
-        RequestKey { destination: source.clone(), source, service, ..key }
+        // What an upstream may say at will is left out: it would be a series each.
+        let (code, grpc_status) = (key.code / 100 * 100, key.grpc_status.filter(|status| *status <= 16));
+        let flags = ResponseFlags::NONE;
+        RequestKey { destination: source.clone(), source, service, code, grpc_status, flags, ..key }
     }
 
     pub fn tcp(&mut self, key: TcpKey) -> &mut TcpSeries {
@@ -154,7 +157,13 @@ impl IstioStats {
             let service = Rc::new(Service::all("overflow"));
             return self
                 .tcp
-                .entry(TcpKey { destination: source.clone(), source, service, ..key })
+                .entry(TcpKey {
+                    destination: source.clone(),
+                    source,
+                    service,
+                    flags: ResponseFlags::NONE,
+                    ..key
+                })
                 .or_default();
         }
         self.tcp.entry(key).or_default()

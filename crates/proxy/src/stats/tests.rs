@@ -69,3 +69,21 @@ fn peers_cannot_fill_the_memory_with_series() {
     assert_eq!(snapshot.requests.values().map(|s| s.requests).sum::<u64>(), 5000);
     assert!(istio.dropped() > 0);
 }
+
+/// GHSA-42mr-jpwh-m9rv: whatever peers say of themselves and answer, the number of series is bounded.
+#[test]
+fn peers_cannot_make_series_without_end() {
+    let mut istio = IstioStats::default();
+    for n in 0..20_000u32 {
+        let grpc_status = (n % 2 == 0).then_some(n);
+        let key =
+            RequestKey { grpc_status, ..key(&format!("workload-{}", n % 7_000), 200 + (n % 700) as u16) };
+        istio.record(key, &RequestSample::default());
+    }
+    let mut all = Snapshot::default();
+    all.istio = istio.snapshot(&PeerMetadata::default());
+    let page = prometheus(&all);
+    let series = page.lines().filter(|l| l.starts_with("istio_requests_total{")).count();
+    assert!((4096..4400).contains(&series), "{series}");
+    assert!(page.contains("source_workload=\"overflow\""));
+}
