@@ -47,7 +47,7 @@ struct Place {
 
 enum Way<'f> {
     Launching(Pin<Box<dyn Future<Output = Result<Flying, Failed>> + 'f>>),
-    Flying(Flying),
+    Flying(Box<Flying>),
 }
 
 /// All tries of one request.
@@ -176,7 +176,7 @@ impl Flight<'_> {
             match launching.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(failed)) => return Poll::Ready(Event::Failed(at, failed)),
-                Poll::Ready(Ok(flying)) => self.way = Way::Flying(flying),
+                Poll::Ready(Ok(flying)) => self.way = Way::Flying(Box::new(flying)),
             }
             self.start_idle(plan.forward);
         }
