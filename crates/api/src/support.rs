@@ -216,10 +216,6 @@ const MESH_CONFIG: &[Rule] = &[
     ("serviceEntryVisibility", Refused("not built yet; write exportTo in each ServiceEntry")),
     ("outboundTrafficPolicy.tls", Refused("not built yet")),
     ("outboundTrafficPolicy.mode=ALLOW_ANY_DYNAMIC_DNS", Refused("not built yet; write ALLOW_ANY")),
-    (
-        "extensionProviders[].envoyExtAuthzGrpc",
-        Warned("it is asked about HTTP only; on TCP ports, what rules of CUSTOM select is denied"),
-    ),
     ("extensionProviders[].lightstep", Refused("write zipkin or opentelemetry")),
     ("extensionProviders[].datadog", Refused("write zipkin or opentelemetry")),
     ("extensionProviders[].stackdriver", Refused("write zipkin or opentelemetry")),

@@ -68,6 +68,7 @@ pub use decision::{
     TraceDecision,
 };
 pub use explain::{Explanation, Note, Recorder};
+pub use ext_authz::NetworkAuthz;
 pub use filters::{Coding, CsrfCounts};
 pub use flags::ResponseFlags;
 pub use format::{DEFAULT_ENVOY, DEFAULT_ISTIO, Format, JsonFormat};
@@ -93,7 +94,7 @@ pub use route::{
     HostRewrite, InternalRedirects, MirrorPolicy, NetworkHash, NotFollowed, PathMatch, PathRewrite, Redirect,
     Redirected, Retry, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
-pub use tcp::{ConnectionDecision, ConnectionOutcome, TcpForward, decide_connection};
+pub use tcp::{ConnectionDecision, ConnectionOutcome, TcpForward, decide_connection, decide_connection_with};
 pub use tls::{
     CertificateSource, DownstreamTls, DownstreamTransport, SanKind, SanMatcher, SecretRef, SecretSource,
     TlsCommon, TlsVersion, Transport, UpstreamTls, UpstreamTransport, Validation, compile_validation,

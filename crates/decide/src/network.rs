@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit;
 
 use crate::access_log::AccessLog;
+use crate::ext_authz::NetworkAuthz;
 use crate::limit::Bucket;
 use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within};
@@ -33,6 +34,12 @@ pub enum NetworkFilter {
     RateLimit(Arc<ConnectionRateLimit>),
     /// The cluster is called as the server name says: AUTO_PASSTHROUGH.
     SniCluster,
+    /// Somebody else is asked about the connection.
+    Authz(Arc<NetworkAuthz>),
+    /// A cluster for any host is to look the server name up, at this port.
+    SniDynamicForward {
+        port: u16,
+    },
     /// Facts set for later filters and the log, each with its value already literal.
     SetFilterState(Vec<(Arc<str>, crate::format::Format)>),
 }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use base::Random;
 use bytes::Bytes;
 
+use crate::ask::{Answered, Call, CallFault};
 use crate::cluster::Cluster;
 use crate::connection::Connection;
 use crate::decision::PolicyHit;
 use crate::explain::{Note, Recorder};
+use crate::ext_authz::{NETWORK_METADATA, NetworkAuthz, NetworkVerdict};
 use crate::flags::ResponseFlags;
 use crate::hcm::Hcm;
 use crate::listener::{FilterChain, Terminal};
 use crate::log::LogEntry;
-use crate::machine::by_weight;
+use crate::machine::{Count, CountScope, by_weight};
 use crate::metadata::DynamicMetadata;
 use crate::network::{NetworkFilter, TcpProxy};
 use crate::plan::Plan;
@@ -32,6 +34,9 @@ pub struct ConnectionDecision {
     /// Facts for the log, by name.
     pub filter_state: Vec<(Arc<str>, String)>,
     pub flags: ResponseFlags,
+    /// `%RESPONSE_CODE_DETAILS%` where a filter ends the connection.
+    pub response_details: &'static str,
+    pub counts: Vec<Count>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +46,8 @@ pub enum ConnectionOutcome {
     /// Write and close.
     Write(Bytes),
     Echo,
+    /// Somebody else is to be asked first: decide again with the answer.
+    Ask(Box<Call>),
     Close {
         /// `%CONNECTION_TERMINATION_DETAILS%`.
         details: String,
@@ -52,15 +59,30 @@ pub struct TcpForward {
     pub proxy: Arc<TcpProxy>,
     pub cluster: Arc<Cluster>,
     pub hash: Option<u64>,
+    /// Whom a cluster for any host is to look up, and its port.
+    pub dynamic: Option<(Arc<str>, u16)>,
 }
 
 /// Judges a connection whose handshake, where there is one, is complete. Connection limits are the caller's to keep:
-/// they are state. Continuous RBAC is judged anew by calling this again.
+/// they are state. Continuous RBAC is judged anew by calling this again; who was asked at first is not asked again for it.
 pub fn decide_connection<R: Random + ?Sized, E: Recorder>(
     plan: &Plan,
     chain: &FilterChain,
     connection: &Connection,
     start: std::time::SystemTime,
+    rng: &mut R,
+    recorder: &mut E,
+) -> ConnectionDecision {
+    decide_connection_with(plan, chain, connection, start, &[], rng, recorder)
+}
+
+/// The same with what came of asking, in the order in which it was asked for.
+pub fn decide_connection_with<R: Random + ?Sized, E: Recorder>(
+    plan: &Plan,
+    chain: &FilterChain,
+    connection: &Connection,
+    start: std::time::SystemTime,
+    answers: &[Result<Answered, CallFault>],
     rng: &mut R,
     recorder: &mut E,
 ) -> ConnectionDecision {
@@ -70,8 +92,11 @@ pub fn decide_connection<R: Random + ?Sized, E: Recorder>(
         metadata: DynamicMetadata::default(),
         filter_state: Vec::new(),
         flags: ResponseFlags::NONE,
+        response_details: "",
+        counts: Vec::new(),
     };
-    let mut by_name = None;
+    let mut answers = answers.iter();
+    let (mut by_name, mut dynamic) = (None, None);
     for filter in &chain.filters {
         match filter {
             NetworkFilter::Rbac(rbac) => {
@@ -85,6 +110,29 @@ pub fn decide_connection<R: Random + ?Sized, E: Recorder>(
                     decision.outcome = ConnectionOutcome::Close { details };
                     return decision;
                 }
+            }
+            NetworkFilter::Authz(authz) => {
+                if !authz.is_enabled(&decision.metadata) {
+                    decision.count(authz, "disabled");
+                    continue;
+                }
+                let Some(answer) = answers.next() else {
+                    recorder.note(|| Note::new("authorization", &*authz.service.cluster, "is asked"));
+                    let call = authz.call(connection, &decision.metadata);
+                    decision.outcome = ConnectionOutcome::Ask(Box::new(call));
+                    return decision;
+                };
+                let verdict = authz.judge(answer);
+                recorder.note(|| Note::new("authorization", &*authz.service.cluster, &*verdict.why));
+                if let Some(details) = decision.heed(authz, verdict) {
+                    decision.flags.insert(ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE);
+                    decision.response_details = details;
+                    return decision;
+                }
+            }
+            NetworkFilter::SniDynamicForward { port } => {
+                let name = &connection.server_name;
+                dynamic = (!name.is_empty()).then(|| (Arc::clone(name), *port));
             }
             NetworkFilter::SniCluster => by_name = Some(&*connection.server_name),
             NetworkFilter::SetFilterState(values) => {
@@ -105,7 +153,7 @@ pub fn decide_connection<R: Random + ?Sized, E: Recorder>(
         Terminal::Echo => ConnectionOutcome::Echo,
         Terminal::Close => ConnectionOutcome::Close { details: String::new() },
         Terminal::Tcp(proxy) => match forward(plan, proxy, by_name, connection, rng, recorder) {
-            Some(forward) => ConnectionOutcome::Tcp(forward),
+            Some(forward) => ConnectionOutcome::Tcp(TcpForward { dynamic, ..forward }),
             None => {
                 decision.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);
                 ConnectionOutcome::Close { details: String::new() }
@@ -113,6 +161,29 @@ pub fn decide_connection<R: Random + ?Sized, E: Recorder>(
         },
     };
     decision
+}
+
+impl ConnectionDecision {
+    fn count(&mut self, authz: &NetworkAuthz, stat: &'static str) {
+        let owner = Arc::clone(&authz.owner);
+        self.counts.push(Count { scope: CountScope::Authz, owner, stat: stat.into() });
+    }
+
+    /// Notes what came of asking; why the connection ends, if it does.
+    fn heed(&mut self, authz: &NetworkAuthz, verdict: NetworkVerdict) -> Option<&'static str> {
+        self.count(authz, "total");
+        self.count(authz, verdict.stat);
+        if verdict.failure_allowed {
+            self.count(authz, "failure_mode_allowed");
+        }
+        for (key, value) in verdict.metadata {
+            self.metadata.set(NETWORK_METADATA, &key, value);
+        }
+        if verdict.refused.is_some() {
+            self.count(authz, "cx_closed");
+        }
+        verdict.refused
+    }
 }
 
 fn forward<R: Random + ?Sized, E: Recorder>(
@@ -140,5 +211,5 @@ fn forward<R: Random + ?Sized, E: Recorder>(
         None => Note::new("cluster", by_name.unwrap_or_default(), "does not exist"),
     });
     let hash = proxy.hash.first().map(|h| h.hash(connection));
-    Some(TcpForward { proxy: Arc::clone(proxy), cluster: Arc::clone(found?), hash })
+    Some(TcpForward { proxy: Arc::clone(proxy), cluster: Arc::clone(found?), hash, dynamic: None })
 }

@@ -150,3 +150,46 @@ async fn streams_of_much_arrive_whole_among_little() {
     }
     handle.stop().await;
 }
+
+/// The first record of TLS, with as little in it as may be, and a server name.
+fn client_hello(name: &str) -> Vec<u8> {
+    let sized = |bytes: &[u8], width: usize| {
+        let length = (bytes.len() as u32).to_be_bytes();
+        [&length[4 - width..], bytes].concat()
+    };
+    let server_name = sized(&[&[0][..], &sized(name.as_bytes(), 2)].concat(), 2);
+    let extension = [&[0, 0][..], &sized(&server_name, 2)].concat();
+    let hello =
+        [&[3, 3][..], &[7; 32], &[0], &sized(&[0x13, 0x01], 2), &[1, 0], &sized(&extension, 2)].concat();
+    let handshake = [&[1][..], &sized(&hello, 3)].concat();
+    [&[22, 3, 1][..], &sized(&handshake, 2)].concat()
+}
+
+#[tokio::test]
+async fn the_server_name_of_a_connection_is_looked_up_and_called() {
+    let (up, seen) = upstream(|mut stream, seen| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        seen.push(format!("{} bytes", all.len()));
+    })
+    .await;
+    let cache = json!({"name": "names", "dnsLookupFamily": "V4_ONLY"});
+    let sni = json!({"name": "envoy.filters.network.sni_dynamic_forward_proxy", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
+        "dnsCacheConfig": cache, "portValue": up.port()}});
+    let mut listener = listener("l", json!([sni, tcp_proxy("any")]));
+    listener["listenerFilters"] = json!([{"name": "envoy.filters.listener.tls_inspector", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}}]);
+    let any = json!({"name": "any", "lbPolicy": "CLUSTER_PROVIDED", "connectTimeout": "2s", "clusterType": {
+        "name": "envoy.clusters.dynamic_forward_proxy", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+            "dnsCacheConfig": cache}}});
+    let handle = start(vec![listener], vec![any], 1).await;
+    let mut stream = reads(handle.address("l").await.unwrap()).await;
+    let hello = client_hello("localhost");
+    stream.write_all(&hello).await.unwrap();
+    stream.shutdown().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(seen.all(), [format!("{} bytes", hello.len())]);
+    handle.stop().await;
+}

@@ -93,7 +93,7 @@ fn external_authorizers_are_taken() {
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {{name: {provider}, namespace: istio-system}}
-spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{paths: [/a]}}}}]}}]}}
+spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{paths: [/a]}}}}]}}, {{to: [{{operation: {{ports: ['3306']}}}}]}}]}}
 "
         ));
     }

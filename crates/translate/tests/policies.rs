@@ -30,15 +30,16 @@ spec: {{selector: {{matchLabels: {{app: mysqldb}}}}, action: {action}, rules: [{
     assert_eq!(rule["permissions"], json!([{"andRules": {"rules": [{"any": true}]}}]));
 }
 
-/// On TCP: a provider over HTTP is silent, as in Istio; one over gRPC, which proxies do not ask there, and one that is not there
-/// refuse.
+/// On TCP: a provider over HTTP is silent, as in Istio; one over gRPC is asked about what the rules match; one that is not
+/// there refuses.
 #[test]
 fn who_is_asked_by_others_is_refused_on_tcp_in_doubt() {
     let service = "service: ratings.default.svc.cluster.local, port: 9080";
     let providers = format!(
-        "extensionProviders: [{{name: http, envoyExtAuthzHttp: {{{service}}}}}, {{name: grpc, envoyExtAuthzGrpc: {{{service}}}}}]"
+        "extensionProviders: [{{name: http, envoyExtAuthzHttp: {{{service}}}}}, {{name: grpc, envoyExtAuthzGrpc: {{{service}, failOpen: true, timeout: 2s}}}}]"
     );
-    for (provider, refuses) in [("http", false), ("grpc", true), ("gone", true)] {
+    let (asked, refuses) = ("envoy.filters.network.ext_authz", "-deny-due-to-bad-CUSTOM-action");
+    for (provider, expected) in [("http", (false, false)), ("grpc", (true, false)), ("gone", (false, true))] {
         let mut mesh = Mesh::bookinfo(&format!(
             "
 apiVersion: security.istio.io/v1
@@ -51,8 +52,29 @@ spec: {{action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operati
         let listener = mesh.listener(&stock("mysqldb"), "virtualInbound");
         let chains = listener["filterChains"].as_array().cloned().unwrap_or_default();
         let chain = chains.iter().find(|chain| chain["filterChainMatch"]["destinationPort"] == 3306).cloned();
-        let denied = chain.unwrap_or_default().to_string().contains("-deny-due-to-bad-CUSTOM-action");
-        assert_eq!(denied, refuses, "{provider}");
+        let chain = chain.unwrap_or_default();
+        let text = chain.to_string();
+        assert_eq!((text.contains(asked), text.contains(refuses)), expected, "{provider}");
+        if provider != "grpc" {
+            continue;
+        }
+        let (rbac, authz) = (&chain["filters"][0]["typedConfig"], &chain["filters"][1]["typedConfig"]);
+        assert_eq!(rbac["shadowRulesStatPrefix"], "istio_ext_authz_");
+        assert!(
+            rbac["shadowRules"]["policies"]["istio-ext-authz-grpc-ns[default]-policy[db]-rule[0]"]
+                .is_object()
+        );
+        // As istiod says it.
+        assert_eq!((&authz["statPrefix"], &authz["failureModeAllow"]), (&json!("tcp."), &json!(true)));
+        assert_eq!(authz["grpcService"]["timeout"], "2s");
+        assert_eq!(
+            authz["filterEnabledMetadata"],
+            json!({
+                "filter": "envoy.filters.network.rbac",
+                "path": [{"key": "istio_ext_authz_shadow_effective_policy_id"}],
+                "value": {"stringMatch": {"prefix": "istio-ext-authz-grpc-ns["}},
+            })
+        );
     }
 }
 

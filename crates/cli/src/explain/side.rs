@@ -10,7 +10,7 @@ use base::Random;
 use decide::{
     Action, Answer, Ask, CallFault, Cluster, Connection, ConnectionDecision, ConnectionOutcome, Context,
     Deciding, Decision, Destination, Direction, Explanation, Hcm, Listener, Method, Note, Outcome, Request,
-    Step, TlsInfo, Transport, TransportProtocol, decide_connection,
+    Step, TlsInfo, Transport, TransportProtocol, decide_connection_with,
 };
 use serde::Serialize;
 use smallvec::smallvec;
@@ -188,8 +188,19 @@ impl<'a> Walk<'a> {
             Some(chain) => {
                 self.side.filter_chain = chain.name.to_string();
                 let (plan, start) = (&self.proxy.plan, SystemTime::now());
-                let decision =
-                    decide_connection(plan, chain, connection, start, random, &mut self.explanation);
+                // Nobody waits for an explanation: whoever is to be asked is taken to let it through.
+                let mut answers = Vec::new();
+                let decision = loop {
+                    let notes = self.explanation.notes.len();
+                    let explanation = &mut self.explanation;
+                    let decision =
+                        decide_connection_with(plan, chain, connection, start, &answers, random, explanation);
+                    if !matches!(decision.outcome, ConnectionOutcome::Ask(_)) {
+                        break decision;
+                    }
+                    self.explanation.notes.truncate(notes);
+                    answers.push(Err(CallFault::Explaining));
+                };
                 self.connected(listener, connection, &decision, request, random)
             }
         };
@@ -230,7 +241,7 @@ impl<'a> Walk<'a> {
                 self.side.outcome = format!("the connection is closed: {details}");
                 None
             }
-            ConnectionOutcome::Write(_) | ConnectionOutcome::Echo => {
+            ConnectionOutcome::Write(_) | ConnectionOutcome::Echo | ConnectionOutcome::Ask(_) => {
                 self.side.outcome = "the proxy answers the connection itself".into();
                 None
             }

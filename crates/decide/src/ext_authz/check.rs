@@ -12,12 +12,13 @@ use serde_json::{Map, Value};
 
 use super::{BodySettings, ExtAuthz, HttpService, Service};
 use crate::ask::{Call, ReceivedBody};
+use crate::connection::Connection;
 use crate::headers::{HeaderName, Known};
 use crate::log::LogEntry;
 use crate::machine::Context;
 use crate::request::{Method, Request};
 
-const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+pub(super) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
 /// A request as it is told.
@@ -86,7 +87,6 @@ impl ExtAuthz {
     fn attributes(&self, told: Told<'_>, extensions: HashMap<String, String>) -> pb::AttributeContext {
         let Told { cx, request, headers, body, received } = told;
         let connection = cx.connection;
-        let tls = connection.tls.as_deref();
         let since = cx.start.duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut http = pb::attribute_context::HttpRequest {
             id: connection.id.to_string(),
@@ -116,27 +116,14 @@ impl ExtAuthz {
             }
         }
         let service = request.headers.known(Known::XEnvoyDownstreamServiceCluster).map(|s| printable(s));
-        let certificate = tls.filter(|_| self.peer_certificate).map(|tls| tls.peer_pem.to_string());
         let namespaces = self.metadata_namespaces.iter();
         let metadata = namespaces
             .filter_map(|name| Some((name.to_string(), struct_of(request.metadata.filter(name)?))))
             .collect();
+        let (source, destination) = peers(connection, self.peer_certificate, service.unwrap_or_default());
         pb::AttributeContext {
-            source: Some(pb::attribute_context::Peer {
-                address: Some(address(connection.remote)),
-                service: service.unwrap_or_default(),
-                principal: tls.map(|tls| tls.principal().to_owned()).unwrap_or_default(),
-                certificate: certificate.unwrap_or_default(),
-                ..Default::default()
-            }),
-            destination: Some(pb::attribute_context::Peer {
-                address: Some(address(connection.local)),
-                principal: tls
-                    .map(|tls| tls.local_uris.first().or(tls.local_dns.first()).unwrap_or(&tls.local_subject))
-                    .map(|name| name.to_string())
-                    .unwrap_or_default(),
-                ..Default::default()
-            }),
+            source: Some(source),
+            destination: Some(destination),
             request: Some(pb::attribute_context::Request {
                 time: Some(Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32 }),
                 http: Some(http),
@@ -198,6 +185,32 @@ fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// Both ends of a connection.
+pub(super) fn peers(
+    connection: &Connection,
+    certificate: bool,
+    service: String,
+) -> (pb::attribute_context::Peer, pb::attribute_context::Peer) {
+    let tls = connection.tls.as_deref();
+    let certificate = tls.filter(|_| certificate).map(|tls| tls.peer_pem.to_string());
+    let source = pb::attribute_context::Peer {
+        address: Some(address(connection.remote)),
+        service,
+        principal: tls.map(|tls| tls.principal().to_owned()).unwrap_or_default(),
+        certificate: certificate.unwrap_or_default(),
+        ..Default::default()
+    };
+    let destination = pb::attribute_context::Peer {
+        address: Some(address(connection.local)),
+        principal: tls
+            .map(|tls| tls.local_uris.first().or(tls.local_dns.first()).unwrap_or(&tls.local_subject))
+            .map(|name| name.to_string())
+            .unwrap_or_default(),
+        ..Default::default()
+    };
+    (source, destination)
+}
+
 fn address(address: SocketAddr) -> core::Address {
     use core::address::Address as Kind;
     use core::socket_address::PortSpecifier;
@@ -210,7 +223,7 @@ fn address(address: SocketAddr) -> core::Address {
     }
 }
 
-fn struct_of(map: &Map<String, Value>) -> well_known::Struct {
+pub(super) fn struct_of(map: &Map<String, Value>) -> well_known::Struct {
     well_known::Struct { fields: map.iter().map(|(k, v)| (k.clone(), value_of(v))).collect() }
 }
 

@@ -12,7 +12,7 @@ use crate::route::Mutations;
 use crate::wire::{Chance, duration, flag};
 
 /// Envoy's, where the configuration says nothing.
-const GRPC_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
+pub(super) const GRPC_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(200);
 
 impl ExtAuthz {
     pub(crate) fn compile(m: &pb::ExtAuthz) -> Taken<Self> {

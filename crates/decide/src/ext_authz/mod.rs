@@ -3,6 +3,7 @@
 
 mod check;
 mod compile;
+mod network;
 mod verdict;
 
 #[cfg(test)]
@@ -17,6 +18,8 @@ use crate::metadata::DynamicMetadata;
 use crate::route::Mutations;
 use crate::wire::Chance;
 
+pub use network::NetworkAuthz;
+pub(crate) use network::{NETWORK_METADATA, NetworkVerdict};
 pub(crate) use verdict::{Changes, HeaderChange, Verdict};
 
 /// Where what the service says is kept for logs and later filters.

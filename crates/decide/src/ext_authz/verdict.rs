@@ -85,7 +85,7 @@ impl ExtAuthz {
     }
 }
 
-fn error(reason: String) -> Verdict {
+pub(super) fn error(reason: String) -> Verdict {
     Verdict::Error { reason, status: None, headers: Vec::new(), body: Bytes::new() }
 }
 
@@ -143,7 +143,7 @@ impl HttpService {
     }
 }
 
-fn conclude_grpc(response: pb::CheckResponse) -> Verdict {
+pub(super) fn conclude_grpc(response: pb::CheckResponse) -> Verdict {
     use pb::check_response::HttpResponse;
     let code = response.status.as_ref().map_or(0, |status| status.code);
     let mut metadata = response.dynamic_metadata.as_ref().map(json_of).unwrap_or_default();

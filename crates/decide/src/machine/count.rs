@@ -25,6 +25,8 @@ pub enum CountScope {
     Requests,
     /// `local_rate_limit.OWNER.STAT`: connections that are.
     Connections,
+    /// `ext_authz.OWNER.STAT`: connections that somebody else is asked about.
+    Authz,
 }
 
 impl State {

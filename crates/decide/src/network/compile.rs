@@ -9,11 +9,14 @@ use proto::pb::envoy::extensions::filters::common::set_filter_state::v3 as state
 use proto::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use proto::pb::envoy::extensions::filters::network::direct_response::v3 as direct;
 use proto::pb::envoy::extensions::filters::network::set_filter_state::v3 as set_state;
+use proto::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3 as sni;
 use proto::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use proto::pb::google::protobuf::Any;
 
 use super::{ConnectionRateLimit, NetworkFilter, TcpProxy};
 use crate::access_log::compile_logs;
+use crate::cluster::name_cache;
+use crate::ext_authz::NetworkAuthz;
 use crate::format::Format;
 use crate::hcm::compile_hcm;
 use crate::listener::{ChainMatch, FilterChain, Terminal};
@@ -102,6 +105,12 @@ fn compile_filter(any: &Any, ids: &mut Ids) -> Taken<Compiled> {
         "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
             Compiled::Filter(NetworkFilter::SniCluster)
         }
+        "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz" if wrapped.is_none() => {
+            Compiled::Filter(NetworkFilter::Authz(Arc::new(NetworkAuthz::compile(&unpack(any)?)?)))
+        }
+        "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig" if wrapped.is_none() => {
+            Compiled::Filter(sni_dynamic_forward(&unpack(any)?)?)
+        }
         "envoy.extensions.filters.network.echo.v3.Echo" => Compiled::Terminal(Terminal::Echo),
         "envoy.extensions.filters.network.direct_response.v3.Config" if wrapped.is_none() => {
             let config: direct::Config = unpack(any)?;
@@ -131,6 +140,19 @@ fn compile_filter(any: &Any, ids: &mut Ids) -> Taken<Compiled> {
                 .under("@type"));
         }
     })
+}
+
+fn sni_dynamic_forward(m: &sni::FilterConfig) -> Taken<NetworkFilter> {
+    let cache =
+        m.dns_cache_config.as_ref().ok_or_else(|| Refusal::new("is missing").under("dnsCacheConfig"))?;
+    name_cache(cache).within("dnsCacheConfig")?;
+    let Some(sni::filter_config::PortSpecifier::PortValue(port)) = m.port_specifier else {
+        return Err(Refusal::new("is missing").under("portValue"));
+    };
+    match u16::try_from(port) {
+        Ok(port) if port > 0 => Ok(NetworkFilter::SniDynamicForward { port }),
+        _ => Err(Refusal::new("must be from 1 to 65535").under("portValue")),
+    }
 }
 
 fn filter_state(value: &state::FilterStateValue) -> Taken<(Arc<str>, Format)> {

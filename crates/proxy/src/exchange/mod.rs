@@ -19,5 +19,6 @@ mod spans;
 mod timers;
 mod tries;
 
+pub use call::perform;
 pub use export::send_spans;
 pub use serve::serve_http;

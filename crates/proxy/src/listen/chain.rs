@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use decide::{
     Connection, ConnectionDecision, ConnectionOutcome, DownstreamTransport, FilterChain, LogEntry,
-    NetworkFilter, Plan, ResponseFlags, Terminal, decide_connection,
+    NetworkFilter, Plan, ResponseFlags, Terminal, decide_connection, decide_connection_with,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -32,7 +32,7 @@ pub async fn serve(
     chain: Arc<FilterChain>,
     opened: Option<Opened>,
 ) -> Option<Serving> {
-    let Some(io) = secure(worker, &mut arrived, &chain).await else {
+    let Some(mut io) = secure(worker, &mut arrived, &chain).await else {
         // The connection manager has seen the connection, though never a request on it.
         if let Terminal::Http(hcm) = &chain.terminal {
             let stats = worker.http_stats(&Arc::from(hcm.stat_prefix.trim_end_matches(';')));
@@ -48,8 +48,9 @@ pub async fn serve(
     if too_soon(worker, &chain) {
         return None;
     }
-    let decision = judge(worker, &worker.config().plan, &chain, &arrived.connection);
+    let decision = decide(worker, &chain, &mut arrived, &mut io).await?;
     count_rbac(worker, &chain, &decision);
+    worker.count(&decision.counts);
     match decision.outcome {
         ConnectionOutcome::Http(hcm) => {
             return Some(Box::pin(serve_http(worker.clone(), arrived, chain, hcm, io)));
@@ -61,17 +62,59 @@ pub async fn serve(
             tcp_proxy::serve(worker, arrived, io, &forward, facts, exchanges, opened).await;
         }
         ConnectionOutcome::Write(bytes) => {
-            let mut io = io;
             let _ = io.write_all(&bytes).await;
             let _ = io.shutdown().await;
         }
         ConnectionOutcome::Echo => echo(io, arrived.first).await,
         ConnectionOutcome::Close { details } => {
             tracing::debug!(listener = %arrived.listener.name, details, "connection closed by its filter chain");
-            tcp_proxy::log_closed(worker, &arrived, &chain, &decision.metadata, decision.flags, &details);
+            let said = (decision.flags, decision.response_details, &*details);
+            tcp_proxy::log_closed(worker, &arrived, &chain, &decision.metadata, said);
         }
+        // Who had to be asked has been.
+        ConnectionOutcome::Ask(_) => {}
     }
     None
+}
+
+/// How much of what a client says is kept while others are asked about it.
+const AHEAD: usize = 64 * 1024;
+
+/// Judges a connection that has come in, and asks others where that is to be; nothing when the client goes meanwhile.
+async fn decide(
+    worker: &Rc<Worker>,
+    chain: &FilterChain,
+    arrived: &mut Arrived,
+    io: &mut Io,
+) -> Option<ConnectionDecision> {
+    let mut answers = Vec::new();
+    loop {
+        let plan = worker.config().plan;
+        let decision = worker.with_rng(|rng| {
+            let start = SystemTime::now();
+            decide_connection_with(&plan, chain, &arrived.connection, start, &answers, rng, &mut ())
+        });
+        let ConnectionOutcome::Ask(call) = &decision.outcome else { return Some(decision) };
+        let called = crate::exchange::perform(worker, call);
+        answers.push(while_there(io, &mut arrived.first, called).await?);
+    }
+}
+
+/// Runs something that the client waits for. What it says meanwhile is kept; that it has said all it has to say is not to
+/// be gone.
+async fn while_there<T>(io: &mut Io, first: &mut BytesMut, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    let mut speaks = true;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            read = io.read_buf(first), if speaks && first.len() < AHEAD => match read {
+                Ok(read) => speaks = read > 0,
+                Err(_) => return None,
+            },
+        }
+    }
 }
 
 /// What the network filters say now.

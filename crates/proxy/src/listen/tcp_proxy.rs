@@ -1,5 +1,6 @@
 //! TCP connections forwarded: which cluster, which host, both joined, all of it counted and logged.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -15,7 +16,7 @@ use upstream::{ActiveRequest, Address, Endpoint, Host, LbKind, Outcome, Permit, 
 use super::accept::Arrived;
 use super::exchange_tcp::{ALPN, PeerExchange, Said, exchange_peers};
 use crate::cluster::{Cluster, DialError, Target, dial};
-use crate::net::Io;
+use crate::net::{Io, NameError};
 use crate::tcp::{Carried, End, Limits, Peel, join};
 use crate::telemetry::Call;
 use crate::worker::Worker;
@@ -59,10 +60,22 @@ pub async fn open(
     let Some(cluster) = worker.cluster(&forward.cluster.name) else {
         return Err(NotOpened::new(ResponseFlags::NO_CLUSTER_FOUND, None));
     };
+    let named = match look_up(&cluster, forward).await {
+        Ok(named) => named,
+        Err(error) => {
+            tracing::debug!(?error, "the name of a server has no address");
+            cluster.stats().cx_none_healthy.inc();
+            return Err(NotOpened::new(ResponseFlags::NO_HEALTHY_UPSTREAM, Some(cluster)));
+        }
+    };
     let mut tried: Vec<Host> = Vec::new();
     let mut last = None;
     for attempts in 1..=forward.proxy.max_connect_attempts.max(1) {
-        let Some((host, own)) = choose(worker, &cluster, forward, connection, &tried) else {
+        let chosen = match &named {
+            Some(host) => Some((host.clone(), Rc::clone(&cluster))),
+            None => choose(worker, &cluster, forward, connection, &tried),
+        };
+        let Some((host, own)) = chosen else {
             cluster.stats().cx_none_healthy.inc();
             return Err(
                 last.unwrap_or_else(|| NotOpened::new(ResponseFlags::NO_HEALTHY_UPSTREAM, Some(cluster)))
@@ -82,6 +95,15 @@ pub async fn open(
         last.unwrap_or_else(|| NotOpened::new(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, Some(cluster)));
     last.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
     Err(last)
+}
+
+/// The host that the connection names, where its cluster is for that.
+async fn look_up(cluster: &Cluster, forward: &TcpForward) -> Result<Option<Host>, NameError> {
+    let (Some(names), Some((name, port))) = (cluster.target().names.clone(), &forward.dynamic) else {
+        return Ok(None);
+    };
+    let address = SocketAddr::new(names.resolve(name).await?, *port);
+    Ok(Some(Host::detached(Endpoint::new(Address::Socket(address)))))
 }
 
 fn choose(
@@ -433,15 +455,15 @@ pub fn log_closed(
     arrived: &Arrived,
     chain: &FilterChain,
     metadata: &DynamicMetadata,
-    flags: ResponseFlags,
-    details: &str,
+    (flags, details, ending): (ResponseFlags, &str, &str),
 ) {
     let Terminal::Tcp(proxy) = &chain.terminal else { return };
     let mut entry = LogEntry::new(&arrived.connection, SystemTime::now());
     entry.flags = flags;
     entry.filter_chain = &chain.name;
     entry.metadata = Some(metadata);
-    entry.connection_termination_details = details;
+    entry.response_code_details = details;
+    entry.connection_termination_details = ending;
     entry.times = Times { total: Some(std::time::Duration::ZERO), ..Times::default() };
     entry.listener = &arrived.listener.name;
     entry.hostname = &worker.node.hostname;

@@ -10,6 +10,7 @@ use proto::pb::envoy::config::listener::v3 as listener_pb;
 use proto::pb::envoy::config::rbac::v3 as pb;
 use proto::pb::envoy::extensions::filters::http::ext_authz::v3 as authz_pb;
 use proto::pb::envoy::extensions::filters::http::rbac::v3 as http_pb;
+use proto::pb::envoy::extensions::filters::network::ext_authz::v3 as network_authz_pb;
 use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use proto::pb::envoy::extensions::filters::network::rbac::v3 as network_pb;
 use proto::pb::envoy::r#type::matcher::v3 as matcher_pb;
@@ -24,6 +25,7 @@ use crate::mtls::trust_domains;
 use crate::telemetry::service_cluster;
 
 const RBAC: &str = "envoy.filters.http.rbac";
+const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
 /// Before what the first filter tells the second.
 const TOLD: &str = "istio_ext_authz_";
 /// Added to names of rules whose provider is of no use.
@@ -37,7 +39,7 @@ pub(super) fn http(context: &Context<'_>) -> Vec<HttpFilter> {
         let declared = context.mesh().value.provider(&provider).cloned();
         match declared.and_then(|declared| service(context, &declared)) {
             Some(mut authz) => {
-                authz.filter_enabled_metadata = Some(matched(&provider));
+                authz.filter_enabled_metadata = Some(matched(RBAC, &provider));
                 let rbac = http_pb::Rbac {
                     shadow_rules: Some(rules),
                     shadow_rules_stat_prefix: TOLD.into(),
@@ -55,19 +57,42 @@ pub(super) fn http(context: &Context<'_>) -> Vec<HttpFilter> {
     all
 }
 
-/// Providers over HTTP say nothing of TCP, as in Istio. Those over gRPC could, but proxies do not ask them: in doubt, refuse.
+/// The same of connections. Providers over HTTP say nothing of TCP, as in Istio; those over gRPC are asked.
 pub(super) fn tcp(context: &Context<'_>) -> Vec<listener_pb::Filter> {
-    let mesh = context.mesh();
-    let silent = |provider: &str| {
-        mesh.value.provider(provider).is_some_and(|declared| declared.envoy_ext_authz_http.is_some())
-    };
-    let filter = |rules| {
-        let rbac =
-            network_pb::Rbac { rules: Some(denied(rules)), stat_prefix: "tcp.".into(), ..Default::default() };
-        network_filter("envoy.filters.network.rbac", any(&rbac))
-    };
-    let all = rules(context, Layer::Tcp).into_iter().filter(|(provider, _)| !silent(provider));
-    all.map(|(_, rules)| filter(rules)).collect()
+    let mut all = Vec::new();
+    for (provider, rules) in rules(context, Layer::Tcp) {
+        let declared = context.mesh().value.provider(&provider).cloned();
+        if declared.as_ref().is_some_and(|declared| declared.envoy_ext_authz_http.is_some()) {
+            continue;
+        }
+        let asked = declared.and_then(|declared| declared.envoy_ext_authz_grpc).and_then(|it| {
+            let grpc = grpc_service(context, &it)?;
+            Some((it.fail_open, grpc))
+        });
+        let stat_prefix = "tcp.".to_owned();
+        let Some((failure_mode_allow, grpc)) = asked else {
+            let rbac = network_pb::Rbac { rules: Some(denied(rules)), stat_prefix, ..Default::default() };
+            all.push(network_filter(NETWORK_RBAC, any(&rbac)));
+            continue;
+        };
+        let rbac = network_pb::Rbac {
+            shadow_rules: Some(rules),
+            shadow_rules_stat_prefix: TOLD.into(),
+            stat_prefix: stat_prefix.clone(),
+            ..Default::default()
+        };
+        let authz = network_authz_pb::ExtAuthz {
+            stat_prefix,
+            grpc_service: Some(grpc),
+            failure_mode_allow,
+            transport_api_version: core::ApiVersion::V3 as i32,
+            filter_enabled_metadata: Some(matched(NETWORK_RBAC, &provider)),
+            ..Default::default()
+        };
+        all.push(network_filter(NETWORK_RBAC, any(&rbac)));
+        all.push(network_filter("envoy.filters.network.ext_authz", any(&authz)));
+    }
+    all
 }
 
 /// The rules of CUSTOM policies by their providers.
@@ -107,7 +132,7 @@ fn denied(rules: pb::Rbac) -> pb::Rbac {
 }
 
 /// That a rule of this provider matched. No other provider's name can pass for this one's.
-fn matched(provider: &str) -> matcher_pb::MetadataMatcher {
+fn matched(filter: &str, provider: &str) -> matcher_pb::MetadataMatcher {
     use matcher_pb::metadata_matcher::{PathSegment, path_segment::Segment};
     use matcher_pb::string_matcher::MatchPattern;
     use matcher_pb::value_matcher::MatchPattern as Value;
@@ -116,7 +141,7 @@ fn matched(provider: &str) -> matcher_pb::MetadataMatcher {
         ..Default::default()
     };
     matcher_pb::MetadataMatcher {
-        filter: RBAC.into(),
+        filter: filter.into(),
         path: vec![PathSegment { segment: Some(Segment::Key(format!("{TOLD}shadow_effective_policy_id"))) }],
         value: Some(matcher_pb::ValueMatcher { match_pattern: Some(Value::StringMatch(text)) }),
         ..Default::default()
@@ -177,15 +202,7 @@ fn over_http(context: &Context<'_>, it: &ExtAuthzHttpProvider) -> Option<authz_p
 }
 
 fn over_grpc(context: &Context<'_>, it: &ExtAuthzGrpcProvider) -> Option<authz_pb::ExtAuthz> {
-    let (_, cluster) = service_cluster(context, &it.service, it.port)?;
-    // A cluster's name is no authority.
-    let authority = cluster.replace('|', "_.");
-    let envoy = core::grpc_service::EnvoyGrpc { cluster_name: cluster, authority, ..Default::default() };
-    let grpc = core::GrpcService {
-        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(envoy)),
-        timeout: Some(limit(it.timeout)),
-        ..Default::default()
-    };
+    let grpc = grpc_service(context, it)?;
     Some(authz_pb::ExtAuthz {
         services: Some(authz_pb::ext_authz::Services::GrpcService(grpc)),
         failure_mode_allow: it.fail_open,
@@ -193,6 +210,18 @@ fn over_grpc(context: &Context<'_>, it: &ExtAuthzGrpcProvider) -> Option<authz_p
         status_on_error: status(&it.status_on_error),
         with_request_body: it.include_request_body_in_check.as_ref().map(body),
         transport_api_version: core::ApiVersion::V3 as i32,
+        ..Default::default()
+    })
+}
+
+fn grpc_service(context: &Context<'_>, it: &ExtAuthzGrpcProvider) -> Option<core::GrpcService> {
+    let (_, cluster) = service_cluster(context, &it.service, it.port)?;
+    // A cluster's name is no authority.
+    let authority = cluster.replace('|', "_.");
+    let envoy = core::grpc_service::EnvoyGrpc { cluster_name: cluster, authority, ..Default::default() };
+    Some(core::GrpcService {
+        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(envoy)),
+        timeout: Some(limit(it.timeout)),
         ..Default::default()
     })
 }
