@@ -74,7 +74,7 @@ pub use flags::ResponseFlags;
 pub use format::{DEFAULT_ENVOY, DEFAULT_ISTIO, Format, JsonFormat};
 pub use hcm::{
     Codec, Collector, CollectorProtocol, CustomTag, FinishedReply, Hcm, Http1Options, Http2Options,
-    HttpLimits, HttpTimeouts, RouteSource, Sampling, TagValue, TraceHeaders, Tracer, Tracing,
+    HttpLimits, HttpTimeouts, RouteSource, Sampling, ScopedRoutes, TagValue, TraceHeaders, Tracer, Tracing,
 };
 pub use headers::{HeaderName, Headers, Known};
 pub use jwt::Counts as JwtCounts;

@@ -237,6 +237,8 @@ impl Deciding {
         state.table = match &cx.hcm.routes {
             RouteSource::Inline(table) => Some(Arc::clone(table)),
             RouteSource::Rds { id, .. } => cx.plan.route_table(*id).cloned(),
+            // Chosen with the route, as what chooses it may change.
+            RouteSource::Scoped(_) => None,
         };
         if let RouteSource::Rds { name, .. } = &cx.hcm.routes
             && state.table.is_none()
@@ -476,6 +478,13 @@ impl State {
         rng: &mut R,
         recorder: &mut E,
     ) -> Result<(), Box<LocalReply>> {
+        if let RouteSource::Scoped(scoped) = &cx.hcm.routes {
+            self.table = scoped.table(cx.plan, request);
+            recorder.note(|| match &self.table {
+                Some(table) => Note::new("scope", &*table.name, "is the route table of the request's scope"),
+                None => Note::new("scope", "", "the request has no scope whose route table is there"),
+            });
+        }
         let Some(table) = self.table.clone() else { return Ok(()) };
         if !self.internal {
             for name in &table.internal_only_headers {

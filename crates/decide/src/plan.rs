@@ -10,12 +10,12 @@ use std::sync::Arc;
 use proto::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use proto::pb::envoy::config::listener::v3::Listener as PbListener;
-use proto::pb::envoy::config::route::v3::RouteConfiguration;
+use proto::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
 use proto::{Delta, Rejection, Resource, ResourceType};
 use upstream::Assignment;
 
 use crate::cluster::{Cluster, Discovery, compile_assignment, compile_cluster};
-use crate::hcm::RouteSource;
+use crate::hcm::{RouteSource, Scope, ScopeKey, ScopeTable, compile_scope};
 use crate::listener::{Listener, Terminal, compile_listener};
 use crate::refusal::{Refusal, Taken};
 use crate::route::{RouteTable, compile_table};
@@ -34,6 +34,8 @@ pub struct Plan {
     tables: Slab<Versioned<RouteTable>>,
     assignments: Shards<Versioned<Assignment>>,
     listeners: Arc<BTreeMap<Arc<str>, Versioned<Listener>>>,
+    scopes: Arc<BTreeMap<Arc<str>, Versioned<Scope>>>,
+    by_key: Arc<HashMap<ScopeKey, Arc<Scope>>>,
     by_socket: Arc<HashMap<SocketAddr, Arc<Listener>>>,
 }
 
@@ -59,12 +61,17 @@ impl Plan {
         let mut plan = self.clone();
         let mut rejections = Vec::new();
         let mut ids = Ids::new(Arc::clone(&self.names));
+        if delta.resource_type == ResourceType::ScopedRoute {
+            // A key may go from one scope to another.
+            plan.remove_scopes(&delta.removed);
+        }
         for resource in &delta.changed {
             let taken = match delta.resource_type {
                 ResourceType::Cluster => plan.take_cluster(resource, &mut ids),
                 ResourceType::Endpoint => plan.take_assignment(resource),
                 ResourceType::Listener => plan.take_listener(resource, &mut ids),
                 ResourceType::Route => plan.take_table(resource, &mut ids),
+                ResourceType::ScopedRoute => plan.take_scope(resource, &mut ids),
                 other => Err(Refusal::new(format_args!("{other} is not for a plan"))),
             };
             if let Err(refusal) = taken {
@@ -110,6 +117,11 @@ impl Plan {
         self.tables.iter().map(|v| &v.value)
     }
 
+    /// Where requests of a scope are routed by, as SRDS says.
+    pub(crate) fn scope(&self, key: &[Box<str>]) -> Option<&ScopeTable> {
+        self.by_key.get(key).map(|scope| &scope.table)
+    }
+
     pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
         self.listeners.get(name).map(|v| &v.value)
     }
@@ -145,16 +157,19 @@ impl Plan {
 
     /// Route tables that listeners ask for by RDS.
     pub fn wanted_route_tables(&self) -> Vec<Arc<str>> {
-        let mut names: Vec<_> = self
-            .chains()
-            .filter_map(|chain| match &chain.terminal {
-                Terminal::Http(hcm) => match &hcm.routes {
-                    RouteSource::Rds { name, .. } => Some(Arc::clone(name)),
-                    RouteSource::Inline(_) => None,
-                },
-                _ => None,
-            })
-            .collect();
+        let mut names = Vec::new();
+        for chain in self.chains() {
+            let Terminal::Http(hcm) = &chain.terminal else { continue };
+            match &hcm.routes {
+                RouteSource::Rds { name, .. } => names.push(Arc::clone(name)),
+                RouteSource::Inline(_) => {}
+                RouteSource::Scoped(scoped) => {
+                    names.extend(scoped.wanted_tables());
+                    let by_srds = self.scopes.values().filter(|_| scoped.is_by_srds());
+                    names.extend(by_srds.filter_map(|scope| scope.value.table.wanted()));
+                }
+            }
+        }
         names.sort();
         names.dedup();
         names
@@ -222,6 +237,37 @@ impl Plan {
         let value = Arc::new(compile_table(&message, ids)?);
         self.tables.set(id.index(), Some(Versioned { version: resource.version, value }));
         Ok(())
+    }
+
+    fn take_scope(&mut self, resource: &Resource, ids: &mut Ids) -> Taken<()> {
+        if self.scopes.get(&resource.name).is_some_and(|v| v.version == resource.version) {
+            return Ok(());
+        }
+        let message: ScopedRouteConfiguration = read(&resource.body)?;
+        named(&message.name, &resource.name, "name")?;
+        let value = Arc::new(compile_scope(&message, ids)?);
+        let own = self.scopes.get(&resource.name).map(|v| Arc::clone(&v.value));
+        if let Some(other) = self.by_key.get(&value.key)
+            && !own.as_ref().is_some_and(|own| Arc::ptr_eq(own, other))
+        {
+            return Err(Refusal::new("is the key of another scope as well").under("key"));
+        }
+        let by_key = Arc::make_mut(&mut self.by_key);
+        if let Some(own) = own {
+            by_key.remove(&own.key);
+        }
+        by_key.insert(value.key.clone(), Arc::clone(&value));
+        let entry = Versioned { version: resource.version, value };
+        Arc::make_mut(&mut self.scopes).insert(Arc::clone(&resource.name), entry);
+        Ok(())
+    }
+
+    fn remove_scopes(&mut self, names: &[Arc<str>]) {
+        for name in names.iter().filter(|name| self.scopes.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            if let Some(scope) = Arc::make_mut(&mut self.scopes).remove(&name) {
+                Arc::make_mut(&mut self.by_key).remove(&scope.value.key);
+            }
+        }
     }
 
     fn take_assignment(&mut self, resource: &Resource) -> Taken<()> {

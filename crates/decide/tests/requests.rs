@@ -35,7 +35,9 @@ fn listener(mut hcm: Value, filters: Vec<Value>, routes: &Value) -> Value {
     fields.insert("@type".into(), "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager".into());
     fields.insert("statPrefix".into(), "t".into());
     fields.insert("httpFilters".into(), all.into());
-    fields.insert("routeConfig".into(), routes.clone());
+    if !fields.contains_key("scopedRoutes") {
+        fields.insert("routeConfig".into(), routes.clone());
+    }
     json!({"name": "l", "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 8080}},
         "filterChains": [{"filters": [{"name": "hcm", "typedConfig": hcm}]}]})
 }
@@ -614,4 +616,47 @@ fn a_decompressor_is_refused_by_name_and_no_bomb_goes_off() {
     let (_, rejections) = Plan::new().apply(&delta);
     assert_eq!(rejections.len(), 1);
     assert!(format!("{rejections:?}").to_lowercase().contains("decompressor"), "{rejections:?}");
+}
+
+/// Scopes as they come and go by SRDS; their tables inline or by RDS.
+#[test]
+fn scopes_come_and_go_and_no_key_is_of_two() {
+    let builder = json!({"fragments": [{"headerValueExtractor": {"name": "x-scope", "index": 0}}]});
+    let scoped = json!({"name": "s", "scopeKeyBuilder": builder,
+        "scopedRds": {"scopedRdsConfigSource": {"ads": {}}}, "rdsConfigSource": {"ads": {}}});
+    let mut world = world(json!({"scopedRoutes": scoped}), vec![], &json!({}));
+    let key = |key: &str| json!({"fragments": [{"stringKey": key}]});
+    let to = |name: &str, cluster: &str| {
+        json!({"name": name, "virtualHosts": [{"name": "v", "domains": ["*"],
+            "routes": [{"match": {"prefix": "/"}, "route": {"cluster": cluster}}]}]})
+    };
+    let of = |world: &World, scope: &str| world.fate(get("/").with_header("x-scope", scope));
+    let apply = |world: &mut World, name: &str, scope: Value| {
+        let (plan, rejections) = world.plan.apply(&delta(ResourceType::ScopedRoute, name, &scope));
+        world.plan = plan;
+        rejections.into_iter().map(|r| format!("{}: {}", r.field, r.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&world, "one"), "404 route_not_found");
+    let inline = json!({"name": "first", "key": key("one"), "routeConfiguration": to("t", "a")});
+    assert!(apply(&mut world, "first", inline.clone()).is_empty());
+    let by_rds = json!({"name": "second", "key": key("two"), "routeConfigurationName": "r"});
+    assert!(apply(&mut world, "second", by_rds).is_empty());
+    assert_eq!((of(&world, "one"), of(&world, "two")), ("a".into(), "404 route_not_found".into()));
+    assert_eq!(world.plan.wanted_route_tables(), ["r".into()]);
+    world.plan = world.plan.apply(&delta(ResourceType::Route, "r", &to("r", "b"))).0;
+    assert_eq!(of(&world, "two"), "b");
+    let taken = json!({"name": "third", "key": key("one"), "routeConfiguration": to("t", "c")});
+    assert_eq!(apply(&mut world, "third", taken.clone()), ["key: is the key of another scope as well"]);
+    // A scope may change its key, and another take the one that it had.
+    let moved = json!({"name": "first", "key": key("moved"), "routeConfiguration": to("t", "a")});
+    assert!(apply(&mut world, "first", moved).is_empty());
+    assert!(apply(&mut world, "third", taken).is_empty());
+    assert_eq!((of(&world, "one"), of(&world, "moved")), ("c".into(), "a".into()));
+    let mut gone = delta(ResourceType::ScopedRoute, "first", &inline);
+    gone.changed.clear();
+    gone.removed.push("third".into());
+    world.plan = world.plan.apply(&gone).0;
+    assert_eq!((of(&world, "one"), of(&world, "moved")), ("404 route_not_found".into(), "a".into()));
+    let on_demand = json!({"name": "x", "onDemand": true, "key": key("x"), "routeConfigurationName": "r"});
+    assert!(apply(&mut world, "x", on_demand)[0].starts_with("onDemand: "));
 }

@@ -61,7 +61,7 @@ impl ResourceType {
 
     /// Whether a state-of-the-world response must carry every resource of the type, so that absence means removal.
     pub const fn is_complete(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+        matches!(self, Self::Cluster | Self::Listener | Self::ScopedRoute)
     }
 }
 

@@ -193,6 +193,9 @@ fn hcm(group: &Group) -> anyhow::Result<Value> {
     });
     hcm["access_log"] = access_log(LOG, group);
     extend(&mut hcm, &group.hcm);
+    if let (true, Some(fields)) = (group.hcm.contains_key("scoped_routes"), hcm.as_object_mut()) {
+        fields.remove("route_config");
+    }
     Ok(json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": hcm}))
 }
 

@@ -18,7 +18,7 @@ use super::request_id::RequestIdPolicy;
 use super::xfcc::{XfccMode, XfccPolicy};
 use super::{
     Codec, CustomTag, Hcm, Http1Options, Http2Options, HttpLimits, HttpTimeouts, RouteSource, Sampling,
-    ServerHeader, StripPort, TagValue, Tracing,
+    ScopedRoutes, ServerHeader, StripPort, TagValue, Tracing,
 };
 use crate::access_log::compile_logs;
 use crate::format::Format;
@@ -83,7 +83,9 @@ fn routes(m: &Message, ids: &mut Ids) -> Taken<RouteSource> {
         RouteSpecifier::RouteConfig(table) => {
             Ok(RouteSource::Inline(Arc::new(compile_table(table, ids).within("routeConfig")?)))
         }
-        RouteSpecifier::ScopedRoutes(_) => Err(Refusal::unsupported("scopedRoutes")),
+        RouteSpecifier::ScopedRoutes(scoped) => {
+            Ok(RouteSource::Scoped(Arc::new(ScopedRoutes::compile(scoped, ids).within("scopedRoutes")?)))
+        }
     }
 }
 

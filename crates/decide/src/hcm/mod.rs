@@ -7,6 +7,7 @@ mod path;
 mod prelude;
 mod reply;
 mod request_id;
+mod scope;
 mod tracer;
 mod xfcc;
 
@@ -29,6 +30,8 @@ pub(crate) use path::{Canonical, EscapedSlashes};
 pub use reply::FinishedReply;
 pub(crate) use reply::ReplyMap;
 pub(crate) use request_id::RequestIdPolicy;
+pub use scope::ScopedRoutes;
+pub(crate) use scope::{Scope, ScopeKey, ScopeTable, compile_scope};
 pub(crate) use xfcc::XfccPolicy;
 
 /// A compiled `HttpConnectionManager`.
@@ -80,6 +83,8 @@ pub enum RouteSource {
         name: Arc<str>,
     },
     Inline(Arc<RouteTable>),
+    /// Each request's by its scope.
+    Scoped(Arc<ScopedRoutes>),
 }
 
 /// Nothing is for ever.

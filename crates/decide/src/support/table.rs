@@ -209,6 +209,9 @@ envoy.config.route.v3.RouteMatch: case_sensitive connect_matcher cookies dynamic
 envoy.config.route.v3.RouteMatch.ConnectMatcher:
 envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions:
 envoy.config.route.v3.RouteMatch.TlsContextMatchOptions: presented validated
+envoy.config.route.v3.ScopedRouteConfiguration: key name route_configuration route_configuration_name
+envoy.config.route.v3.ScopedRouteConfiguration.Key: fragments
+envoy.config.route.v3.ScopedRouteConfiguration.Key.Fragment: string_key
 envoy.config.route.v3.Tracing: client_sampling overall_sampling random_sampling
 envoy.config.route.v3.VirtualHost: cors domains hedge_policy include_attempt_count_in_response include_request_attempt_count \
     metadata name rate_limits request_headers_to_add request_headers_to_remove request_mirror_policies require_tls \
@@ -323,7 +326,7 @@ envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManage
     http_protocol_options internal_address_config local_reply_config max_request_headers_kb merge_slashes \
     normalize_path path_with_escaped_slashes_action preserve_external_request_id proxy_100_continue rds \
     request_headers_timeout request_id_extension route_config scheme_header_transformation \
-    server_header_transformation server_name set_current_client_cert_details skip_xff_append stat_prefix \
+    scoped_routes server_header_transformation server_name set_current_client_cert_details skip_xff_append stat_prefix \
     stream_idle_timeout strip_any_host_port strip_matching_host_port strip_trailing_host_dot tracing \
     upgrade_configs use_remote_address via xff_num_trusted_hops
 envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig: \
@@ -341,6 +344,18 @@ envoy.extensions.filters.network.http_connection_manager.v3.Rds: config_source r
 envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension: typed_config
 envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper: body body_format_override filter \
     headers_to_add status_code
+envoy.extensions.filters.network.http_connection_manager.v3.ScopedRds: scoped_rds_config_source
+envoy.extensions.filters.network.http_connection_manager.v3.ScopedRouteConfigurationsList: \
+    scoped_route_configurations
+envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes: name rds_config_source scope_key_builder \
+    scoped_rds scoped_route_configurations_list
+envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder: fragments
+envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder: \
+    header_value_extractor
+envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor: \
+    element element_separator index name
+envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor.KvElement: \
+    key separator
 envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit: runtime_enabled stat_prefix token_bucket
 envoy.extensions.filters.network.rbac.v3.RBAC: enforcement_type rules shadow_rules shadow_rules_stat_prefix \
     stat_prefix

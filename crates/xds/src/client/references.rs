@@ -1,17 +1,21 @@
-//! Which resources a cluster or a listener refers to and expects over the same stream.
+//! Which resources a cluster, a listener or a scope refers to and expects over the same stream.
 
 use prost::Message as _;
 use proto::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use proto::pb::envoy::config::core::v3::{ConfigSource, TransportSocket, config_source};
 use proto::pb::envoy::config::listener::v3::{Filter, Listener, filter};
+use proto::pb::envoy::config::route::v3::ScopedRouteConfiguration;
 use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, http_connection_manager::RouteSpecifier,
+    HttpConnectionManager, http_connection_manager::RouteSpecifier, scoped_routes::ConfigSpecifier,
 };
 use proto::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, UpstreamTlsContext, common_tls_context,
 };
 use proto::pb::google::protobuf::Any;
 use proto::{Resource, ResourceType};
+
+/// Whoever wants scopes wants all of them.
+pub(super) const EVERYTHING: &str = "*";
 
 /// A resource by type and name.
 pub(super) type Reference = (ResourceType, String);
@@ -23,6 +27,11 @@ pub(super) fn references(resource_type: ResourceType, resource: &Resource) -> Ve
         ResourceType::Cluster => {
             if let Ok(cluster) = Cluster::decode(resource.body.clone()) {
                 of_cluster(&cluster, &mut found);
+            }
+        }
+        ResourceType::ScopedRoute => {
+            if let Ok(scope) = ScopedRouteConfiguration::decode(resource.body.clone()) {
+                of_scope(&scope, &mut found);
             }
         }
         ResourceType::Listener => {
@@ -66,10 +75,26 @@ fn of_listener(listener: &Listener, found: &mut Vec<Reference>) {
 fn of_filter(filter: &Filter, found: &mut Vec<Reference>) {
     let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else { return };
     let Some(manager) = unpack::<HttpConnectionManager>(any) else { return };
-    if let Some(RouteSpecifier::Rds(rds)) = manager.route_specifier
-        && is_ads(rds.config_source.as_ref())
-    {
-        found.push((ResourceType::Route, rds.route_config_name));
+    match manager.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) if is_ads(rds.config_source.as_ref()) => {
+            found.push((ResourceType::Route, rds.route_config_name));
+        }
+        Some(RouteSpecifier::ScopedRoutes(scoped)) => match &scoped.config_specifier {
+            Some(ConfigSpecifier::ScopedRds(scopes)) if is_ads(scopes.scoped_rds_config_source.as_ref()) => {
+                found.push((ResourceType::ScopedRoute, EVERYTHING.to_owned()));
+            }
+            Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => {
+                list.scoped_route_configurations.iter().for_each(|scope| of_scope(scope, found));
+            }
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+fn of_scope(scope: &ScopedRouteConfiguration, found: &mut Vec<Reference>) {
+    if !scope.route_configuration_name.is_empty() {
+        found.push((ResourceType::Route, scope.route_configuration_name.clone()));
     }
 }
 

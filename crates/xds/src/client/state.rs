@@ -14,7 +14,7 @@ use proto::pb::envoy::service::discovery::v3 as pb;
 use proto::pb::google::rpc;
 use proto::{Delta, Rejection, Resource, ResourceType};
 
-use super::references::{Reference, references};
+use super::references::{EVERYTHING, Reference, references};
 use crate::Mode;
 
 /// How long what is new waits for what it refers to.
@@ -203,6 +203,11 @@ impl Client {
             }
         }
         let names = delta.changed.iter().map(|r| &r.name).chain(&delta.removed).cloned().collect();
+        if resource_type == ResourceType::ScopedRoute {
+            for held in &mut self.held {
+                held.needs.remove(&(resource_type, EVERYTHING.to_owned()));
+            }
+        }
         self.unjudged.push((resource_type, answer.nonce.clone(), names));
         let needs = self.needs(&delta);
         self.held.push(Held { delta, answer, needs, deadline: now + WARMING });
@@ -318,7 +323,7 @@ impl Client {
     /// Learns what the changed resources refer to.
     fn refer(&mut self, delta: &Delta) {
         let t = delta.resource_type;
-        if !matches!(t, ResourceType::Cluster | ResourceType::Listener) {
+        if !matches!(t, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute) {
             return;
         }
         for resource in &delta.changed {
@@ -330,6 +335,9 @@ impl Client {
         let mut wanted: BTreeMap<ResourceType, BTreeSet<Arc<str>>> = BTreeMap::new();
         for (to, name) in self.references.values().flatten() {
             wanted.entry(*to).or_default().insert(name.as_str().into());
+        }
+        if wanted.contains_key(&ResourceType::ScopedRoute) {
+            self.types.entry(ResourceType::ScopedRoute).or_default().wildcard = true;
         }
         for to in [ResourceType::Endpoint, ResourceType::Route, ResourceType::Secret] {
             let names = wanted.remove(&to).unwrap_or_default();
@@ -344,6 +352,9 @@ impl Client {
         let of =
             |resource: &Resource| self.references.get(&(delta.resource_type, Arc::clone(&resource.name)));
         let missing = |(t, name): &&Reference| {
+            if *t == ResourceType::ScopedRoute {
+                return self.types.get(t).is_none_or(|state| state.nonce.is_empty() && state.held.is_empty());
+            }
             *t != ResourceType::Secret
                 && self.types.get(t).is_none_or(|state| !state.held.contains_key(name.as_str()))
         };
@@ -376,7 +387,8 @@ impl Client {
     }
 
     fn tell_all(&mut self) {
-        for t in [ResourceType::Endpoint, ResourceType::Route, ResourceType::Secret] {
+        use ResourceType as T;
+        for t in [T::ScopedRoute, T::Endpoint, T::Route, T::Secret] {
             self.tell(t);
         }
     }
@@ -537,5 +549,64 @@ mod tests {
         let ready = client.next_ready().expect("all is there");
         let types: Vec<_> = ready.deltas.iter().map(|delta| delta.resource_type).collect();
         assert_eq!(types, [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Route]);
+    }
+
+    /// A listener that routes by scopes waits for them, and they for their tables.
+    #[test]
+    fn scopes_are_asked_for_by_listeners_and_ask_for_tables() {
+        use proto::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter::ConfigType};
+        use proto::pb::envoy::config::route::v3::ScopedRouteConfiguration;
+        use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+        let ads = config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource::default());
+        let source = Some(ConfigSource { config_source_specifier: Some(ads), ..Default::default() });
+        let scoped = hcm::ScopedRds { scoped_rds_config_source: source, ..Default::default() };
+        let scoped = hcm::ScopedRoutes {
+            config_specifier: Some(hcm::scoped_routes::ConfigSpecifier::ScopedRds(scoped)),
+            ..Default::default()
+        };
+        let manager = hcm::HttpConnectionManager {
+            route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::ScopedRoutes(scoped)),
+            ..Default::default()
+        };
+        let manager = Any {
+            type_url: "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager".into(),
+            value: prost::Message::encode_to_vec(&manager),
+        };
+        let filter = Filter { name: "h".into(), config_type: Some(ConfigType::TypedConfig(manager)) };
+        let chain = FilterChain { filters: vec![filter], ..Default::default() };
+        let listener = Listener { name: "l".into(), filter_chains: vec![chain], ..Default::default() };
+        let scope = ScopedRouteConfiguration {
+            name: "s".into(),
+            route_configuration_name: "table".into(),
+            ..Default::default()
+        };
+        let now = Instant::now();
+        let mut client = Client::new(Mode::Delta, Node::default());
+        client.subscribe_all(ResourceType::Listener);
+        client.connected();
+        let asked = |client: &mut Client| {
+            let mut all = Vec::new();
+            while let Some(request) = client.next_request() {
+                let ClientRequest::Delta(request) = request else { continue };
+                all.push((request.type_url, request.resource_names_subscribe));
+            }
+            all
+        };
+        asked(&mut client);
+        client.receive(response(ResourceType::Listener, "1", "l", &listener), now);
+        assert_eq!(asked(&mut client), [(ResourceType::ScopedRoute.url().to_owned(), vec![])], "all of them");
+        assert!(client.next_ready().is_none());
+        client.receive(response(ResourceType::ScopedRoute, "2", "s", &scope), now);
+        assert_eq!(asked(&mut client), [(ResourceType::Route.url().to_owned(), vec!["table".to_owned()])]);
+        let empty = pb::DiscoveryRequest::default();
+        client.receive(response(ResourceType::Route, "3", "table", &empty), now);
+        let mut types = Vec::new();
+        while let Some(ready) = client.next_ready() {
+            types.extend(ready.deltas.iter().map(|delta| delta.resource_type));
+        }
+        types.sort();
+        let mut all = [ResourceType::Listener, ResourceType::Route, ResourceType::ScopedRoute];
+        all.sort();
+        assert_eq!(types, all);
     }
 }
