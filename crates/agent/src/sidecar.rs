@@ -253,7 +253,7 @@ impl Agent {
         let tls = ClientTls::new(options)?;
         let (host, port) = &self.options.bootstrap.control_plane;
         Ok(xds::client::Config {
-            connect: dial(&self.options),
+            connect: dial(&self.options).into(),
             authority: names.first().cloned().unwrap_or_else(|| format!("{host}:{port}")),
             tls: Some((tls.config(), tls.server_name().clone())),
             token: None,
@@ -266,6 +266,9 @@ impl Agent {
             all,
             names: Vec::new(),
             health: Some(self.health.subscribe()),
+            wanted: None,
+            own: None,
+            source: 0,
         })
     }
 

@@ -28,7 +28,7 @@ fn node(namespace: &str, account: &str) -> core::Node {
 fn client(mode: Mode, address: String, node: core::Node) -> mpsc::Receiver<Update> {
     let (sender, updates) = mpsc::channel(4);
     let config = Config {
-        connect: Config::connect_to(address),
+        connect: Config::connect_to(address).into(),
         authority: "istiod.istio-system.svc".into(),
         tls: None,
         token: None,
@@ -37,6 +37,9 @@ fn client(mode: Mode, address: String, node: core::Node) -> mpsc::Receiver<Updat
         all: vec![ResourceType::Cluster, ResourceType::Listener],
         names: vec![],
         health: None,
+        wanted: None,
+        own: None,
+        source: 0,
     };
     tokio::spawn(run(config, sender));
     updates
@@ -114,7 +117,7 @@ async fn a_client_may_begin_with_requests_for_every_type() {
     let names = ResourceType::ALL.map(|of| (of, Arc::from(S0)));
     tokio::spawn(run(
         Config {
-            connect: Config::connect_to(mesh.handle.addresses().plaintext[0].to_string()),
+            connect: Config::connect_to(mesh.handle.addresses().plaintext[0].to_string()).into(),
             authority: "istiod.istio-system.svc".into(),
             tls: None,
             token: None,
@@ -123,6 +126,9 @@ async fn a_client_may_begin_with_requests_for_every_type() {
             all: vec![ResourceType::Cluster],
             names: names.into(),
             health: None,
+            wanted: None,
+            own: None,
+            source: 0,
         },
         sender,
     ));
@@ -243,7 +249,7 @@ async fn over_tls_a_node_is_who_its_certificate_says() {
     let name = rustls::pki_types::ServerName::try_from("istiod.istio-system.svc").expect("a name");
     let (sender, mut updates) = mpsc::channel(4);
     let config = Config {
-        connect: Config::connect_to(mesh.handle.addresses().tls[0].to_string()),
+        connect: Config::connect_to(mesh.handle.addresses().tls[0].to_string()).into(),
         authority: "istiod.istio-system.svc".into(),
         tls: Some((tls, name)),
         token: None,
@@ -252,6 +258,9 @@ async fn over_tls_a_node_is_who_its_certificate_says() {
         all: vec![ResourceType::Cluster, ResourceType::Listener],
         names: vec![],
         health: None,
+        wanted: None,
+        own: None,
+        source: 0,
     };
     tokio::spawn(run(config, sender));
     until(&mut updates, &mut Held::new(), |held| addresses(held) == 2).await;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ::upstream::{Assignment, ClusterSettings, Endpoint};
 
+use crate::origin::Origin;
 use crate::plan::ClusterId;
 use crate::tls::UpstreamTransport;
 
@@ -56,7 +57,11 @@ pub enum Discovery {
     /// As written.
     Static(Arc<Assignment>),
     /// Assigned by EDS under this name: [`crate::Plan::assignment`].
-    Eds { service_name: Arc<str> },
+    Eds {
+        /// The key of that name of that source.
+        service_name: Arc<str>,
+        origin: Origin,
+    },
     /// Every name resolved, every address an endpoint.
     StrictDns { assignment: Arc<Assignment>, dns: DnsSettings },
     /// One name; each new connection goes to its first address at that time.

@@ -44,6 +44,7 @@ mod machine;
 mod matching;
 mod metadata;
 mod network;
+mod origin;
 mod plan;
 mod rbac;
 mod refusal;
@@ -86,6 +87,7 @@ pub use machine::{Context, Count, CountScope, Deciding, NodeFacts, Step};
 pub use matching::{HeaderMatcher, MetadataMatcher, StringMatcher, ValueMatcher};
 pub use metadata::{DynamicMetadata, PeerMetadata};
 pub use network::{ConnectionRateLimit, NetworkFilter, TcpProxy};
+pub use origin::Origin;
 pub use plan::{ClusterId, Plan, RouteTableId};
 pub use rbac::Rbac;
 pub use request::{Method, Request, Response, Version, is_grpc_type};
@@ -96,7 +98,7 @@ pub use route::{
 };
 pub use tcp::{ConnectionDecision, ConnectionOutcome, TcpForward, decide_connection, decide_connection_with};
 pub use tls::{
-    CertificateSource, DownstreamTls, DownstreamTransport, SanKind, SanMatcher, SecretRef, SecretSource,
-    TlsCommon, TlsVersion, Transport, UpstreamTls, UpstreamTransport, Validation, compile_validation,
+    CertificateSource, DownstreamTls, DownstreamTransport, SanKind, SanMatcher, SecretRef, TlsCommon,
+    TlsVersion, Transport, UpstreamTls, UpstreamTransport, Validation, compile_validation,
 };
 pub use wire::{Chance, Cidr, DataSource, json_of};

@@ -30,6 +30,7 @@ use crate::headers::Known;
 use crate::jwt;
 use crate::listener::Direction;
 use crate::metadata::PeerMetadata;
+use crate::origin::Origin;
 use crate::plan::Plan;
 use crate::rbac::{self, Rbac};
 use crate::request::Request;
@@ -243,7 +244,7 @@ impl Deciding {
         if let RouteSource::Rds { name, .. } = &cx.hcm.routes
             && state.table.is_none()
         {
-            recorder.note(|| Note::new("route table", &**name, "has not arrived"));
+            recorder.note(|| Note::new("route table", Origin::name_of(name), "has not arrived"));
         }
         let chosen = state.choose_route(cx, request, rng, recorder);
         let of_route = state.matched.as_ref().and_then(|m| m.route().tracing);

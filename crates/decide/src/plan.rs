@@ -17,6 +17,7 @@ use upstream::Assignment;
 use crate::cluster::{Cluster, Discovery, compile_assignment, compile_cluster};
 use crate::hcm::{RouteSource, Scope, ScopeKey, ScopeTable, compile_scope};
 use crate::listener::{Listener, Terminal, compile_listener};
+use crate::origin::Origin;
 use crate::refusal::{Refusal, Taken};
 use crate::route::{RouteTable, compile_table};
 use crate::support::read;
@@ -133,7 +134,7 @@ impl Plan {
     /// Endpoints of a cluster: its own, or what EDS assigned, once it did.
     pub fn assignment<'a>(&'a self, cluster: &'a Cluster) -> Option<&'a Arc<Assignment>> {
         match &cluster.discovery {
-            Discovery::Eds { service_name } => self.assignments.get(service_name).map(|v| &v.value),
+            Discovery::Eds { service_name, .. } => self.assignments.get(service_name).map(|v| &v.value),
             _ => cluster.own_assignment(),
         }
     }
@@ -180,7 +181,7 @@ impl Plan {
         let mut names: Vec<_> = self
             .clusters()
             .filter_map(|c| match &c.discovery {
-                Discovery::Eds { service_name } => Some(Arc::clone(service_name)),
+                Discovery::Eds { service_name, .. } => Some(Arc::clone(service_name)),
                 _ => None,
             })
             .collect();
@@ -323,6 +324,7 @@ impl Plan {
 
 /// A resource must be what it is called.
 fn named(inner: &str, outer: &str, field: &str) -> Taken<()> {
+    let outer = Origin::name_of(outer);
     if inner == outer {
         return Ok(());
     }

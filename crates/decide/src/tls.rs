@@ -8,6 +8,7 @@ use proto::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 
 use crate::matching::StringMatcher;
+use crate::origin::Origin;
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::support::check;
 use crate::wire::{DataSource, flag, type_of, unpack};
@@ -17,19 +18,15 @@ use crate::wire::{DataSource, flag, type_of, unpack};
 pub struct SecretRef {
     /// `default`, `ROOTCA`, `kubernetes://…`.
     pub name: Arc<str>,
-    pub source: SecretSource,
+    /// None: a secret of the bootstrap's `staticResources.secrets`.
+    pub source: Option<Origin>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum SecretSource {
-    /// Over the aggregated stream.
-    Ads,
-    /// An SDS server of its own, reached through this cluster (`sds-grpc`).
-    Cluster(Arc<str>),
-    /// A file in Envoy's form.
-    File(Arc<str>),
-    /// A secret of the bootstrap's `staticResources.secrets`.
-    Static,
+impl SecretRef {
+    /// What it is kept under: two sources may give secrets of one name.
+    pub fn key(&self) -> Arc<str> {
+        self.source.as_ref().map_or_else(|| self.name.clone(), |origin| origin.key(&self.name))
+    }
 }
 
 /// A certificate chain and its key.
@@ -202,39 +199,8 @@ fn certificate(certificate: &pb::TlsCertificate) -> Taken<CertificateSource> {
 }
 
 fn secret(config: &pb::SdsSecretConfig) -> Taken<SecretRef> {
-    let source = match &config.sds_config {
-        None => SecretSource::Static,
-        Some(source) => secret_source(source).within("sdsConfig")?,
-    };
+    let source = config.sds_config.as_ref().map(Origin::compile).transpose().within("sdsConfig")?;
     Ok(SecretRef { name: config.name.as_str().into(), source })
-}
-
-fn secret_source(source: &core::ConfigSource) -> Taken<SecretSource> {
-    use core::config_source::ConfigSourceSpecifier;
-    match source.config_source_specifier.as_ref() {
-        Some(ConfigSourceSpecifier::Ads(_)) => Ok(SecretSource::Ads),
-        Some(ConfigSourceSpecifier::Path(path)) => Ok(SecretSource::File(path.as_str().into())),
-        Some(ConfigSourceSpecifier::PathConfigSource(path)) => {
-            Ok(SecretSource::File(path.path.as_str().into()))
-        }
-        Some(ConfigSourceSpecifier::ApiConfigSource(api)) => {
-            use core::grpc_service::TargetSpecifier;
-            if api.api_type != core::api_config_source::ApiType::Grpc as i32 {
-                return Err(Refusal::new("must be GRPC").under("apiType").under("apiConfigSource"));
-            }
-            let target = api.grpc_services.first().and_then(|s| s.target_specifier.as_ref());
-            match target {
-                Some(TargetSpecifier::EnvoyGrpc(grpc)) => {
-                    Ok(SecretSource::Cluster(grpc.cluster_name.as_str().into()))
-                }
-                _ => {
-                    Err(Refusal::new("needs one grpcServices entry with envoyGrpc").under("apiConfigSource"))
-                }
-            }
-        }
-        Some(ConfigSourceSpecifier::Self_(_)) => Err(Refusal::unsupported("self")),
-        None => Err(Refusal::new("names no source")),
-    }
 }
 
 fn validation_of(context: &pb::CommonTlsContext) -> Taken<Option<Validation>> {

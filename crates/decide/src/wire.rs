@@ -144,15 +144,6 @@ impl DataSource {
     }
 }
 
-/// A source that must be the aggregated stream, or the one that this very resource came over.
-pub(crate) fn aggregated(source: &Option<core::ConfigSource>) -> Taken<()> {
-    use core::config_source::ConfigSourceSpecifier as Source;
-    match source.as_ref().and_then(|s| s.config_source_specifier.as_ref()) {
-        Some(Source::Ads(_)) | None => Ok(()),
-        Some(_) => Err(Refusal::new("only ads is supported by this proxy")),
-    }
-}
-
 /// A socket or Unix address to listen on or connect to.
 pub(crate) fn address(address: &Option<core::Address>) -> Taken<upstream::Address> {
     use core::address::Address;

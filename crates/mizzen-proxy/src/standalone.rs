@@ -26,6 +26,9 @@ pub(crate) struct StandaloneArgs {
     /// The node's id, in place of the bootstrap's
     #[arg(long, value_name = "ID")]
     service_node: Option<String>,
+    /// Keep what control planes send in this file, and start from it when none answers
+    #[arg(long, value_name = "FILE")]
+    last_good: Option<PathBuf>,
     /// How long requests may take to end after SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     drain_time_s: u64,
@@ -51,6 +54,7 @@ async fn serve(args: &StandaloneArgs) -> anyhow::Result<ExitCode> {
         node_id: args.service_node.clone(),
         stdout: None,
         drain_time: Some(Duration::from_secs(args.drain_time_s)),
+        last_good: args.last_good.clone(),
     };
     let mut settings = settings(read(path)?, &overrides).with_context(|| path.display().to_string())?;
     if args.mode == Mode::Validate {

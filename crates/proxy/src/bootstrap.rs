@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use base::Locality;
 use bytes::Bytes;
-use decide::PeerMetadata;
+use decide::{Origin, PeerMetadata};
 use prost::Message;
 use proto::pb::envoy::config::bootstrap::v3::{Bootstrap, bootstrap::DynamicResources};
 use proto::pb::envoy::config::cluster::v3::Cluster;
 use proto::pb::envoy::config::core::v3::{
-    self as core, address::Address, api_config_source::ApiType, config_source::ConfigSourceSpecifier,
-    grpc_service::TargetSpecifier,
+    self as core, address::Address, config_source::ConfigSourceSpecifier,
 };
-use proto::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use proto::{Delta, Resource, ResourceType};
 use serde_json::Value;
 
 use crate::control::{Secrets, Settings};
+use crate::reach::reach;
 use crate::worker::Node;
 
 /// What is wrong with a bootstrap, and where.
@@ -30,7 +29,7 @@ pub struct BootstrapError {
     pub reason: String,
 }
 
-fn wrong(field: impl Into<String>, reason: impl ToString) -> BootstrapError {
+pub(crate) fn wrong(field: impl Into<String>, reason: impl ToString) -> BootstrapError {
     BootstrapError { field: field.into(), reason: reason.to_string() }
 }
 
@@ -42,6 +41,7 @@ pub struct Overrides {
     pub node_id: Option<String>,
     pub stdout: Option<PathBuf>,
     pub drain_time: Option<Duration>,
+    pub last_good: Option<PathBuf>,
 }
 
 /// From the bootstrap's JSON form, which ends here: it is many times as large as what is made of it.
@@ -67,16 +67,20 @@ pub fn settings(value: Value, overrides: &Overrides) -> Result<Settings, Bootstr
         .collect();
     let delta = |resource_type, changed| Delta { resource_type, changed, removed: Vec::new() };
     let node = message.node.clone().unwrap_or_default();
-    let ads = match &message.dynamic_resources {
-        Some(dynamic) => ads(dynamic, &fixed.clusters, &node, overrides, &mut secrets)?,
-        None => None,
+    let wire_node = wire_node(&node, overrides);
+    let found = match &message.dynamic_resources {
+        Some(resources) => dynamic(resources, &fixed.clusters, &wire_node, &mut secrets)?,
+        None => Dynamic { ads: None, sources: Vec::new() },
     };
     let home = home(message, &fixed.clusters, &node)?;
     Ok(Settings {
         node: Node { home, ..our_node(&node, overrides) },
         bootstrap: message.encode_to_vec().into(),
         initial: vec![delta(ResourceType::Cluster, clusters), delta(ResourceType::Listener, listeners)],
-        ads,
+        ads: found.ads,
+        sources: found.sources,
+        last_good: overrides.last_good.clone(),
+        wire_node,
         secrets,
         concurrency: overrides
             .concurrency
@@ -127,7 +131,7 @@ fn home(
     Ok(Some((name.into(), place)))
 }
 
-fn resource<M: Message>(name: &str, message: &M) -> Resource {
+pub(crate) fn resource<M: Message>(name: &str, message: &M) -> Resource {
     use std::hash::{BuildHasher, Hasher};
     let body = Bytes::from(message.encode_to_vec());
     let mut hasher = ahash::RandomState::with_seeds(1, 2, 3, 4).build_hasher();
@@ -142,7 +146,7 @@ fn listener_name(address: Option<&core::Address>) -> String {
     }
 }
 
-fn socket_of(address: Option<&core::Address>) -> Option<(String, u16)> {
+pub(crate) fn socket_of(address: Option<&core::Address>) -> Option<(String, u16)> {
     match address?.address.as_ref()? {
         Address::SocketAddress(socket) => {
             let port = match socket.port_specifier.as_ref()? {
@@ -188,54 +192,99 @@ fn admin(message: &Bootstrap, overrides: &Overrides) -> Result<Option<SocketAddr
     Ok(address)
 }
 
-fn ads(
+/// What the bootstrap says of clusters and listeners that come while the proxy runs.
+struct Dynamic {
+    ads: Option<xds::client::Config>,
+    /// Types that have a source of their own.
+    sources: Vec<(ResourceType, Origin)>,
+}
+
+fn dynamic(
     dynamic: &DynamicResources,
     clusters: &[Cluster],
     node: &core::Node,
-    overrides: &Overrides,
     secrets: &mut Secrets,
-) -> Result<Option<xds::client::Config>, BootstrapError> {
-    let mut all = Vec::new();
+) -> Result<Dynamic, BootstrapError> {
+    let (mut all, mut sources) = (Vec::new(), Vec::new());
     for (source, resource_type, field) in [
         (&dynamic.cds_config, ResourceType::Cluster, "dynamicResources.cdsConfig"),
         (&dynamic.lds_config, ResourceType::Listener, "dynamicResources.ldsConfig"),
     ] {
-        match source.as_ref().and_then(|s| s.config_source_specifier.as_ref()) {
-            None if source.is_none() => {}
-            Some(ConfigSourceSpecifier::Ads(_)) => all.push(resource_type),
-            _ => return Err(wrong(field, "only `ads` is supported")),
+        let Some(source) = source else { continue };
+        let origin = Origin::read(source).map_err(|(path, reason)| wrong(join(field, &path), reason))?;
+        let is_static = |name: &Arc<str>| clusters.iter().any(|c| *c.name == **name);
+        match &origin {
+            Origin::Ads => {
+                all.push(resource_type);
+                continue;
+            }
+            Origin::File { path, .. } if !std::path::Path::new(&**path).exists() => {
+                return Err(wrong(field, format!("{path}: there is no such file")));
+            }
+            Origin::File { .. } => {}
+            through => {
+                if let Some(name) = through.cluster().filter(|name| !is_static(name)) {
+                    return Err(wrong(field, format!("{name:?} is no static cluster")));
+                }
+            }
         }
+        sources.push((resource_type, origin));
     }
-    let Some(config) = &dynamic.ads_config else {
-        return if all.is_empty() {
-            Ok(None)
-        } else {
-            Err(wrong("dynamicResources.adsConfig", "is missing"))
-        };
+    let ads = match &dynamic.ads_config {
+        Some(config) => Some(ads(config, all, clusters, node, secrets)?),
+        None if all.is_empty() => None,
+        None => return Err(wrong("dynamicResources.adsConfig", "is missing")),
     };
+    Ok(Dynamic { ads, sources })
+}
+
+fn join(field: &str, path: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{field}.{path}") }
+}
+
+fn ads(
+    config: &core::ApiConfigSource,
+    all: Vec<ResourceType>,
+    clusters: &[Cluster],
+    node: &core::Node,
+    secrets: &mut Secrets,
+) -> Result<xds::client::Config, BootstrapError> {
     const FIELD: &str = "dynamicResources.adsConfig";
-    let mode = match ApiType::try_from(config.api_type) {
-        Ok(ApiType::Grpc) => xds::Mode::Sotw,
-        Ok(ApiType::DeltaGrpc) => xds::Mode::Delta,
-        _ => return Err(wrong(format!("{FIELD}.apiType"), "must be GRPC or DELTA_GRPC")),
+    let source = core::ConfigSource {
+        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(config.clone())),
+        ..Default::default()
     };
-    let target = config.grpc_services.first().and_then(|s| s.target_specifier.as_ref());
-    let Some(TargetSpecifier::EnvoyGrpc(grpc)) = target else {
-        return Err(wrong(format!("{FIELD}.grpcServices"), "needs one entry with envoyGrpc"));
+    let origin = Origin::read(&source).map_err(|(path, reason)| {
+        wrong(join(FIELD, path.trim_start_matches("apiConfigSource").trim_start_matches('.')), reason)
+    })?;
+    let Origin::Grpc { cluster: name, authority, delta } = origin else {
+        return Err(wrong(format!("{FIELD}.apiType"), "must be GRPC or DELTA_GRPC"));
     };
-    let cluster = clusters.iter().find(|c| c.name == grpc.cluster_name).ok_or_else(|| {
+    let cluster = clusters.iter().find(|c| *c.name == *name).ok_or_else(|| {
         wrong(
             format!("{FIELD}.grpcServices[0].envoyGrpc.clusterName"),
-            format!("{:?} is no static cluster", grpc.cluster_name),
+            format!("{name:?} is no static cluster"),
         )
     })?;
-    let (host, port) = first_endpoint(cluster).ok_or_else(|| {
-        wrong(format!("staticResources.clusters[{}].loadAssignment", cluster.name), "needs one socketAddress")
-    })?;
-    let tls = match &cluster.transport_socket {
-        None => None,
-        Some(_) => Some(client_tls(cluster, &host, secrets)?),
-    };
+    let reach = reach(cluster, b"h2", secrets)?;
+    Ok(xds::client::Config {
+        connect: reach.dial,
+        authority: if authority.is_empty() { reach.authority } else { authority.to_string() },
+        tls: reach.tls,
+        token: None,
+        mode: if delta { xds::Mode::Delta } else { xds::Mode::Sotw },
+        node: node.clone(),
+        all,
+        names: Vec::new(),
+        health: None,
+        wanted: None,
+        own: None,
+        source: 0,
+    })
+}
+
+/// Who we are to configuration servers.
+fn wire_node(node: &core::Node, overrides: &Overrides) -> core::Node {
     let mut node = node.clone();
     if let Some(id) = &overrides.node_id {
         node.id.clone_from(id);
@@ -244,51 +293,5 @@ fn ads(
         node.client_features.push("istio.extensions".into());
     }
     node.user_agent_name = "mizzen-proxy".into();
-    Ok(Some(xds::client::Config {
-        connect: xds::client::Config::connect_to(format!("{host}:{port}")),
-        authority: if grpc.authority.is_empty() { format!("{host}:{port}") } else { grpc.authority.clone() },
-        tls,
-        token: None,
-        mode,
-        node,
-        all,
-        names: Vec::new(),
-        health: None,
-    }))
-}
-
-fn first_endpoint(cluster: &Cluster) -> Option<(String, u16)> {
-    let group = cluster.load_assignment.as_ref()?.endpoints.first()?;
-    match group.lb_endpoints.first()?.host_identifier.as_ref()? {
-        HostIdentifier::Endpoint(endpoint) => socket_of(endpoint.address.as_ref()),
-        HostIdentifier::EndpointName(_) => None,
-    }
-}
-
-type Tls = (Arc<rustls::ClientConfig>, rustls::pki_types::ServerName<'static>);
-
-/// TLS towards the control plane, as its cluster configures it.
-fn client_tls(cluster: &Cluster, host: &str, secrets: &mut Secrets) -> Result<Tls, BootstrapError> {
-    let field = format!("staticResources.clusters[{}].transportSocket", cluster.name);
-    let delta = Delta {
-        resource_type: ResourceType::Cluster,
-        changed: vec![resource(&cluster.name, cluster)],
-        removed: Vec::new(),
-    };
-    let (plan, rejections) = decide::Plan::new().apply(&delta);
-    if let Some(rejection) = rejections.first() {
-        return Err(wrong(&*field, rejection));
-    }
-    let compiled = plan.cluster_named(&cluster.name).map(|c| c.transport.clone());
-    let Some(decide::UpstreamTransport::Tls(context)) = compiled else {
-        return Err(wrong(field, "is not TLS"));
-    };
-    let client = secrets.client(&context, context.auto_sni_san).map_err(|e| wrong(&*field, e))?;
-    let name = match &context.sni {
-        Some(_) => client.server_name().clone(),
-        None => rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(|e| wrong(&*field, e))?,
-    };
-    let mut config = (*client.config()).clone();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok((Arc::new(config), name))
+    node
 }

@@ -28,6 +28,7 @@ mod h1;
 mod listen;
 mod log;
 mod net;
+mod reach;
 mod stats;
 mod tcp;
 mod telemetry;

@@ -18,6 +18,21 @@ pub const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/S
 /// The path of the incremental stream.
 pub const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
+/// The path of the service that is for one type alone; nothing for types that have none.
+pub fn own_path(t: proto::ResourceType, mode: crate::Mode) -> Option<String> {
+    use proto::ResourceType as T;
+    let (package, service, noun) = match t {
+        T::Cluster => ("cluster", "ClusterDiscoveryService", "Clusters"),
+        T::Endpoint => ("endpoint", "EndpointDiscoveryService", "Endpoints"),
+        T::Listener => ("listener", "ListenerDiscoveryService", "Listeners"),
+        T::Route => ("route", "RouteDiscoveryService", "Routes"),
+        T::Secret => ("secret", "SecretDiscoveryService", "Secrets"),
+        _ => return None,
+    };
+    let verb = if mode == crate::Mode::Delta { "Delta" } else { "Stream" };
+    Some(format!("/envoy.service.{package}.v3.{service}/{verb}{noun}"))
+}
+
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

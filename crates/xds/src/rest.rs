@@ -34,6 +34,18 @@ pub fn resource_type(path: &str) -> Option<ResourceType> {
     })
 }
 
+/// The path that a type is polled at.
+pub fn path(t: ResourceType) -> Option<&'static str> {
+    Some(match t {
+        ResourceType::Cluster => "/v3/discovery:clusters",
+        ResourceType::Endpoint => "/v3/discovery:endpoints",
+        ResourceType::Listener => "/v3/discovery:listeners",
+        ResourceType::Route => "/v3/discovery:routes",
+        ResourceType::Secret => "/v3/discovery:secrets",
+        _ => return None,
+    })
+}
+
 /// Reads a poll's body.
 pub fn parse(body: &[u8]) -> Result<pb::DiscoveryRequest, String> {
     let value: serde_json::Value =

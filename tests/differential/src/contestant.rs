@@ -98,10 +98,12 @@ impl Contestant {
         place: Place,
         bootstrap: &Value,
         folder: &Path,
+        flags: &[String],
     ) -> anyhow::Result<Self> {
         let config = write(kind, place, bootstrap, folder)?;
         let output = File::create(folder.join("output"))?;
         let mut command = command(kind, envoy, &config)?;
+        command.args(flags);
         let child = command.stdout(output.try_clone()?).stderr(output).spawn().context("cannot start")?;
         let mut started = Self { kind, place, folder: folder.to_owned(), child };
         for _ in 0..600 {

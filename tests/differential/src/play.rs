@@ -66,7 +66,7 @@ pub async fn all(envoy: &Path, groups: Vec<Group>) -> anyhow::Result<Outcome> {
         let folder = folder.path().join(format!("{kind:?}"));
         std::fs::create_dir_all(&folder)?;
         keys.write(&folder)?;
-        match Contestant::start(kind, envoy, place, &config, &folder).await {
+        match Contestant::start(kind, envoy, place, &config, &folder, &[]).await {
             Ok(contestant) => both.push(contestant),
             Err(error) => return Err(culprits(kind, envoy, place, &groups, &folder).await?.unwrap_or(error)),
         }

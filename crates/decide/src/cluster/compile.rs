@@ -21,10 +21,11 @@ use super::{
     SocketState, SocketValue, TcpKeepalive, TransportMatch, compile_assignment,
 };
 use crate::network::is_metadata_exchange;
+use crate::origin::Origin;
 use crate::plan::Ids;
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::tls;
-use crate::wire::{aggregated, duration, flag, number, unpack};
+use crate::wire::{duration, flag, number, unpack};
 
 pub(crate) fn compile_cluster(message: &pb::Cluster, ids: &mut Ids) -> Taken<Cluster> {
     if message.name.is_empty() {
@@ -132,12 +133,12 @@ fn discovery(message: &pb::Cluster) -> Taken<Discovery> {
         DiscoveryType::LogicalDns => Discovery::LogicalDns { assignment: assignment()?, dns: dns(message)? },
         DiscoveryType::Eds => {
             let eds = message.eds_cluster_config.as_ref();
-            aggregated(&eds.and_then(|c| c.eds_config.clone()))
+            let origin = Origin::of(&eds.and_then(|c| c.eds_config.clone()))
                 .within("edsConfig")
                 .within("edsClusterConfig")?;
             let service = message.eds_cluster_config.as_ref().map_or("", |c| c.service_name.as_str());
             let name = if service.is_empty() { &message.name } else { service };
-            Discovery::Eds { service_name: name.into() }
+            Discovery::Eds { service_name: origin.key(&name.into()), origin }
         }
         DiscoveryType::OriginalDst => original_destination(message)?,
     })

@@ -22,10 +22,11 @@ use super::{
 };
 use crate::access_log::compile_logs;
 use crate::format::Format;
+use crate::origin::Origin;
 use crate::plan::Ids;
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::route::compile_table;
-use crate::wire::{Chance, Cidr, aggregated, duration, flag, number, timeout, unpack};
+use crate::wire::{Chance, Cidr, duration, flag, number, timeout, unpack};
 
 type Message = pb::HttpConnectionManager;
 
@@ -76,9 +77,9 @@ fn routes(m: &Message, ids: &mut Ids) -> Taken<RouteSource> {
     use pb::http_connection_manager::RouteSpecifier;
     match m.route_specifier.as_ref().ok_or_else(|| Refusal::new("names no routes").under("rds"))? {
         RouteSpecifier::Rds(rds) => {
-            aggregated(&rds.config_source).within("configSource").within("rds")?;
-            let id = ids.table(&rds.route_config_name);
-            Ok(RouteSource::Rds { id, name: rds.route_config_name.as_str().into() })
+            let origin = Origin::of(&rds.config_source).within("configSource").within("rds")?;
+            let name = origin.key(&rds.route_config_name.as_str().into());
+            Ok(RouteSource::Rds { id: ids.table(&name), name, origin })
         }
         RouteSpecifier::RouteConfig(table) => {
             Ok(RouteSource::Inline(Arc::new(compile_table(table, ids).within("routeConfig")?)))

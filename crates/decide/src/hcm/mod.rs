@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::access_log::AccessLog;
+use crate::origin::Origin;
 use crate::plan::RouteTableId;
 use crate::refusal::Taken;
 use crate::route::RouteTable;
@@ -80,7 +81,9 @@ pub enum RouteSource {
     /// By RDS: [`crate::Plan::route_table`].
     Rds {
         id: RouteTableId,
+        /// The key of that name of that source.
         name: Arc<str>,
+        origin: Origin,
     },
     Inline(Arc<RouteTable>),
     /// Each request's by its scope.

@@ -66,7 +66,8 @@ envoy.config.cluster.v3.OutlierDetection: always_eject_one_host base_ejection_ti
 envoy.config.cluster.v3.UpstreamConnectionOptions: tcp_keepalive
 envoy.config.core.v3.Address: pipe socket_address
 envoy.config.core.v3.AggregatedConfigSource:
-envoy.config.core.v3.ApiConfigSource: api_type grpc_services
+envoy.config.core.v3.ApiConfigSource: api_type cluster_names grpc_services refresh_delay \
+    request_timeout
 envoy.config.core.v3.BindConfig: socket_options source_address
 envoy.config.core.v3.CidrRange: address_prefix prefix_len
 envoy.config.core.v3.ConfigSource: ads api_config_source path path_config_source
@@ -96,7 +97,7 @@ envoy.config.core.v3.HttpUri: cluster timeout uri
 envoy.config.core.v3.KeepaliveSettings: interval timeout
 envoy.config.core.v3.Locality: region sub_zone zone
 envoy.config.core.v3.Metadata: filter_metadata
-envoy.config.core.v3.PathConfigSource: path
+envoy.config.core.v3.PathConfigSource: path watched_directory
 envoy.config.core.v3.Pipe: path
 envoy.config.core.v3.RuntimeDouble: default_value
 envoy.config.core.v3.RuntimeFeatureFlag: default_value
@@ -111,6 +112,7 @@ envoy.config.core.v3.TcpKeepalive: keepalive_interval keepalive_probes keepalive
 envoy.config.core.v3.TransportSocket: name typed_config
 envoy.config.core.v3.TypedExtensionConfig: name typed_config
 envoy.config.core.v3.UpstreamHttpProtocolOptions: auto_san_validation auto_sni
+envoy.config.core.v3.WatchedDirectory: path
 envoy.config.endpoint.v3.ClusterLoadAssignment: cluster_name endpoints policy
 envoy.config.endpoint.v3.ClusterLoadAssignment.Policy: drop_overloads overprovisioning_factor
 envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload: drop_percentage
@@ -478,7 +480,7 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     (
         "envoy.config.core.v3.ConfigSource",
         "initial_fetch_timeout",
-        "what is not there yet is waited for by what needs it, and by nothing else",
+        "a listener waits 15 s at most for what it refers to, and nothing else does",
     ),
     ("envoy.config.core.v3.ConfigSource", "resource_api_version", "there is only V3"),
     (

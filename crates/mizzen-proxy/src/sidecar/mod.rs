@@ -98,6 +98,9 @@ pub(crate) struct SidecarArgs {
     /// Kubelet's probes of the application, as JSON
     #[arg(long, env = "ISTIO_KUBE_APP_PROBERS", value_name = "JSON")]
     app_probes: Option<String>,
+    /// Keep what the control plane sends in this file, without secrets, and start from it when it does not answer
+    #[arg(long, value_name = "FILE", conflicts_with = "envoy")]
+    last_good: Option<PathBuf>,
     /// Start this Envoy instead of our own proxy
     #[arg(long, value_name = "PROGRAM")]
     envoy: Option<PathBuf>,
@@ -108,6 +111,9 @@ pub(crate) struct SidecarArgs {
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
 }
+
+/// How long the first certificate is waited for where there is a configuration to start from.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 fn default_names() -> Vec<String> {
     ["istiod", "istiod-remote", "istio-pilot"].map(|name| format!("{name}.istio-system.svc")).to_vec()
@@ -123,7 +129,12 @@ async fn serve(args: &SidecarArgs) -> anyhow::Result<ExitCode> {
     // One listener for the whole life, so that no signal falls between two.
     let mut end = pin!(runtime::shutdown::requested());
     let (mut agent, actions) = Agent::start(agent_options(args)?).await?;
+    // Keys are never kept: what is served without a control plane is what needs none, until there is one.
+    let may_go_on = args.last_good.as_ref().is_some_and(|file| file.exists());
     tokio::select! {
+        () = tokio::time::sleep(PATIENCE), if may_go_on => {
+            tracing::warn!("no certificate from the control plane yet: starting from the last good configuration");
+        }
         first = agent.first_certificate() => {
             first.context("no certificate from the control plane")?;
         }

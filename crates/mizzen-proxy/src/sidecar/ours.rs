@@ -26,6 +26,7 @@ pub(super) async fn run(
         concurrency: args.concurrency,
         stdout: args.access_log.clone(),
         drain_time: Some(Duration::from_secs(args.drain_time)),
+        last_good: args.last_good.clone(),
         ..proxy::bootstrap::Overrides::default()
     };
     let mut settings = proxy::bootstrap::settings(agent.bootstrap(), &overrides)?;

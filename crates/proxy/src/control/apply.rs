@@ -12,6 +12,7 @@ use proto::{Delta, Rejection, ResourceType};
 use upstream::{Assignment, ClusterState, EndpointSet, Health, Host};
 
 use super::dns::{Resolution, Resolved, chosen};
+use super::sources::Came;
 use super::{ClusterEntry, ClusterView, Control, target};
 use crate::check::Checker;
 use crate::net::DnsCache;
@@ -22,10 +23,20 @@ use crate::worker::{ClusterUpdate, Config, Message};
 const WARM_UP: Duration = Duration::from_secs(1);
 
 impl Control {
-    /// Applies deltas in their order; a resource that is refused leaves its last good version serving.
-    pub(super) async fn apply(&mut self, deltas: Vec<Delta>, dynamic: bool) -> Vec<Rejection> {
+    /// Applies deltas in their order; a resource that is refused leaves its last good version serving. A listener may
+    /// wait for what it refers to.
+    pub(super) async fn apply(&mut self, deltas: Vec<Delta>, came: Came) -> Vec<Rejection> {
+        self.change(deltas, came, true).await
+    }
+
+    /// The same without waiting.
+    pub(super) async fn apply_now(&mut self, deltas: Vec<Delta>, came: Came) -> Vec<Rejection> {
+        self.change(deltas, came, false).await
+    }
+
+    async fn change(&mut self, deltas: Vec<Delta>, came: Came, may_wait: bool) -> Vec<Rejection> {
         let mut rejections = Vec::new();
-        let mut touched = Touched::default();
+        let mut touched = Touched { may_wait, ..Touched::default() };
         for delta in deltas {
             match delta.resource_type {
                 ResourceType::Secret => self.take_secrets(&delta, &mut rejections),
@@ -35,7 +46,7 @@ impl Control {
                 | ResourceType::Route
                 | ResourceType::VirtualHost
                 | ResourceType::ScopedRoute
-                | ResourceType::ExtensionConfig => self.take(&delta, dynamic, &mut touched, &mut rejections),
+                | ResourceType::ExtensionConfig => self.take(delta, came, &mut touched, &mut rejections),
                 _ => {
                     if let Some(others) = &self.others {
                         let _ = others.send(delta).await;
@@ -62,25 +73,39 @@ impl Control {
         }
     }
 
-    fn take(&mut self, delta: &Delta, dynamic: bool, touched: &mut Touched, rejections: &mut Vec<Rejection>) {
-        let (plan, refused) = self.plan.apply(delta);
+    fn take(&mut self, mut delta: Delta, came: Came, touched: &mut Touched, rejections: &mut Vec<Rejection>) {
+        let before = self.plan.clone();
+        let (plan, refused) = before.apply(&delta);
         let bad: BTreeSet<&Arc<str>> = refused.iter().map(|r| &r.name).collect();
+        self.plan = Arc::new(plan);
+        if touched.may_wait
+            && delta.resource_type == ResourceType::Listener
+            && self.hold_back(&mut delta, came, &|name| bad.contains(name))
+        {
+            self.plan = Arc::new(before.apply(&delta).0);
+            touched.follow = true;
+        }
+        let dynamic = came.is_dynamic();
         for resource in delta.changed.iter().filter(|r| !bad.contains(&r.name)) {
             let key = (delta.resource_type, resource.name.clone());
-            self.resources.insert(key, (resource.clone(), SystemTime::now(), dynamic));
+            self.resources.insert(key, (resource.clone(), SystemTime::now(), came));
             touched.note(delta.resource_type, &resource.name, dynamic);
+            touched.follow |= self.refer(delta.resource_type, &resource.name, came, false);
         }
         for name in &delta.removed {
             self.resources.remove(&(delta.resource_type, name.clone()));
             touched.note(delta.resource_type, name, dynamic);
+            touched.follow |= self.refer(delta.resource_type, name, came, false);
         }
-        self.plan = Arc::new(plan);
         touched.plan |= delta.resource_type != ResourceType::Endpoint;
         rejections.extend(refused);
     }
 
     /// Tells the workers what changed.
     async fn spread(&mut self, touched: Touched, rejections: &mut Vec<Rejection>) {
+        if touched.follow {
+            self.follow(&|t, name| touched.is_of(t, name), rejections);
+        }
         let mut upserted = Vec::new();
         let mut removed = Vec::new();
         let mut warm = self.warm_up(&touched).await;
@@ -171,17 +196,34 @@ impl Control {
         };
         let checker = old.as_mut().and_then(|o| o.checker.take());
         let checker = Checker::renewed(checker, &target, &state, &self.first_round);
+        let was_assigned =
+            old.as_ref().is_some_and(|o| matches!(o.target.config.discovery, Discovery::Eds { .. }));
         let resolved = old.and_then(|o| o.resolved);
-        let mut entry = ClusterEntry { state, target, resolved, resolver: None, checker, dynamic };
+        let mut entry =
+            ClusterEntry { state, target, resolved, resolver: None, checker, dynamic, was_assigned };
         let empty = Arc::new(Assignment::default());
         let assignment = match &cluster.discovery {
             Discovery::Static(assignment) => assignment.clone(),
-            Discovery::Eds { service_name } => {
+            Discovery::Eds { service_name, .. } => {
                 let clusters = self.by_service.entry(service_name.clone()).or_default();
                 if !clusters.contains(&cluster.name) {
                     clusters.push(cluster.name.clone());
                 }
-                self.plan.assignment(cluster).cloned().unwrap_or(empty)
+                match self.plan.assignment(cluster).cloned() {
+                    Some(assignment) => assignment,
+                    // Another source has not said yet where the endpoints are: those from before serve meanwhile.
+                    None if entry.was_assigned => {
+                        let endpoints = entry.state.endpoints();
+                        let update = ClusterUpdate {
+                            target: entry.target.clone(),
+                            state: entry.state.clone(),
+                            endpoints,
+                        };
+                        self.clusters.insert(cluster.name.clone(), entry);
+                        return Ok(update);
+                    }
+                    None => empty,
+                }
             }
             Discovery::StrictDns { .. } | Discovery::LogicalDns { .. } => {
                 if let Some(warm) = &warm {
@@ -308,6 +350,10 @@ impl ClusterEntry {
 /// What a batch of deltas touched.
 #[derive(Default)]
 struct Touched {
+    /// Listeners may wait for what they refer to.
+    may_wait: bool,
+    /// Something else is referred to now.
+    follow: bool,
     plan: bool,
     clusters: Vec<(Arc<str>, bool)>,
     endpoints: Vec<Arc<str>>,
@@ -315,6 +361,14 @@ struct Touched {
 }
 
 impl Touched {
+    fn is_of(&self, t: ResourceType, name: &Arc<str>) -> bool {
+        match t {
+            ResourceType::Cluster => self.clusters.iter().any(|(touched, _)| touched == name),
+            ResourceType::Listener => self.listeners.contains(name),
+            _ => false,
+        }
+    }
+
     fn note(&mut self, resource_type: ResourceType, name: &Arc<str>, dynamic: bool) {
         match resource_type {
             ResourceType::Cluster => self.clusters.push((name.clone(), dynamic)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use decide::Origin;
 use proto::{Resource, ResourceType};
 use serde_json::{Map, Value, json};
 
@@ -52,7 +53,8 @@ impl Control {
                 |v, _| json!({ "endpoint_config": v }),
             ));
         }
-        let names: Vec<Value> = self.secrets.identities().map(|(name, _)| json!({"name": &**name})).collect();
+        let names: Vec<Value> =
+            self.secrets.identities().map(|(name, _)| json!({"name": Origin::name_of(name)})).collect();
         configs.push(json!({"@type": format!("{V3}SecretsConfigDump"), "dynamic_active_secrets": names}));
         configs.iter_mut().for_each(proto::json::redact);
         json!({ "configs": configs })
@@ -72,27 +74,31 @@ impl Control {
     ) -> Value {
         let mut section = Map::new();
         section.insert("@type".into(), format!("{V3}{name}").into());
+        if let Some(written) = self.last_good.as_ref().and_then(|last| last.in_use()) {
+            section.insert("version_info".into(), format!("last good configuration of {written}").into());
+        }
         let mut lists: BTreeMap<bool, Vec<Value>> = BTreeMap::new();
         let mut errors = self.updates.errors(t);
-        for ((_, name), (resource, at, is_dynamic)) in
+        for ((_, name), (resource, at, came)) in
             self.resources.range((t, "".into())..).take_while(|((u, _), _)| *u == t)
         {
-            let mut entry = wrap(value_of(t, resource), *is_dynamic);
+            let is_dynamic = came.is_dynamic();
+            let mut entry = wrap(value_of(t, resource), is_dynamic);
             let place =
                 if entry.get("active_state").is_some() { &mut entry["active_state"] } else { &mut entry };
             place["last_updated"] = timestamp(*at).into();
-            if *is_dynamic {
+            if is_dynamic {
                 place["version_info"] = format!("{:016x}", resource.version).into();
             }
             if let Some(error) = errors.remove(&**name) {
                 entry["error_state"] = error;
             }
-            lists.entry(*is_dynamic).or_default().push(entry);
+            lists.entry(is_dynamic).or_default().push(entry);
         }
         // What was never good is shown as well.
         for (name, mut error) in errors {
             let key = if t == ResourceType::Endpoint { "cluster_name" } else { "name" };
-            error["failed_configuration"] = json!({"@type": t.url(), key: name});
+            error["failed_configuration"] = json!({"@type": t.url(), key: Origin::name_of(name)});
             let entry = match t {
                 ResourceType::Listener => json!({"name": name, "error_state": error}),
                 _ => json!({"error_state": error}),
@@ -116,7 +122,7 @@ impl Control {
             certificates.push(json!({
                 "ca_cert": [],
                 "cert_chain": [{
-                    "path": format!("<inline: {name}>"),
+                    "path": format!("<inline: {}>", Origin::name_of(name)),
                     "serial_number": info.serial,
                     "subject_alt_names": uris,
                     "days_until_expiration": days.to_string(),
@@ -138,7 +144,7 @@ impl Control {
 fn root_of(name: &str, root: &tls::CertificateDer<'static>) -> Option<Value> {
     let info = tls::PeerInfo::from_chain(std::slice::from_ref(root)).ok()?;
     Some(json!({
-        "path": format!("<inline: {name}>"),
+        "path": format!("<inline: {}>", Origin::name_of(name)),
         "serial_number": info.serial,
         "valid_from": timestamp(info.not_before),
         "expiration_time": timestamp(info.not_after),

@@ -5,11 +5,14 @@
 mod apply;
 mod dns;
 mod dump;
+mod last_good;
 mod listeners;
 mod run;
 mod secrets;
+mod sources;
 mod target;
 mod updates;
+mod warm;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -41,6 +44,12 @@ pub struct Settings {
     /// Clusters, listeners, routes and secrets that are there from the start.
     pub initial: Vec<Delta>,
     pub ads: Option<xds::client::Config>,
+    /// Types of which everything comes from a source of their own.
+    pub sources: Vec<(ResourceType, decide::Origin)>,
+    /// Where what control planes sent is kept for a start without them.
+    pub last_good: Option<PathBuf>,
+    /// Who this proxy is to configuration servers.
+    pub wire_node: proto::pb::envoy::config::core::v3::Node,
     pub secrets: Secrets,
     pub concurrency: usize,
     pub admin: Option<SocketAddr>,
@@ -142,6 +151,8 @@ struct ClusterEntry {
     resolver: Option<tokio::task::AbortHandle>,
     checker: Option<Checker>,
     dynamic: bool,
+    /// Its endpoints came by EDS before.
+    was_assigned: bool,
 }
 
 struct Bound {
@@ -160,7 +171,7 @@ struct Control {
     by_service: HashMap<Arc<str>, Vec<Arc<str>>>,
     bound: HashMap<Arc<str>, Vec<Bound>>,
     next_key: u64,
-    resources: BTreeMap<(ResourceType, Arc<str>), (Resource, SystemTime, bool)>,
+    resources: BTreeMap<(ResourceType, Arc<str>), (Resource, SystemTime, sources::Came)>,
     bootstrap: Bytes,
     log: LogSink,
     dns: mpsc::Sender<(Arc<str>, Assignment)>,
@@ -169,6 +180,11 @@ struct Control {
     look_up: LookUp,
     draining: bool,
     updates: updates::Updates,
+    sources: sources::Sources,
+    warming: BTreeMap<Arc<str>, warm::Warming>,
+    last_good: Option<last_good::LastGood>,
+    /// What the first configuration refers to has come, or was waited for long enough.
+    settled: bool,
     caches: HashMap<Arc<str>, std::sync::Weak<DnsCache>>,
     /// Whether hosts that are new have been checked.
     first_round: Rc<FirstRound>,

@@ -1,7 +1,8 @@
 //! The control thread's loop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,7 +10,10 @@ use base::ThreadRandom;
 use decide::Plan;
 use proto::ResourceType;
 use tokio::sync::{mpsc, oneshot, watch};
+use xds::client::Update;
 
+use super::last_good::{self, LastGood};
+use super::sources::{Came, Sources};
 use super::updates::{Answer, Updates};
 use super::{Command, Control, Handle, Settings, StartError};
 use crate::admin;
@@ -55,17 +59,21 @@ async fn run(
     started: Started,
 ) {
     let (dns_tx, mut dns) = mpsc::channel(64);
+    let (updates_tx, mut updates) = mpsc::channel(4);
     let admin_ports = (settings.admin, settings.readiness, settings.prometheus);
     let ads = settings.ads.take();
+    let sources = std::mem::take(&mut settings.sources);
+    let last_good = settings.last_good.take();
+    let node = settings.node.id.clone();
     let initial = std::mem::take(&mut settings.initial);
-    let mut control = match control(settings, dns_tx) {
+    let mut control = match control(settings, dns_tx, updates_tx.clone()) {
         Ok(control) => control,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
-    let rejected = control.apply(initial, false).await;
+    let rejected = control.apply(initial, Came::Bootstrap).await;
     if !rejected.is_empty() {
         let _ = started.send(Err(StartError::Rejected(rejected)));
         return;
@@ -86,14 +94,28 @@ async fn run(
         }
     }
     let _ = started.send(Ok(()));
-    let (updates_tx, mut updates) = mpsc::channel(4);
-    let awaits_ads = ads.is_some();
-    if let Some(config) = ads {
-        tokio::task::spawn_local(xds::client::run(config, updates_tx.clone()));
-    } else {
-        ready_after_checks(&control, signals);
+    let mut first = First::default();
+    let mut by_servers = Vec::new();
+    for (t, origin) in sources {
+        first.own.insert(t);
+        if !matches!(origin, decide::Origin::File { .. }) {
+            by_servers.push(t);
+        }
+        if let Err(error) = control.follow_all(t, origin) {
+            tracing::error!(%error, "configuration cannot be asked for");
+        }
     }
-    let mut seen = (false, false);
+    if let Some(mut config) = ads {
+        let served = [ResourceType::Cluster, ResourceType::Listener];
+        first.by_ads.extend(served.into_iter().filter(|t| config.all.contains(t)));
+        by_servers.extend(&first.by_ads);
+        config.wanted = Some(control.sources.ads_names());
+        tokio::task::spawn_local(xds::client::run(config, updates_tx.clone()));
+    }
+    control.last_good = last_good.map(|path| LastGood::open(path, &node, by_servers));
+    let mut patience = pin!(tokio::time::sleep(last_good::PATIENCE));
+    let mut patient = control.last_good.is_some();
+    control.settle(&first, signals).await;
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
@@ -102,6 +124,7 @@ async fn run(
                 None => break,
                 Some(Command::Stop(done)) => {
                     control.tell_all(|| Message::Stop).await;
+                    control.keep_at_the_end().await;
                     control.join();
                     let _ = done.send(());
                     break;
@@ -109,25 +132,76 @@ async fn run(
                 Some(command) => control.obey(command).await,
             },
             update = updates.recv() => if let Some(update) = update {
-                for delta in &update.deltas {
-                    seen.0 |= delta.resource_type == ResourceType::Cluster;
-                    seen.1 |= delta.resource_type == ResourceType::Listener;
-                }
-                let answer = Answer::of(&update.deltas);
-                let rejections = control.apply(update.deltas, true).await;
-                control.updates.note(answer, &rejections, SystemTime::now());
-                for rejection in &rejections {
-                    tracing::warn!(%rejection, "refused");
-                }
-                let _ = update.verdict.send(rejections);
-                if awaits_ads && seen == (true, true) {
-                    ready_after_checks(&control, signals);
-                }
+                control.take_update(update, &mut first).await;
+                control.settle(&first, signals).await;
             },
             resolved = dns.recv() => if let Some((name, assignment)) = resolved {
                 control.resolved(&name, assignment).await;
             },
-            _ = tick.tick() => control.tick().await,
+            () = &mut patience, if patient => {
+                patient = false;
+                if control.fall_back().await {
+                    ready_after_checks(&control, signals);
+                }
+            }
+            _ = tick.tick() => {
+                control.keep_last_good().await;
+                control.tick().await;
+                control.settle(&first, signals).await;
+            }
+        }
+    }
+}
+
+/// Types of which a first answer is waited for.
+#[derive(Default)]
+struct First {
+    own: BTreeSet<ResourceType>,
+    by_ads: BTreeSet<ResourceType>,
+}
+
+impl Control {
+    async fn take_update(&mut self, update: Update, first: &mut First) {
+        let Update { source, deltas, failure, verdict } = update;
+        if let Some(failure) = failure {
+            if let Some((t, true)) = self.sources.failed(source, failure.is_refusal) {
+                first.own.remove(&t);
+            }
+            return;
+        }
+        let came = self.sources.came(source);
+        let awaited = if source == 0 { &mut first.by_ads } else { &mut first.own };
+        for delta in &deltas {
+            awaited.remove(&delta.resource_type);
+        }
+        let deltas = self.sources.keyed(source, deltas);
+        if came.is_kept()
+            && let Some(last) = &mut self.last_good
+        {
+            deltas.iter().for_each(|delta| last.note(delta));
+        }
+        let answer = Answer::of(&deltas);
+        let keys = answer.keys().to_vec();
+        let mut rejections = self.apply(deltas, came).await;
+        self.updates.note(answer, &rejections, SystemTime::now());
+        self.sources.note(source, &keys, &rejections);
+        for rejection in &mut rejections {
+            tracing::warn!(%rejection, "refused");
+            rejection.name = decide::Origin::name_of(&rejection.name).into();
+        }
+        let _ = verdict.send(rejections);
+    }
+
+    /// Serves what need not wait any more, and says so when everything that was waited for at the start has come.
+    async fn settle(&mut self, first: &First, signals: &Signals) {
+        let late = self.sources.is_late();
+        if !self.settled && first.by_ads.is_empty() && (first.own.is_empty() || late) {
+            self.settled =
+                late || !(self.is_short_of(ResourceType::Endpoint) || self.is_short_of(ResourceType::Route));
+        }
+        self.release().await;
+        if self.settled && self.warming.is_empty() {
+            ready_after_checks(self, signals);
         }
     }
 }
@@ -147,6 +221,7 @@ fn ready_after_checks(control: &Control, signals: &Signals) {
 fn control(
     settings: Settings,
     dns: mpsc::Sender<(Arc<str>, upstream::Assignment)>,
+    updates: mpsc::Sender<Update>,
 ) -> Result<Control, StartError> {
     let log = LogSink::start(settings.stdout).map_err(StartError::Thread)?;
     let node = Arc::new(settings.node);
@@ -175,6 +250,10 @@ fn control(
         look_up: settings.look_up.unwrap_or_else(crate::net::look_up_here),
         draining: false,
         updates: Updates::default(),
+        sources: Sources::new(settings.wire_node, updates),
+        warming: std::collections::BTreeMap::new(),
+        last_good: None,
+        settled: false,
         first_round: std::rc::Rc::default(),
         caches: HashMap::new(),
     })
@@ -196,7 +275,7 @@ impl Control {
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Apply(deltas, reply) => _ = reply.send(self.apply(deltas, true).await),
+            Command::Apply(deltas, reply) => _ = reply.send(self.apply_now(deltas, Came::Ads).await),
             Command::Secret(secret) => {
                 if let Err(error) = self.secrets.set(&secret) {
                     tracing::warn!(%error, secret = %secret.name, "secret refused");
@@ -231,7 +310,9 @@ impl Control {
 
     async fn stats(&self) -> Snapshot {
         let mut all = Snapshot::default();
-        self.updates.count(&mut all);
+        self.updates.count(|t| self.sources.failures(t), &mut all);
+        self.collect_sources(&mut all);
+        self.collect_last_good(&mut all);
         for worker in &self.workers {
             let (reply, answer) = oneshot::channel();
             if worker.messages.send(Message::Stats(reply)).await.is_ok()

@@ -1,11 +1,12 @@
 //! Secrets by name, and TLS contexts made of them. Names that are not there yet are sources that fail handshakes until they are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use base64::Engine;
 use decide::{
-    CertificateSource, DataSource, DownstreamTls, SanKind, TlsCommon, TlsVersion, UpstreamTls, Validation,
+    CertificateSource, DataSource, DownstreamTls, SanKind, SecretRef, TlsCommon, TlsVersion, UpstreamTls,
+    Validation,
 };
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -17,6 +18,8 @@ use tls::{
 /// Certificates and roots by name; the control thread's own.
 #[derive(Default)]
 pub struct Secrets {
+    /// Names that an agent in this process provides, whatever source is written.
+    provided: HashSet<Arc<str>>,
     identities: HashMap<Arc<str>, IdentitySource>,
     bundles: HashMap<Arc<str>, BundleSource>,
     clients: HashMap<usize, (Arc<UpstreamTls>, Arc<ClientTls>)>,
@@ -37,12 +40,23 @@ pub enum SecretError {
 impl Secrets {
     /// Lets an agent in this process provide a name, such as `default`.
     pub fn provide_identity(&mut self, name: &str, source: IdentitySource) {
+        self.provided.insert(name.into());
         self.identities.insert(name.into(), source);
     }
 
     /// The same for roots, such as `ROOTCA`.
     pub fn provide_bundle(&mut self, name: &str, source: BundleSource) {
+        self.provided.insert(name.into());
         self.bundles.insert(name.into(), source);
+    }
+
+    pub fn is_provided(&self, name: &str) -> bool {
+        self.provided.contains(name)
+    }
+
+    /// What a secret is kept under.
+    fn key(&self, secret: &SecretRef) -> Arc<str> {
+        if self.is_provided(&secret.name) { secret.name.clone() } else { secret.key() }
     }
 
     pub fn identity(&mut self, name: &str) -> IdentitySource {
@@ -155,7 +169,10 @@ impl Secrets {
             .certificates
             .iter()
             .map(|source| match source {
-                CertificateSource::Secret(secret) => Ok(self.identity(&secret.name)),
+                CertificateSource::Secret(secret) => {
+                    let key = self.key(secret);
+                    Ok(self.identity(&key))
+                }
                 CertificateSource::Inline { chain, key } => {
                     let identity =
                         Identity::from_pem("tlsCertificates", &read(chain.clone())?, &read(key.clone())?)?;
@@ -175,7 +192,10 @@ impl Secrets {
             return Ok(Verify::Nothing);
         }
         let bundle = match (&v.secret, &v.trusted_ca) {
-            (Some(secret), _) => self.bundle(&secret.name),
+            (Some(secret), _) => {
+                let key = self.key(secret);
+                self.bundle(&key)
+            }
             (None, Some(ca)) => {
                 BundleSource::new(TrustBundle::any_from_pem("trustedCa", &read(ca.clone())?)?)
             }

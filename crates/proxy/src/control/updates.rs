@@ -40,6 +40,13 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// Each resource that it spoke of.
+    pub(super) fn keys(&self) -> &[(ResourceType, Arc<str>)] {
+        &self.keys
+    }
+}
+
 impl Updates {
     pub(super) fn note(&mut self, answer: Answer, rejections: &[Rejection], now: SystemTime) {
         for t in answer.types {
@@ -56,11 +63,15 @@ impl Updates {
         }
     }
 
-    pub(super) fn count(&self, snapshot: &mut Snapshot) {
+    /// `failures` tells how often a source had no answer, and how often one that was refused as a whole.
+    pub(super) fn count(&self, failures: impl Fn(ResourceType) -> (i64, i64), snapshot: &mut Snapshot) {
         for (t, manager) in COUNTED {
             let (taken, refused) = self.counts.get(&t).copied().unwrap_or_default();
+            let (failed, whole) = failures(t);
+            let refused = refused + whole;
             let both = [
-                ("update_attempt", taken + refused),
+                ("update_attempt", taken + refused + failed),
+                ("update_failure", failed),
                 ("update_success", taken),
                 ("update_rejected", refused),
             ];
@@ -113,7 +124,7 @@ mod tests {
         assert!(updates.errors(ResourceType::Listener).is_empty());
 
         let mut snapshot = Snapshot::default();
-        updates.count(&mut snapshot);
+        updates.count(|_| (0, 0), &mut snapshot);
         let text = crate::stats::text(&snapshot, &Default::default());
         for line in [
             "listener_manager.lds.update_attempt: 2",

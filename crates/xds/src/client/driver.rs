@@ -1,7 +1,6 @@
 //! Keeps a client connected: dials, speaks HTTP/2, hands changes over and carries the verdicts back.
 
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,30 +14,20 @@ use proto::pb::envoy::config::core::v3::Node;
 use proto::pb::envoy::service::discovery::v3 as pb;
 use proto::pb::google::rpc;
 use proto::{Delta, Rejection, ResourceType};
-use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::state::{Client, ClientRequest, Ready, Response, Ticket};
+use super::dial::{self, Connect, Dial, Socket, Tls};
+use super::state::{Client, ClientRequest, Names, Ready, Response, Ticket};
 use crate::Mode;
-use crate::grpc::{DELTA, Inbound, Outbound, SOTW, Sender, Status, outbound, request};
+use crate::grpc::{DELTA, Inbound, Outbound, SOTW, Sender, Status, outbound, own_path, request};
 
 /// A sidecar of 10,000 services gets 38 MB in one response.
-const MAX_MESSAGE: usize = 1 << 30;
+pub(super) const MAX_MESSAGE: usize = 1 << 30;
 const WINDOW: u32 = 4 << 20;
-/// A server's machine that says nothing for so long is asked whether it is still there, again and again,
-const SILENCE: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_secs(1);
-/// and is gone when it acknowledged nothing for so long.
-const UNREACHED: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(15);
-
-/// Opens a connection to the server.
-pub type Connect = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
 
 /// Gives the bearer token of a new stream, or none.
 pub type Token = Arc<dyn Fn() -> Option<String> + Send + Sync>;
@@ -46,11 +35,11 @@ pub type Token = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 /// Whom to ask for what.
 #[derive(Clone)]
 pub struct Config {
-    pub connect: Connect,
+    pub connect: Dial,
     /// The `:authority` of requests.
     pub authority: String,
     /// TLS, with the name that the server's certificate must bear; plaintext without.
-    pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    pub tls: Option<Tls>,
     pub token: Option<Token>,
     pub mode: Mode,
     pub node: Node,
@@ -60,13 +49,31 @@ pub struct Config {
     pub names: Vec<(ResourceType, Arc<str>)>,
     /// Whether the workload takes traffic, told to a control plane that registers it; `None` says nothing.
     pub health: Option<watch::Receiver<Option<bool>>>,
+    /// More names, which change.
+    pub wanted: Option<watch::Receiver<Names>>,
+    /// The service of this type alone, in place of the aggregated one.
+    pub own: Option<ResourceType>,
+    /// What its updates are marked with.
+    pub source: usize,
 }
 
 /// Changes to apply in this order. The answer is what was refused; all else was applied.
 #[derive(Debug)]
 pub struct Update {
+    /// The mark of whom they came from.
+    pub source: usize,
     pub deltas: Vec<Delta>,
+    /// Why there are none, where a server of one type alone cannot be asked.
+    pub failure: Option<Failure>,
     pub verdict: oneshot::Sender<Vec<Rejection>>,
+}
+
+/// Why a source has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    /// There is an answer, and it is none that can be taken.
+    pub is_refusal: bool,
 }
 
 impl std::fmt::Debug for Config {
@@ -98,6 +105,10 @@ impl Config {
 /// Runs until the receiver of updates is dropped. Reconnects with growing delays; what was applied stays applied.
 pub async fn run(config: Config, updates: mpsc::Sender<Update>) {
     let mut client = Client::new(config.mode, config.node.clone());
+    if config.own.is_some() {
+        client = client.alone();
+    }
+    let mut wanted = config.wanted.clone();
     for t in &config.all {
         client.subscribe_all(*t);
     }
@@ -107,9 +118,18 @@ pub async fn run(config: Config, updates: mpsc::Sender<Update>) {
     let mut delay = FIRST_DELAY;
     while !updates.is_closed() {
         let started = Instant::now();
+        // A stream begins with a request: without any, the server would not answer either.
+        client.want(&names_of(&mut wanted));
+        if !client.asks() {
+            tokio::select! {
+                _ = renamed(&mut wanted) => {}
+                () = updates.closed() => {}
+            }
+            continue;
+        }
         match stream(&config, &mut client, &updates).await {
             Ok(()) => info!(server = config.authority, "the control plane ended the stream"),
-            Err(e) => warn!(server = config.authority, error = %e, "the stream to the control plane failed"),
+            Err(e) => failed(&config, e.to_string(), &updates).await,
         }
         client.disconnected();
         if started.elapsed() > LAST_DELAY {
@@ -127,38 +147,15 @@ pub async fn run(config: Config, updates: mpsc::Sender<Update>) {
 }
 
 async fn stream(config: &Config, client: &mut Client, updates: &mpsc::Sender<Update>) -> Result<(), Status> {
-    let unavailable =
-        |what: &str, e: &dyn std::fmt::Display| Status::new(Status::UNAVAILABLE, format!("{what}: {e}"));
-    let connect = tokio::time::timeout(Duration::from_secs(10), (config.connect)());
-    let tcp = connect
-        .await
-        .map_err(|e| unavailable("connecting", &e))?
-        .map_err(|e| unavailable("connecting", &e))?;
-    watch_over(&tcp).map_err(|e| unavailable("connecting", &e))?;
-    match &config.tls {
-        None => speak(config, client, updates, tcp, "http").await,
-        Some((tls, name)) => {
-            let handshake = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name.clone(), tcp);
-            let limited = tokio::time::timeout(Duration::from_secs(10), handshake).await;
-            let tls = limited.map_err(|e| unavailable("TLS", &e))?.map_err(|e| unavailable("TLS", &e))?;
-            speak(config, client, updates, tls, "https").await
-        }
-    }
-}
-
-/// Lets the kernel notice that the other machine is gone. HTTP/2's own pings would do so too, but servers made with gRPC's
-/// libraries, istiod among them, end the connection of a client that pings more often than they like.
-fn watch_over(tcp: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(tcp);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENCE).with_interval(AGAIN))?;
-    socket.set_tcp_user_timeout(Some(UNREACHED))
+    let io = dial::open(&config.connect, config.tls.as_ref()).await?;
+    speak(config, client, updates, io, if config.tls.is_some() { "https" } else { "http" }).await
 }
 
 async fn speak(
     config: &Config,
     client: &mut Client,
     updates: &mpsc::Sender<Update>,
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: Box<dyn Socket>,
     scheme: &str,
 ) -> Result<(), Status> {
     let failed = |e: &dyn std::fmt::Display| Status::new(Status::UNAVAILABLE, e.to_string());
@@ -170,10 +167,8 @@ async fn speak(
     let (mut http, connection) =
         builder.handshake::<_, Outbound>(TokioIo::new(io)).await.map_err(|e| failed(&e))?;
     let connection = tokio::spawn(connection);
-    let path = match config.mode {
-        Mode::Sotw => SOTW,
-        Mode::Delta => DELTA,
-    };
+    let aggregated = || if config.mode == Mode::Delta { DELTA } else { SOTW }.to_owned();
+    let path = config.own.and_then(|t| own_path(t, config.mode)).unwrap_or_else(aggregated);
     let uri = Uri::builder().scheme(scheme).authority(config.authority.as_str()).path_and_query(path);
     let (sender, body) = outbound();
     let token = config.token.as_ref().and_then(|token| token());
@@ -198,7 +193,7 @@ async fn speak(
     done
 }
 
-type Verdict = Pin<Box<dyn Future<Output = (Ticket, Option<Vec<Rejection>>)> + Send>>;
+pub(super) type Verdict = Pin<Box<dyn Future<Output = (Ticket, Option<Vec<Rejection>>)> + Send>>;
 
 async fn converse(
     config: &Config,
@@ -211,12 +206,14 @@ async fn converse(
     let mode = config.mode;
     let mut inbound = Inbound::new(body, MAX_MESSAGE);
     let mut health = config.health.clone();
+    let mut wanted = config.wanted.clone();
+    client.want(&names_of(&mut wanted));
     // Each stream is told anew.
     let mut to_tell = health.as_mut().and_then(|health| *health.borrow_and_update());
     let mut verdicts = futures::stream::FuturesOrdered::<Verdict>::new();
     loop {
         while let Some(ready) = client.next_ready() {
-            verdicts.push_back(hand_over(ready, updates).await?);
+            verdicts.push_back(hand_over(config, ready, updates).await?);
         }
         flush(client, sender).await?;
         if let Some(healthy) = to_tell.take() {
@@ -237,6 +234,7 @@ async fn converse(
                 client.release_overdue(Instant::now());
             }
             news = changed(&mut health) => to_tell = news,
+            names = renamed(&mut wanted) => client.want(&names),
             () = updates.closed() => return Ok(()),
         }
     }
@@ -272,9 +270,39 @@ async fn tell_health(mode: Mode, healthy: bool, sender: &Sender) -> Result<(), S
     sender.send(Bytes::from(bytes), Bytes::new()).await.map_err(closed)
 }
 
-async fn hand_over(ready: Ready, updates: &mpsc::Sender<Update>) -> Result<Verdict, Status> {
+/// What is wanted by name now.
+pub(super) fn names_of(wanted: &mut Option<watch::Receiver<Names>>) -> Names {
+    wanted.as_mut().map_or_else(Names::default, |wanted| wanted.borrow_and_update().clone())
+}
+
+/// What is wanted by name, once that changes.
+pub(super) async fn renamed(wanted: &mut Option<watch::Receiver<Names>>) -> Names {
+    if let Some(names) = wanted
+        && names.changed().await.is_ok()
+    {
+        return names.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}
+
+/// Says that the server cannot be asked; who has a server for one type alone counts that.
+pub(super) async fn failed(config: &Config, reason: String, updates: &mpsc::Sender<Update>) {
+    let what = config.own.map_or("everything", |t| t.url().rsplit('.').next().unwrap_or_default());
+    warn!(server = config.authority, what, error = reason, "the control plane cannot be asked");
+    if config.own.is_some() {
+        let (verdict, _) = oneshot::channel();
+        let failure = Some(Failure { reason, is_refusal: false });
+        let _ = updates.send(Update { source: config.source, deltas: Vec::new(), failure, verdict }).await;
+    }
+}
+
+pub(super) async fn hand_over(
+    config: &Config,
+    ready: Ready,
+    updates: &mpsc::Sender<Update>,
+) -> Result<Verdict, Status> {
     let (verdict, answer) = oneshot::channel();
-    let update = Update { deltas: ready.deltas, verdict };
+    let update = Update { source: config.source, deltas: ready.deltas, failure: None, verdict };
     let closed = |_| Status::new(Status::INTERNAL, "nobody applies changes any more");
     updates.send(update).await.map_err(closed)?;
     Ok(Box::pin(async move { (ready.ticket, answer.await.ok()) }))
@@ -297,23 +325,4 @@ async fn flush(client: &mut Client, sender: &Sender) -> Result<(), Status> {
         sender.send(Bytes::from(bytes), Bytes::new()).await.map_err(closed)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_server_s_machine_that_is_gone_is_noticed_without_pings_of_ours() -> io::Result<()> {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let connect = Config::connect_to(listener.local_addr()?.to_string());
-        let tcp = connect().await?;
-        watch_over(&tcp)?;
-        let socket = SockRef::from(&tcp);
-        assert!(socket.keepalive()?);
-        assert_eq!(socket.tcp_keepalive_time()?, SILENCE);
-        assert_eq!(socket.tcp_keepalive_interval()?, AGAIN);
-        assert_eq!(socket.tcp_user_timeout()?, Some(UNREACHED));
-        Ok(())
-    }
 }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use prost::Message as _;
 use proto::pb::envoy::config::core::v3::Node;
 use proto::pb::envoy::service::discovery::v3 as pb;
+use proto::pb::google::protobuf::Any;
 use proto::pb::google::rpc;
 use proto::{Delta, Rejection, Resource, ResourceType};
 
@@ -67,6 +69,8 @@ struct Type {
     /// Asked for by the caller, and because something held refers to it.
     asked: BTreeSet<Arc<str>>,
     referred: BTreeSet<Arc<str>>,
+    /// What somebody else refers to, who says so again when that changes.
+    wanted: BTreeSet<Arc<str>>,
     /// What is held: the version as the server calls it, and the hash of the content. `None`: known not to exist.
     held: BTreeMap<Arc<str>, Option<(String, u64)>>,
     version_info: String,
@@ -92,8 +96,13 @@ pub struct Client {
     stream: u64,
     connected: bool,
     node_sent: bool,
+    /// What resources refer to is asked for elsewhere.
+    alone: bool,
     hasher: ahash::RandomState,
 }
+
+/// Resources by type and name.
+pub type Names = Arc<BTreeSet<(ResourceType, Arc<str>)>>;
 
 impl Client {
     pub fn new(mode: Mode, node: Node) -> Self {
@@ -109,8 +118,15 @@ impl Client {
             stream: 0,
             connected: false,
             node_sent: false,
+            alone: false,
             hasher: ahash::RandomState::with_seeds(1, 2, 3, 4),
         }
+    }
+
+    /// A client of one type's own service: what its resources refer to is not asked for here.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
     }
 
     /// Wants everything of a type.
@@ -132,6 +148,28 @@ impl Client {
             }
         }
         self.tell(resource_type);
+    }
+
+    /// Wants these, in the place of those that were named so before.
+    pub fn want(&mut self, names: &Names) {
+        for (t, _) in names.iter() {
+            self.types.entry(*t).or_default();
+        }
+        let types: Vec<_> = self.types.keys().copied().collect();
+        for t in types {
+            let of_type = names.iter().filter(|(u, _)| *u == t).map(|(_, name)| name.clone()).collect();
+            if let Some(state) = self.types.get_mut(&t).filter(|state| state.wanted != of_type) {
+                state.wanted = of_type;
+                self.tell(t);
+            }
+        }
+    }
+
+    /// Whether there is anything to ask for.
+    pub fn asks(&self) -> bool {
+        let asks =
+            |s: &Type| s.wildcard || !(s.asked.is_empty() && s.referred.is_empty() && s.wanted.is_empty());
+        self.types.values().any(asks)
     }
 
     /// A stream is open: everything is asked for again, with what is held.
@@ -266,6 +304,7 @@ impl Client {
     fn read_sotw(&mut self, t: ResourceType, response: pb::DiscoveryResponse) -> Result<Delta, String> {
         let mut resources = Vec::with_capacity(response.resources.len());
         for any in response.resources {
+            let any = unwrapped(any)?;
             check_type(t, &any.type_url)?;
             let body = Bytes::from(any.value);
             let name = name_of(t, &body)?;
@@ -323,7 +362,9 @@ impl Client {
     /// Learns what the changed resources refer to.
     fn refer(&mut self, delta: &Delta) {
         let t = delta.resource_type;
-        if !matches!(t, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute) {
+        if self.alone
+            || !matches!(t, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute)
+        {
             return;
         }
         for resource in &delta.changed {
@@ -396,7 +437,8 @@ impl Client {
     /// Tells the server what is wanted of a type, if that differs from what it was told.
     fn tell(&mut self, t: ResourceType) {
         let Some(state) = self.types.get_mut(&t).filter(|_| self.connected) else { return };
-        let wanted: BTreeSet<_> = state.asked.union(&state.referred).cloned().collect();
+        let mut wanted: BTreeSet<_> = state.asked.union(&state.referred).cloned().collect();
+        wanted.extend(state.wanted.iter().cloned());
         if state.started && wanted == state.told && state.wildcard == state.told_wildcard {
             return;
         }
@@ -480,8 +522,24 @@ fn unknown() -> Option<(String, u64)> {
     Some((String::new(), 0))
 }
 
+/// A resource may come with its name and version around it.
+fn unwrapped(any: Any) -> Result<Any, String> {
+    if !any.type_url.ends_with("/envoy.service.discovery.v3.Resource") {
+        return Ok(any);
+    }
+    let wrapper = pb::Resource::decode(any.value.as_slice()).map_err(|e| e.to_string())?;
+    wrapper.resource.ok_or_else(|| format!("{}: the resource is missing", wrapper.name))
+}
+
 fn check_type(t: ResourceType, url: &str) -> Result<(), String> {
     if url == t.url() { Ok(()) } else { Err(format!("a resource of type {url:?} stands among those of {t}")) }
+}
+
+/// What a resource of that type calls itself.
+pub fn name_of_any(t: ResourceType, any: &Any) -> Result<Arc<str>, String> {
+    let any = unwrapped(any.clone())?;
+    check_type(t, &any.type_url)?;
+    name_of(t, &any.value)
 }
 
 /// State of the world does not repeat the name outside of the resource.
@@ -505,11 +563,9 @@ fn name_of(t: ResourceType, body: &[u8]) -> Result<Arc<str>, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use proto::pb::envoy::config::cluster::v3::{Cluster, cluster};
     use proto::pb::envoy::config::core::v3::{AggregatedConfigSource, ConfigSource, config_source};
-    use proto::pb::google::protobuf::Any;
-
-    use super::*;
 
     fn response(t: ResourceType, nonce: &str, name: &str, body: &impl prost::Message) -> Response {
         let resource = Any { type_url: t.url().into(), value: body.encode_to_vec() };
