@@ -2,11 +2,14 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use proxy::Handle;
 use proxy::bootstrap::{Overrides, settings};
+use proxy::restart::{Parent, Successor, Times};
 
 /// What a proxy without an agent is told.
 #[derive(Debug, clap::Args)]
@@ -29,9 +32,22 @@ pub(crate) struct StandaloneArgs {
     /// Keep what control planes send in this file, and start from it when none answers
     #[arg(long, value_name = "FILE")]
     last_good: Option<PathBuf>,
-    /// How long requests may take to end after SIGTERM, in seconds
+    /// How long requests may take to end after SIGTERM, and how long connections without a request are kept when another
+    /// process has taken over, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     drain_time_s: u64,
+    /// The how-manieth process this is: above 0, the one before is replaced without losing a connection
+    #[arg(long, value_name = "N", requires = "base_id")]
+    restart_epoch: Option<u32>,
+    /// Let this process be replaced by a later one with the same number, and the next --restart-epoch
+    #[arg(long, value_name = "N")]
+    base_id: Option<u32>,
+    /// Where processes that replace each other meet; @NAME is in no file system
+    #[arg(long, value_name = "PATH", default_value = "@mizzen_proxy", requires = "base_id")]
+    socket_path: String,
+    /// How long the process before may take to end, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    parent_shutdown_time_s: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -65,11 +81,67 @@ async fn serve(args: &StandaloneArgs) -> anyhow::Result<ExitCode> {
         println!("configuration '{}' OK", path.display());
         return Ok(ExitCode::SUCCESS);
     }
+    let meeting =
+        args.base_id.map(|base| (format!("{}_{base}", args.socket_path), args.restart_epoch.unwrap_or(0)));
+    let mut parent = None;
+    if let Some((path, epoch)) = &meeting {
+        settings.replaceable = true;
+        if let Some(before) = epoch.checked_sub(1) {
+            let path = format!("{path}_{before}");
+            let (found, inherited) = Parent::connect(&path)
+                .with_context(|| format!("--restart-epoch {epoch}: the process before, at {path}"))?;
+            settings.inherited = inherited;
+            settings.parent = Some(found.clone());
+            parent = Some(found);
+        }
+    }
+    let mut end = pin!(runtime::shutdown::requested());
     let handle = proxy::start(settings).await?;
+    let mut successor = match &meeting {
+        Some((path, epoch)) => {
+            let path = format!("{path}_{epoch}");
+            let listening = Successor::listen(&path, handle.clone());
+            Some(listening.with_context(|| format!("--base-id: cannot listen at {path}"))?)
+        }
+        None => None,
+    };
     crate::memory::give_back();
+    let times = Times {
+        drain: Duration::from_secs(args.drain_time_s),
+        shutdown: Duration::from_secs(args.parent_shutdown_time_s),
+    };
+    let taking_over = async {
+        handle.ready().await;
+        if let Some(parent) = &parent {
+            match parent.drain(times).await {
+                Ok(()) => tracing::info!("this process serves in the place of the one before"),
+                Err(error) => tracing::warn!(%error, "the process before does not say that it goes"),
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let replaced = async {
+        match &mut successor {
+            Some(successor) => successor.takes_over().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = handle.stopped() => {}
-        ended = runtime::shutdown::requested() => {
+        () = taking_over => {}
+        times = replaced => {
+            tracing::info!("another process serves: this one ends when its connections do");
+            tokio::select! {
+                ended = &mut end => ended?,
+                () = go(&handle, times) => {}
+            }
+            handle.flush_logs().await;
+            if let Some(successor) = successor.take() {
+                successor.end().await;
+            }
+            handle.stop().await;
+        }
+        ended = &mut end => {
             ended?;
             if !handle.drain().await {
                 tracing::warn!(seconds = args.drain_time_s, "requests were still open at the end of the drain time");
@@ -79,6 +151,21 @@ async fn serve(args: &StandaloneArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends every connection with its next request, then those without one, and is over with the last or when time is up.
+async fn go(handle: &Handle, times: Times) {
+    let cut_idle = async {
+        tokio::time::sleep(times.drain).await;
+        handle.cut_idle().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = cut_idle => {}
+        whole = handle.drain_gently(times.shutdown) => if !whole {
+            tracing::warn!(seconds = times.shutdown.as_secs(), "connections were still open at the end");
+        }
+    }
 }
 
 /// The bootstrap in its JSON form. JSON is YAML, but many times as much of it is read in the same time by a reader of its own.

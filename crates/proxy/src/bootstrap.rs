@@ -91,6 +91,9 @@ pub fn settings(value: Value, overrides: &Overrides) -> Result<Settings, Bootstr
         stdout: overrides.stdout.clone(),
         drain_time: overrides.drain_time.unwrap_or(Duration::from_secs(600)),
         others: None,
+        inherited: crate::restart::Inherited::default(),
+        parent: None,
+        replaceable: false,
         outside: None,
         look_up: None,
     })

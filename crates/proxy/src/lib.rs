@@ -29,6 +29,7 @@ mod listen;
 mod log;
 mod net;
 mod reach;
+pub mod restart;
 mod stats;
 mod tcp;
 mod telemetry;

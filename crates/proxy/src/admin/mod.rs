@@ -6,12 +6,11 @@ mod clusters;
 mod handler;
 mod logging;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::control::Handle;
 use crate::h1::HeadLimits;
-use crate::net::{Io, Kind, ListenOptions, bind_tcp};
+use crate::net::{Io, Kind};
 use crate::wire::{BodyLength, Conn, Downstream, Frame, H1Server, NextRequest, ResponseHead};
 
 /// What a port serves.
@@ -45,13 +44,19 @@ const MAX_BODY: u64 = 64 * 1024;
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Serves on this thread until it ends. With port 0 the system chooses.
-pub fn listen(address: SocketAddr, scope: Scope, handle: Handle) -> std::io::Result<SocketAddr> {
-    let socket = bind_tcp(address, &ListenOptions::default())?;
-    let bound = socket.local_addr()?;
+/// Serves on this thread until it ends, or until the task is ended. `after_ready`: the process before answers until then.
+pub fn listen(
+    socket: std::net::TcpListener,
+    scope: Scope,
+    handle: Handle,
+    after_ready: bool,
+) -> std::io::Result<tokio::task::AbortHandle> {
     let socket = tokio::net::TcpListener::from_std(socket)?;
     let room = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
-    tokio::task::spawn_local(async move {
+    let task = tokio::task::spawn_local(async move {
+        if after_ready {
+            handle.ready().await;
+        }
         loop {
             let Ok(permit) = room.clone().acquire_owned().await else { return };
             let Ok((stream, _)) = socket.accept().await else { continue };
@@ -62,7 +67,7 @@ pub fn listen(address: SocketAddr, scope: Scope, handle: Handle) -> std::io::Res
             });
         }
     });
-    Ok(bound)
+    Ok(task.abort_handle())
 }
 
 async fn serve(io: Io, scope: Scope, handle: &Handle) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use decide::{DownstreamTransport, Listener};
@@ -9,9 +10,19 @@ use proto::{Rejection, ResourceType};
 use upstream::Address;
 
 use super::apply::rejection;
-use super::{Bound, Control};
+use super::{Bound, Control, Handle};
+use crate::admin;
 use crate::net::{ListenOptions, bind_tcp};
+use crate::restart::Given;
 use crate::worker::Message;
+
+/// What a listener's sockets are given on as. A port that the system chose is the listener's own.
+fn given_as(name: &str, address: &Address) -> String {
+    match address {
+        Address::Socket(socket) if socket.port() == 0 => format!("{name} {address}"),
+        _ => address.to_string(),
+    }
+}
 
 impl Control {
     /// Makes the TLS of every chain.
@@ -89,32 +100,82 @@ impl Control {
                     backlog: listener.backlog,
                 };
                 let mut at = *socket;
-                let mut sockets = Vec::with_capacity(self.workers.len());
-                for _ in &self.workers {
+                // Those of the process before: connections may wait in each.
+                let given = self.inherited.take(&given_as(name, address));
+                let mut sockets: Vec<std::net::TcpListener> = given.into_iter().map(Into::into).collect();
+                if let Some(first) = sockets.first() {
+                    at = first.local_addr()?;
+                }
+                while sockets.len() < self.workers.len() {
                     let opened = bind_tcp(at, &options)?;
                     // With port 0 the first socket chooses, and the others share its choice.
                     at = opened.local_addr()?;
                     sockets.push(opened);
                 }
-                for (worker, socket) in self.workers.iter().zip(sockets) {
+                let kept = self.kept(sockets.iter().map(AsFd::as_fd))?;
+                for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
                     let message = Message::Listen { name: name.clone(), key, socket };
                     let _ = worker.messages.send(message).await;
                 }
-                Ok(Bound { key, address: at, wanted: address.clone() })
+                Ok(Bound { key, address: at, wanted: address.clone(), sockets: kept })
             }
             Address::Pipe(path) => {
-                let _ = std::fs::remove_file(&**path);
-                let socket = std::os::unix::net::UnixListener::bind(&**path)?;
+                let given = self.inherited.take(&given_as(name, address)).pop();
+                let socket = match given {
+                    Some(given) => std::os::unix::net::UnixListener::from(given),
+                    None => {
+                        let _ = std::fs::remove_file(&**path);
+                        std::os::unix::net::UnixListener::bind(&**path)?
+                    }
+                };
                 socket.set_nonblocking(true)?;
+                let kept = self.kept([socket.as_fd()])?;
                 for worker in &self.workers {
                     let message =
                         Message::ListenUnix { name: name.clone(), key, socket: socket.try_clone()? };
                     let _ = worker.messages.send(message).await;
                 }
-                Ok(Bound { key, address: SocketAddr::from(([0, 0, 0, 0], 0)), wanted: address.clone() })
+                let at = SocketAddr::from(([0, 0, 0, 0], 0));
+                Ok(Bound { key, address: at, wanted: address.clone(), sockets: kept })
             }
             Address::Name(host, _) => Err(std::io::Error::other(format!("{host} is no IP address"))),
         }
+    }
+
+    /// The same sockets once more, for a process that takes over.
+    fn kept<'a>(&self, sockets: impl IntoIterator<Item = BorrowedFd<'a>>) -> std::io::Result<Vec<OwnedFd>> {
+        if !self.keeps_sockets {
+            return Ok(Vec::new());
+        }
+        sockets.into_iter().map(|fd| fd.try_clone_to_owned()).collect()
+    }
+
+    /// Every listening socket, for the process that comes.
+    pub(super) fn given(&self) -> Given {
+        let again = |fds: &[OwnedFd]| fds.iter().filter_map(|fd| fd.try_clone().ok()).collect();
+        let listeners = self.bound.iter().flat_map(|(name, all)| all.iter().map(move |bound| (name, bound)));
+        let listeners = listeners.map(|(name, bound)| (given_as(name, &bound.wanted), again(&bound.sockets)));
+        listeners.chain(self.admin_sockets.iter().map(|(key, fds)| (key.clone(), again(fds)))).collect()
+    }
+
+    pub(super) fn open_admin(
+        &mut self,
+        address: SocketAddr,
+        scope: admin::Scope,
+        handle: &Handle,
+    ) -> std::io::Result<SocketAddr> {
+        let key = format!("admin {address}");
+        let given = self.inherited.take(&key).pop();
+        let after_ready = given.is_some();
+        let socket = match given {
+            Some(given) => std::net::TcpListener::from(given),
+            None => bind_tcp(address, &ListenOptions::default())?,
+        };
+        let bound = socket.local_addr()?;
+        let kept = self.kept([socket.as_fd()])?;
+        self.admin_sockets.push((key, kept));
+        self.admin_tasks.push(admin::listen(socket, scope, handle.clone(), after_ready)?);
+        Ok(bound)
     }
 
     pub(super) fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {

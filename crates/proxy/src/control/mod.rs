@@ -31,6 +31,7 @@ use crate::check::{Checker, FirstRound};
 use crate::cluster::Target;
 use crate::log::LogSink;
 use crate::net::{DnsCache, LookUp, Outside};
+use crate::restart::{Given, Inherited, Parent};
 use crate::stats::Snapshot;
 use crate::worker::{Node, WorkerHandle};
 
@@ -63,6 +64,11 @@ pub struct Settings {
     pub outside: Option<Outside>,
     /// How names become addresses where this network's own resolver is not the one to ask.
     pub look_up: Option<LookUp>,
+    /// The process that this one replaces, and the sockets that it gave.
+    pub inherited: Inherited,
+    pub parent: Option<Parent>,
+    /// Whether another process may replace this one.
+    pub replaceable: bool,
     /// Resources that are not the proxy's own, such as the name table.
     pub others: Option<mpsc::Sender<Delta>>,
 }
@@ -101,11 +107,21 @@ pub(crate) enum Command {
     Stats(oneshot::Sender<Snapshot>),
     Clusters(oneshot::Sender<Vec<ClusterView>>),
     Listeners(oneshot::Sender<Vec<(Arc<str>, SocketAddr)>>),
-    Dump { endpoints: bool, reply: oneshot::Sender<serde_json::Value> },
+    Dump {
+        endpoints: bool,
+        reply: oneshot::Sender<serde_json::Value>,
+    },
     Certificates(oneshot::Sender<serde_json::Value>),
     Plan(oneshot::Sender<Arc<Plan>>),
     FlushLogs(oneshot::Sender<()>),
-    Drain(Duration, oneshot::Sender<bool>),
+    Drain {
+        limit: Duration,
+        gently: bool,
+        reply: oneshot::Sender<bool>,
+    },
+    CutIdle,
+    /// Listening sockets for the process that comes.
+    Sockets(oneshot::Sender<Given>),
     DrainInbound(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
@@ -157,6 +173,8 @@ struct ClusterEntry {
 
 struct Bound {
     key: u64,
+    /// For a process that takes over, if one may.
+    sockets: Vec<std::os::fd::OwnedFd>,
     address: SocketAddr,
     wanted: upstream::Address,
 }
@@ -179,6 +197,13 @@ struct Control {
     outside: Option<Outside>,
     look_up: LookUp,
     draining: bool,
+    /// Sockets of the process before, what it counted, and whether another may come.
+    inherited: Inherited,
+    parent: Option<Parent>,
+    keeps_sockets: bool,
+    /// What the admin ports listen with.
+    admin_sockets: Given,
+    admin_tasks: Vec<tokio::task::AbortHandle>,
     updates: updates::Updates,
     sources: sources::Sources,
     warming: BTreeMap<Arc<str>, warm::Warming>,
@@ -296,7 +321,33 @@ impl Handle {
     /// Stops accepting and lets requests end; true when all ended within the drain time.
     pub async fn drain(&self) -> bool {
         let limit = self.drain_time;
-        self.ask(|reply| Command::Drain(limit, reply)).await.unwrap_or(true)
+        self.ask(|reply| Command::Drain { limit, gently: false, reply }).await.unwrap_or(true)
+    }
+
+    /// Stops accepting, and lets each connection end with its next request; one that waits for a request is left. True
+    /// when all ended in time.
+    pub async fn drain_gently(&self, limit: Duration) -> bool {
+        self.ask(|reply| Command::Drain { limit, gently: true, reply }).await.unwrap_or(true)
+    }
+
+    /// During a gentle drain: ends the connections that wait for a request.
+    pub async fn cut_idle(&self) {
+        let _ = self.commands.send(Command::CutIdle).await;
+    }
+
+    /// The same as [`Self::stats`], for threads that may block.
+    pub(crate) fn stats_blocking(&self) -> Snapshot {
+        self.ask_blocking(Command::Stats).unwrap_or_default()
+    }
+
+    pub(crate) fn sockets_blocking(&self) -> Given {
+        self.ask_blocking(Command::Sockets).unwrap_or_default()
+    }
+
+    fn ask_blocking<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.blocking_send(command(reply)).ok()?;
+        answer.blocking_recv().ok()
     }
 
     /// Ends the proxy at once.

@@ -84,7 +84,7 @@ async fn run(
         (admin_ports.2, admin::Scope::Metrics),
     ] {
         let Some(address) = address else { continue };
-        match admin::listen(address, scope, handle.clone()) {
+        match control.open_admin(address, scope, &handle) {
             Ok(bound) if scope == admin::Scope::All => _ = signals.admin.send(Some(bound)),
             Ok(_) => {}
             Err(error) => {
@@ -249,6 +249,11 @@ fn control(
         outside: settings.outside,
         look_up: settings.look_up.unwrap_or_else(crate::net::look_up_here),
         draining: false,
+        inherited: settings.inherited,
+        parent: settings.parent,
+        keeps_sockets: settings.replaceable,
+        admin_sockets: Vec::new(),
+        admin_tasks: Vec::new(),
         updates: Updates::default(),
         sources: Sources::new(settings.wire_node, updates),
         warming: std::collections::BTreeMap::new(),
@@ -297,7 +302,9 @@ impl Control {
                 self.log.sync();
                 let _ = reply.send(());
             }
-            Command::Drain(limit, reply) => self.drain(limit, reply).await,
+            Command::Drain { limit, gently, reply } => self.drain(limit, gently, reply).await,
+            Command::CutIdle => self.tell_all(|| Message::CutIdle).await,
+            Command::Sockets(reply) => _ = reply.send(self.given()),
             Command::DrainInbound(reply) => {
                 for worker in &self.workers {
                     let _ = worker.messages.send(Message::DrainInbound).await;
@@ -324,17 +331,26 @@ impl Control {
         for entry in self.clusters.values() {
             entry.collect(&mut all);
         }
+        if let Some(parent) = &self.parent {
+            all.merge(parent.stats().await);
+        }
         all
     }
 
     /// Tells the workers to drain and answers when they have, without keeping this thread from its work.
-    async fn drain(&mut self, limit: Duration, reply: oneshot::Sender<bool>) {
+    async fn drain(&mut self, limit: Duration, gently: bool, reply: oneshot::Sender<bool>) {
         self.draining = true;
         self.bound.clear();
+        if gently {
+            // The process that comes answers at these ports from now on.
+            self.admin_tasks.drain(..).for_each(|task| task.abort());
+            self.admin_sockets.clear();
+        }
         let mut waits = Vec::new();
         for worker in &self.workers {
             let (done, wait) = oneshot::channel();
-            if worker.messages.send(Message::Drain(done)).await.is_ok() {
+            let message = if gently { Message::DrainGently(done) } else { Message::Drain(done) };
+            if worker.messages.send(message).await.is_ok() {
                 waits.push(wait);
             }
         }

@@ -277,7 +277,7 @@ async fn idle_wait(
     is_new: bool,
 ) -> bool {
     let worker = &connection.worker;
-    if worker.is_draining(connection.direction) && server.conn().buffer().is_empty() {
+    if worker.cuts_idle(connection.direction) && server.conn().buffer().is_empty() {
         // Who connects to one that leaves has not heard of that yet: its request is answered, and it is told so by that.
         return is_new && within(Some(FIRST_WHILE_DRAINING), server.wait()).await == Some(true);
     }
@@ -294,7 +294,14 @@ async fn idle_wait(
             connection.stats.cx_idle_timeout.inc();
             return Poll::Ready(false);
         }
-        drain.as_mut().poll(cx).map(|()| false)
+        while drain.as_mut().poll(cx).is_ready() {
+            if worker.cuts_idle(connection.direction) {
+                return Poll::Ready(false);
+            }
+            // A gentle drain: the next request is answered, and says so.
+            drain.set(worker.drain(connection.direction).notified());
+        }
+        Poll::Pending
     })
     .await
 }

@@ -24,7 +24,7 @@ pub const BOUNDS: [f64; 20] = [
     f64::INFINITY,
 ];
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Histogram {
     /// Counts of each bucket alone, not cumulated.
     pub buckets: [u64; BOUNDS.len()],

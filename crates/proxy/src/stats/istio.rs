@@ -78,7 +78,7 @@ pub struct TcpKey {
     pub security: Security,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct RequestSeries {
     pub requests: u64,
     pub duration: Histogram,
@@ -88,7 +88,7 @@ pub struct RequestSeries {
     pub response_messages: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
 pub struct TcpSeries {
     pub opened: u64,
     pub closed: u64,

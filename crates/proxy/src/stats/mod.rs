@@ -10,11 +10,13 @@ mod render;
 mod snapshot;
 
 pub use cells::{ClusterStats, HttpStats, ListenerStats, TcpStats, WorkerStats};
+pub use histogram::Histogram;
 pub use istio::{
-    IstioStats, Reporter, RequestKey, RequestProtocol, RequestSample, Security, Service, TcpKey, Workload,
+    IstioSnapshot, IstioStats, Reporter, RequestKey, RequestProtocol, RequestSample, RequestSeries, Security,
+    Service, TcpKey, TcpSeries, Workload,
 };
 pub use render::{Wanted, json, prometheus, text};
-pub use snapshot::{Kind, Sample, Snapshot};
+pub use snapshot::{Kind, Sample, Snapshot, StatName};
 
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,10 @@ pub enum Message {
     FlushLogs(oneshot::Sender<()>),
     /// Stop accepting and end connections as they fall idle; answer when none is left.
     Drain(oneshot::Sender<()>),
+    /// Stop accepting and let every connection end with its next request, however long that takes.
+    DrainGently(oneshot::Sender<()>),
+    /// Of those, end the ones that wait without a request.
+    CutIdle,
     DrainInbound,
     Stop,
 }

@@ -70,7 +70,7 @@ fn pin_to_core(index: usize, count: usize) {
 }
 
 async fn run(worker: Rc<Worker>, mut inbox: Receiver<Message>) {
-    let mut sockets: AHashMap<u64, AbortHandle> = AHashMap::new();
+    let mut sockets: AHashMap<u64, Vec<AbortHandle>> = AHashMap::new();
     tokio::task::spawn_local(reap(worker.clone()));
     tokio::task::spawn_local(flush(worker.clone()));
     tokio::task::spawn_local(send_spans(worker.clone()));
@@ -81,21 +81,19 @@ async fn run(worker: Rc<Worker>, mut inbox: Receiver<Message>) {
             Message::Listen { name, key, socket } => match TcpListener::from_std(socket) {
                 Ok(socket) => {
                     let task = tokio::task::spawn_local(listen::accept_tcp(worker.clone(), name, socket));
-                    sockets.insert(key, task.abort_handle());
+                    sockets.entry(key).or_default().push(task.abort_handle());
                 }
                 Err(error) => tracing::error!(%error, listener = %name, "cannot accept"),
             },
             Message::ListenUnix { name, key, socket } => match UnixListener::from_std(socket) {
                 Ok(socket) => {
                     let task = tokio::task::spawn_local(listen::accept_unix(worker.clone(), name, socket));
-                    sockets.insert(key, task.abort_handle());
+                    sockets.entry(key).or_default().push(task.abort_handle());
                 }
                 Err(error) => tracing::error!(%error, listener = %name, "cannot accept"),
             },
             Message::Unlisten { key } => {
-                if let Some(task) = sockets.remove(&key) {
-                    task.abort();
-                }
+                sockets.remove(&key).into_iter().flatten().for_each(|task| task.abort());
             }
             Message::Stats(reply) => _ = reply.send(worker.snapshot()),
             Message::FlushLogs(done) => {
@@ -103,22 +101,29 @@ async fn run(worker: Rc<Worker>, mut inbox: Receiver<Message>) {
                 let _ = done.send(());
             }
             Message::Drain(done) => {
-                sockets.drain().for_each(|(_, task)| task.abort());
+                sockets.drain().flat_map(|(_, tasks)| tasks).for_each(|task| task.abort());
                 worker.start_drain();
-                let worker = worker.clone();
-                tokio::task::spawn_local(async move {
-                    worker.empty().await;
-                    worker.log.flush();
-                    let last = crate::exchange::send_spans(&worker);
-                    let _ = tokio::time::timeout(LAST_SPANS, last).await;
-                    let _ = done.send(());
-                });
+                tokio::task::spawn_local(when_empty(worker.clone(), done));
             }
+            Message::DrainGently(done) => {
+                sockets.drain().flat_map(|(_, tasks)| tasks).for_each(|task| task.abort());
+                worker.start_gentle_drain();
+                tokio::task::spawn_local(when_empty(worker.clone(), done));
+            }
+            Message::CutIdle => worker.start_drain(),
             Message::DrainInbound => worker.start_inbound_drain(),
             Message::Stop => break,
         }
     }
     worker.log.flush();
+}
+
+async fn when_empty(worker: Rc<Worker>, done: tokio::sync::oneshot::Sender<()>) {
+    worker.empty().await;
+    worker.log.flush();
+    let last = crate::exchange::send_spans(&worker);
+    let _ = tokio::time::timeout(LAST_SPANS, last).await;
+    let _ = done.send(());
 }
 
 async fn reap(worker: Rc<Worker>) {

@@ -39,6 +39,8 @@ pub const MAX_SPANS: usize = 2048;
 enum Draining {
     No,
     Inbound,
+    /// All, but those that wait for a request are left waiting: one may be on its way.
+    Gently,
     All,
 }
 
@@ -254,8 +256,13 @@ impl Worker {
         match self.draining.get() {
             Draining::No => false,
             Draining::Inbound => direction != Direction::Outbound,
-            Draining::All => true,
+            Draining::Gently | Draining::All => true,
         }
+    }
+
+    /// Whether those that wait for a request are to end as well.
+    pub fn cuts_idle(&self, direction: Direction) -> bool {
+        self.draining.get() != Draining::Gently && self.is_draining(direction)
     }
 
     /// Told when connections of this direction are to end.
@@ -269,6 +276,12 @@ impl Worker {
             self.draining.set(Draining::Inbound);
             self.drain_inbound.notify_waiters();
         }
+    }
+
+    pub fn start_gentle_drain(&self) {
+        self.draining.set(Draining::Gently);
+        self.drain_inbound.notify_waiters();
+        self.drain.notify_waiters();
     }
 
     pub fn start_drain(&self) {
