@@ -91,6 +91,7 @@ pub fn settings(value: Value, overrides: &Overrides) -> Result<Settings, Bootstr
         stdout: overrides.stdout.clone(),
         drain_time: overrides.drain_time.unwrap_or(Duration::from_secs(600)),
         others: None,
+        overload: message.overload_manager.as_ref().map(crate::overload::compile).transpose()?,
         inherited: crate::restart::Inherited::default(),
         parent: None,
         replaceable: false,
@@ -105,7 +106,6 @@ fn refuse_unsupported(message: &Bootstrap) -> Result<(), BootstrapError> {
     };
     unsupported(!message.stats_sinks.is_empty(), "statsSinks")?;
     unsupported(message.hds_config.is_some(), "hdsConfig")?;
-    unsupported(message.overload_manager.is_some(), "overloadManager")?;
     unsupported(!message.bootstrap_extensions.is_empty(), "bootstrapExtensions")?;
     unsupported(!message.config_sources.is_empty(), "configSources")?;
     unsupported(message.xds_delegate_extension.is_some(), "xdsDelegateExtension")?;

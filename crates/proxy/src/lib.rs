@@ -28,6 +28,7 @@ mod h1;
 mod listen;
 mod log;
 mod net;
+mod overload;
 mod reach;
 pub mod restart;
 mod stats;

@@ -18,6 +18,7 @@ mod listed;
 mod management;
 mod message;
 mod observe;
+pub mod overload;
 mod play;
 pub mod sources;
 mod tls;

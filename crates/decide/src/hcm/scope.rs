@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use proto::pb::envoy::config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier};
 use proto::pb::envoy::config::route::v3 as route;
 use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 
@@ -11,7 +12,6 @@ use crate::plan::{Ids, Plan, RouteTableId};
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::request::Request;
 use crate::route::{RouteTable, compile_table};
-use crate::wire::aggregated;
 
 /// The fragments of a scope's key, in their order.
 pub(crate) type ScopeKey = Box<[Box<str>]>;
@@ -58,6 +58,14 @@ enum Extract {
         key: Box<str>,
         separator: Box<str>,
     },
+}
+
+/// Scopes and their tables come over the aggregated stream only.
+fn aggregated(source: &Option<ConfigSource>) -> Taken<()> {
+    match source.as_ref().and_then(|s| s.config_source_specifier.as_ref()) {
+        Some(ConfigSourceSpecifier::Ads(_)) | None => Ok(()),
+        Some(_) => Err(Refusal::new("only ads is supported by this proxy")),
+    }
 }
 
 impl ScopedRoutes {

@@ -31,6 +31,7 @@ use crate::check::{Checker, FirstRound};
 use crate::cluster::Target;
 use crate::log::LogSink;
 use crate::net::{DnsCache, LookUp, Outside};
+use crate::overload::Manager;
 use crate::restart::{Given, Inherited, Parent};
 use crate::stats::Snapshot;
 use crate::worker::{Node, WorkerHandle};
@@ -64,6 +65,7 @@ pub struct Settings {
     pub outside: Option<Outside>,
     /// How names become addresses where this network's own resolver is not the one to ask.
     pub look_up: Option<LookUp>,
+    pub overload: Option<Manager>,
     /// The process that this one replaces, and the sockets that it gave.
     pub inherited: Inherited,
     pub parent: Option<Parent>,
@@ -197,6 +199,7 @@ struct Control {
     outside: Option<Outside>,
     look_up: LookUp,
     draining: bool,
+    overload: Option<Manager>,
     /// Sockets of the process before, what it counted, and whether another may come.
     inherited: Inherited,
     parent: Option<Parent>,

@@ -18,6 +18,7 @@ use super::updates::{Answer, Updates};
 use super::{Command, Control, Handle, Settings, StartError};
 use crate::admin;
 use crate::log::LogSink;
+use crate::overload::Manager;
 use crate::stats::Snapshot;
 use crate::trace::Serving;
 use crate::worker::{self, Config, Message};
@@ -117,6 +118,8 @@ async fn run(
     let mut patient = control.last_good.is_some();
     control.settle(&first, signals).await;
     let mut tick = tokio::time::interval(TICK);
+    let mut refresh =
+        tokio::time::interval(control.overload.as_ref().map_or(TICK, |manager| manager.refresh));
     loop {
         tokio::select! {
             biased;
@@ -143,6 +146,9 @@ async fn run(
                 if control.fall_back().await {
                     ready_after_checks(&control, signals);
                 }
+            }
+            _ = refresh.tick(), if control.overload.is_some() => {
+                control.overload.iter_mut().for_each(Manager::refresh);
             }
             _ = tick.tick() => {
                 control.keep_last_good().await;
@@ -227,7 +233,8 @@ fn control(
     let node = Arc::new(settings.node);
     let config = Config { plan: Arc::new(Plan::default()), servers: Arc::default() };
     let count = settings.concurrency.max(1);
-    let shared = worker::Shared { log: log.clone(), serving: Serving::new(count) };
+    let overload = settings.overload.as_ref().map(|manager| manager.shared.clone());
+    let shared = worker::Shared { log: log.clone(), serving: Serving::new(count), overload };
     let workers = (0..count)
         .map(|index| worker::start((index, count), node.clone(), config.clone(), shared.clone()))
         .collect::<std::io::Result<Vec<_>>>()
@@ -249,6 +256,7 @@ fn control(
         outside: settings.outside,
         look_up: settings.look_up.unwrap_or_else(crate::net::look_up_here),
         draining: false,
+        overload: settings.overload,
         inherited: settings.inherited,
         parent: settings.parent,
         keeps_sockets: settings.replaceable,
@@ -330,6 +338,9 @@ impl Control {
         }
         for entry in self.clusters.values() {
             entry.collect(&mut all);
+        }
+        if let Some(manager) = &self.overload {
+            manager.collect(&mut all);
         }
         if let Some(parent) = &self.parent {
             all.merge(parent.stats().await);

@@ -60,7 +60,8 @@ impl Control {
                         && self.plan.route_table(*id).is_none()
                         && !self.sources.is_absent(ResourceType::Route, name)
                 }
-                RouteSource::Inline(_) => false,
+                // Those of scopes come over the aggregated stream, whose server keeps the order.
+                RouteSource::Inline(_) | RouteSource::Scoped(_) => false,
             },
             _ => false,
         });

@@ -41,6 +41,13 @@ pub async fn handle(
     let mut record = Record::new(connection);
     record.request_header_bytes = head.request.headers.byte_size() as u64;
     let mut exchange = Exchange::new(connection, plan, hcm, close, &mut down, &mut record);
+    if connection.worker.overloaded(|overload, rng| overload.refuses_request(rng)) {
+        connection.stats.rq_overload_close.inc();
+        let reply = LocalReply::new(503, "envoy overloaded", "overload");
+        exchange.reply(reply, None, &head).await;
+        record.finish(connection, hcm, Some(&head.request), None);
+        return;
+    }
     let mut decision = match decide(&mut exchange, &mut head.request, head.body).await {
         Ok(decision) => decision,
         Err(interrupt) => {

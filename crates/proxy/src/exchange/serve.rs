@@ -243,7 +243,11 @@ async fn serve_h1(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io, first: Byt
                 if draining || terms.last {
                     connection.stats.cx_drain_close.inc();
                 }
-                let close = draining || spent || expired || terms.last;
+                let mut close = draining || spent || expired || terms.last;
+                if worker.overloaded(|overload, rng| overload.ends_connection(rng)) {
+                    connection.stats.cx_overload_disable_keepalive.inc();
+                    close = true;
+                }
                 let down = Downstream::H1(&mut server);
                 // What a request needs is many times what a connection needs between requests.
                 Box::pin(handle(connection, &terms.plan, &terms.hcm, head, down, close)).await;
@@ -412,6 +416,11 @@ async fn serve_h2(connection: &Rc<HttpConnection>, hcm: &Hcm, io: Io) {
         match event {
             Event::Stream(Some(Ok((request, respond)))) => {
                 connection.stats.rq_http2_total.inc();
+                if !draining && worker.overloaded(|overload, rng| overload.ends_connection(rng)) {
+                    connection.stats.cx_overload_disable_keepalive.inc();
+                    draining = true;
+                    h2.graceful_shutdown();
+                }
                 let (connection, live) = (connection.clone(), live.clone());
                 live.set(live.get() + 1);
                 // A task is copied whole whenever its state changes; a box is not.

@@ -13,11 +13,15 @@ use super::chain::{self, Serving};
 use super::detect::{self, Detected};
 use super::proxy_protocol;
 use crate::net::{Io, Kind, local_address, original_destination};
+use crate::overload::Counted;
 use crate::stats::ListenerStats;
 use crate::worker::Worker;
 
 /// How long to pause when the process is out of descriptors: whoever waits in the backlog is served later.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(20);
+
+/// How often those who wait look whether connections are accepted again.
+const STOPPED: Duration = Duration::from_millis(10);
 
 /// What is known of a connection so far.
 pub struct Arrived {
@@ -32,13 +36,14 @@ pub async fn accept_tcp(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener)
     loop {
         match socket.accept().await {
             Ok((stream, remote)) => {
+                let Ok(counted) = admit(&worker, &name).await else { continue };
                 let worker = worker.clone();
                 let name = name.clone();
                 tokio::task::spawn_local(async move {
                     let live = worker.begin();
                     let _ = stream.set_nodelay(true);
                     stay(Box::pin(arrive(&worker, &name, stream, remote)).await).await;
-                    drop(live);
+                    drop((live, counted));
                 });
             }
             Err(error) => refused(&worker, &name, &error).await,
@@ -50,6 +55,7 @@ pub async fn accept_unix(worker: Rc<Worker>, name: Arc<str>, socket: UnixListene
     loop {
         match socket.accept().await {
             Ok((stream, _)) => {
+                let Ok(counted) = admit(&worker, &name).await else { continue };
                 let worker = worker.clone();
                 let name = name.clone();
                 tokio::task::spawn_local(async move {
@@ -62,12 +68,27 @@ pub async fn accept_unix(worker: Rc<Worker>, name: Arc<str>, socket: UnixListene
                             Arrived { listener, connection, io: Kind::Unix(stream), first: BytesMut::new() };
                         stay(Some(Box::pin(inspect(&worker, arrived)).await)).await;
                     }
-                    drop(live);
+                    drop((live, counted));
                 });
             }
             Err(error) => refused(&worker, &name, &error).await,
         }
     }
+}
+
+/// What the overload manager says of a connection: it waits, it is counted, or it is closed.
+async fn admit(worker: &Worker, name: &str) -> Result<Option<Counted>, ()> {
+    let Some(overload) = &worker.overload else { return Ok(None) };
+    // It was taken from the queue a moment too early, and no more are: it waits as those do.
+    while overload.stops_connections() {
+        tokio::time::sleep(STOPPED).await;
+    }
+    let stats = || Some(worker.listener_stats(&worker.config().plan.listener(name)?.stat_prefix));
+    if worker.overloaded(|overload, rng| overload.rejects_connection(rng)) {
+        stats().inspect(|stats| stats.cx_overload_reject.inc());
+        return Err(());
+    }
+    overload.count().inspect_err(|()| _ = stats().inspect(|stats| stats.global_cx_overflow.inc()))
 }
 
 async fn refused(worker: &Worker, name: &str, error: &std::io::Error) {

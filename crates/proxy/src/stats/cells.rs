@@ -135,6 +135,8 @@ stats! {
             cx_destroy = "downstream_cx_destroy", cx_protocol_error = "downstream_cx_protocol_error",
             cx_idle_timeout = "downstream_cx_idle_timeout", cx_drain_close = "downstream_cx_drain_close",
             cx_upgrades_total = "downstream_cx_upgrades_total",
+            cx_overload_disable_keepalive = "downstream_cx_overload_disable_keepalive",
+            rq_overload_close = "downstream_rq_overload_close",
             rq_total = "downstream_rq_total", rq_http1_total = "downstream_rq_http1_total",
             rq_http2_total = "downstream_rq_http2_total", rq_rx_reset = "downstream_rq_rx_reset",
             rq_idle_timeout = "downstream_rq_idle_timeout", rq_timeout = "downstream_rq_timeout",
@@ -167,6 +169,8 @@ stats! {
         counters {
             cx_total = "downstream_cx_total", cx_destroy = "downstream_cx_destroy",
             no_filter_chain_match = "no_filter_chain_match", cx_overflow = "downstream_cx_overflow",
+            cx_overload_reject = "downstream_cx_overload_reject",
+            global_cx_overflow = "downstream_global_cx_overflow",
             ssl_handshake = "ssl.handshake", ssl_connection_error = "ssl.connection_error",
             pre_cx_timeout = "downstream_pre_cx_timeout", server_first = "server_first",
         }

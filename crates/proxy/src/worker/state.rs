@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::message::{ClusterUpdate, Config};
 use crate::cluster::{Cluster, Neighbours};
 use crate::log::{LogSink, WorkerLog};
+use crate::overload::Overload;
 use crate::stats::{HttpStats, IstioStats, ListenerStats, Sample, Snapshot, TcpStats, WorkerStats};
 use crate::telemetry::Telemetry;
 use crate::trace::{Serving, Span};
@@ -49,6 +50,7 @@ enum Draining {
 pub struct Shared {
     pub log: LogSink,
     pub serving: Serving,
+    pub overload: Option<Arc<Overload>>,
 }
 
 pub struct Worker {
@@ -71,6 +73,8 @@ pub struct Worker {
     /// What of its traces the application is at work on.
     pub serving: Serving,
     neighbours: Option<Rc<Neighbours>>,
+    /// What the overload manager has decided, if there is one.
+    pub overload: Option<Arc<Overload>>,
     /// Ports whose servers spoke first: detection does not wait for their clients.
     pub server_first: RefCell<lru::Recent>,
     next_connection: Cell<u64>,
@@ -151,6 +155,7 @@ impl Worker {
             rng: RefCell::new(SeededRandom::from_os()),
             log: WorkerLog::new(shared.log),
             serving: shared.serving,
+            overload: shared.overload,
             stats: WorkerStats::default(),
             http: RefCell::default(),
             listeners: RefCell::default(),
@@ -354,6 +359,11 @@ impl Worker {
         self.stats.collect(&"".into(), &mut all);
         all.istio = self.istio.borrow().snapshot(&self.node.peer);
         all
+    }
+
+    /// Whether an action of the overload manager acts this time.
+    pub fn overloaded(&self, acts: impl Fn(&Overload, &mut SeededRandom) -> bool) -> bool {
+        self.overload.as_ref().is_some_and(|overload| self.with_rng(|rng| acts(overload, rng)))
     }
 
     /// A number in `0..bound`, for jitter.
