@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
+use crate::filters::BodyFilter;
 use crate::headers::{HeaderName, Headers, Known};
 use crate::request::{Method, Request, Response};
 
@@ -18,8 +19,8 @@ pub enum Ask {
     /// Ask somebody else, by a request through a cluster.
     Call(Box<Call>),
     /// Receive the request's body until it is whole, or until more than `more_than` bytes of it are there, and keep it
-    /// for the upstream.
-    Body { more_than: u64 },
+    /// for the upstream. All of it passes these filters first.
+    Body { more_than: u64, filters: Vec<BodyFilter> },
 }
 
 /// A request of the proxy's own, and how long its answer may take.

@@ -8,7 +8,7 @@ use upstream::{Labels, Priority};
 
 use crate::cluster::Cluster;
 use crate::ext_authz::HeaderChange;
-use crate::filters::{Compressors, CsrfCounts};
+use crate::filters::{BodyFilter, BodyPasses, CsrfCounts};
 use crate::flags::ResponseFlags;
 use crate::hcm::CorsAnswer;
 use crate::headers::{Headers, Known};
@@ -53,7 +53,11 @@ pub struct Decision {
     pub csrf: CsrfCounts,
     /// The whole body of the request is there.
     pub buffered: bool,
-    pub(crate) compressors: Compressors,
+    /// What is to be done to the request's body, further to what was asked for.
+    pub body_filters: Vec<BodyFilter>,
+    /// The length that the client told of the body is no more that of what goes upstream.
+    pub resized: bool,
+    pub(crate) bodies: BodyPasses,
     /// What the client's sidecar said of itself (`x-envoy-peer-metadata`), and whether it asked for an answer.
     pub peer: Option<Arc<PeerMetadata>>,
     pub peer_wants_answer: bool,
@@ -201,6 +205,8 @@ pub struct LocalReply {
     pub direct: bool,
     /// The connection ends with this answer, where it carries one request at a time.
     pub close: bool,
+    /// Of a filter, who looked at the body while the router was at work.
+    pub of_filter: bool,
 }
 
 impl LocalReply {
@@ -214,6 +220,7 @@ impl LocalReply {
             grpc_status: None,
             direct: false,
             close: false,
+            of_filter: false,
         }
     }
 

@@ -70,7 +70,9 @@ pub use decision::{
 };
 pub use explain::{Explanation, Note, Recorder};
 pub use ext_authz::NetworkAuthz;
-pub use filters::{Coding, CsrfCounts};
+pub use filters::{
+    Answering, BodyFilter, Coding, CsrfCounts, Decode, Encoded, LONGEST_MESSAGE, as_grpc_message,
+};
 pub use flags::ResponseFlags;
 pub use format::{DEFAULT_ENVOY, DEFAULT_ISTIO, Format, JsonFormat};
 pub use hcm::{

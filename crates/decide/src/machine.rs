@@ -22,7 +22,8 @@ use crate::explain::{Note, Recorder};
 use crate::ext_authz::HeaderChange;
 use crate::filters::Abort;
 use crate::filters::{
-    Compressors, CorsPolicy, Csrf, CsrfCounts, Fault, HostFrom, Override, Overrides, Preflight,
+    BodyFilter, BodyPass, BodyPasses, CorsPolicy, Csrf, CsrfCounts, Fault, GrpcWeb, HostFrom, Override,
+    Overrides, Preflight,
 };
 use crate::flags::ResponseFlags;
 use crate::hcm::{CorsAnswer, FilterKind, Hcm, HttpFilter, RouteSource};
@@ -85,6 +86,8 @@ pub struct Deciding {
     answer: Option<Answer>,
     /// The request follows a redirect: what the connection manager does with requests is done.
     received: bool,
+    /// The request has a body.
+    has_body: bool,
     /// Providers of tokens whose keys are asked for, and were asked for in vain.
     fetching: Option<usize>,
     unfetched: Vec<usize>,
@@ -102,7 +105,11 @@ pub(crate) struct State {
     rbac_allowed: u32,
     jwt: jwt::Counts,
     csrf: CsrfCounts,
-    compressors: Compressors,
+    bodies: BodyPasses,
+    /// What is to be done to the request's body, since it was last asked for.
+    body_filters: Vec<BodyFilter>,
+    /// The length that the client told of the body is no more that of what goes upstream.
+    resized: bool,
     buffered: bool,
     /// Whom the dynamic forward proxy looks up.
     pub(crate) dynamic: Option<Arc<str>>,
@@ -131,6 +138,7 @@ impl Deciding {
             delayed: false,
             answer: None,
             received: false,
+            has_body: false,
             fetching: None,
             unfetched: Vec::new(),
             state: State {
@@ -142,7 +150,9 @@ impl Deciding {
                 rbac_allowed: 0,
                 jwt: jwt::Counts::default(),
                 csrf: CsrfCounts::default(),
-                compressors: Compressors::default(),
+                bodies: BodyPasses::default(),
+                body_filters: Vec::new(),
+                resized: false,
                 buffered: false,
                 dynamic: None,
                 peer: None,
@@ -161,6 +171,12 @@ impl Deciding {
                 charged: None,
             },
         }
+    }
+
+    /// Whether a body follows the request's head.
+    pub fn with_body(mut self, has_body: bool) -> Self {
+        self.has_body = has_body;
+        self
     }
 
     /// For a request that follows a redirect: who asks is known from the one before.
@@ -321,7 +337,29 @@ impl Deciding {
                     Some(Override::Compress(own)) => Some(*own),
                     _ => None,
                 };
-                self.state.compressors.pass(compressor, own, &mut request.headers);
+                let bodies = &mut self.state.bodies;
+                let which = bodies.compressors.pass(compressor, own, &mut request.headers);
+                bodies.passes.push(BodyPass::Compress(which));
+                Passed::Next
+            }
+            FilterKind::Decompress(decompressor) => {
+                decompressor.advertise(&mut request.headers);
+                if self.has_body {
+                    let (decode, count) = decompressor.request(&cx.hcm.stat_prefix, &mut request.headers);
+                    self.state.counts.push(count);
+                    self.state.resized |= decode.is_some();
+                    let filter = decode.map(|decode| BodyFilter::Decode(Box::new(decode)));
+                    self.state.body_filters.extend(filter);
+                }
+                self.state.bodies.passes.push(BodyPass::Decompress(Arc::clone(decompressor)));
+                Passed::Next
+            }
+            FilterKind::GrpcWeb => {
+                if let Some((web, is_text)) = GrpcWeb::take(request) {
+                    self.state.resized = true;
+                    self.state.bodies.passes.push(BodyPass::Web(web));
+                    self.state.body_filters.extend(is_text.then_some(BodyFilter::WebText));
+                }
                 Passed::Next
             }
             FilterKind::DynamicForward => {
@@ -376,13 +414,18 @@ impl Deciding {
         }
     }
 
+    /// Asks for the body as it is behind the filters before.
+    fn ask_body(&mut self, more_than: u64) -> Passed {
+        Passed::Ask(Ask::Body { more_than, filters: std::mem::take(&mut self.state.body_filters) })
+    }
+
     /// Waits for the whole body, if it is no larger than allowed.
     fn buffer(&mut self, most: u32, request: &Request) -> Passed {
         if request.upgrade.is_some() || request.is_connect() {
             return Passed::Next;
         }
         let Some(Answer::Body(body)) = self.answer.take() else {
-            return Passed::Ask(Ask::Body { more_than: u64::from(most) });
+            return self.ask_body(u64::from(most));
         };
         let too_large = |body: &ReceivedBody| !body.complete || body.data.len() as u64 > u64::from(most);
         if body.as_ref().is_some_and(too_large) {
@@ -445,7 +488,9 @@ impl Deciding {
             rbac_allowed: state.rbac_allowed,
             jwt: state.jwt,
             csrf: state.csrf,
-            compressors: std::mem::take(&mut state.compressors),
+            bodies: std::mem::take(&mut state.bodies),
+            body_filters: std::mem::take(&mut state.body_filters),
+            resized: state.resized,
             buffered: state.buffered,
             peer: state.peer.take(),
             peer_wants_answer: state.peer_wants_answer,

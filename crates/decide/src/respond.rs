@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decision::{Decision, Outcome};
-use crate::filters::Coding;
+use crate::filters::{Answering, BodyFilter};
 use crate::hcm::Hcm;
 use crate::headers::Known;
 use crate::log::LogEntry;
@@ -62,10 +62,17 @@ impl Decision {
         hcm.finish_response(response, &self.request_id, upgrade);
     }
 
-    /// Whether the answer, as it is now, is to be encoded; its head says so then. To be called after [`Self::respond`].
-    pub fn encode(&self, response: &mut Response, has_body: bool) -> Option<Coding> {
+    /// The next filter that changes the answer's body, on its way back: the head says so then. To be called after
+    /// [`Self::respond`], until there is none.
+    pub fn next_filter(
+        &self,
+        at: &mut Answering,
+        hcm: &Hcm,
+        response: &mut Response,
+        has_body: bool,
+    ) -> Option<BodyFilter> {
         let upgrade = self.forward().is_some_and(|f| f.upgrade);
-        self.compressors.encode(response, has_body, upgrade)
+        self.bodies.next(at, &hcm.stat_prefix, response, has_body, upgrade)
     }
 
     /// Takes what the upstream says of itself out of its response; to be called before [`Self::respond`].

@@ -308,6 +308,12 @@ const FILTERS: &[(&str, &str, &str)] = &[
         "envoy.filters.http.dynamic_forward_proxy",
         "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
     ),
+    ("grpc_web", "envoy.filters.http.grpc_web", "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"),
+    (
+        "decompressor",
+        "envoy.filters.http.decompressor",
+        "envoy.extensions.filters.http.decompressor.v3.Decompressor",
+    ),
     ("compressor", "envoy.filters.http.compressor", "envoy.extensions.filters.http.compressor.v3.Compressor"),
     (
         "health_check",

@@ -1,5 +1,9 @@
 //! Bytes of messages: how cases write them, and what both ends read.
 
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Each character is one byte, so that `\xff` can be written.
@@ -47,8 +51,40 @@ fn client_hello(name: &str, protocols: &[&str]) -> Vec<u8> {
     [&[22, 3, 1][..], &counted::<2>(&handshake)].concat()
 }
 
-/// What stands between angle brackets, if it is one of: `x*1000`, `hello NAME PROTOCOL…` (`-` for no name).
+/// A message of gRPC, with what comes before it.
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat()
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(data).and_then(|()| encoder.finish()).unwrap_or_default()
+}
+
+fn brotli(data: &[u8]) -> Vec<u8> {
+    let mut encoder = brotli::CompressorWriter::new(Vec::new(), 4096, 3, 18);
+    let _ = encoder.write_all(data);
+    encoder.into_inner()
+}
+
+fn base64(data: &[u8]) -> Vec<u8> {
+    STANDARD.encode(data).into_bytes()
+}
+
+/// What can be written in front of what else stands between angle brackets.
+type Transform = fn(&[u8]) -> Vec<u8>;
+const TRANSFORMS: &[(&str, Transform)] =
+    &[("grpc ", framed), ("gzip ", gzip), ("br ", brotli), ("base64 ", base64)];
+
+/// What stands between angle brackets, if it is one of: `x*1000`, `hello NAME PROTOCOL…` (`-` for no name), and in front of
+/// these or of plain text `grpc`, `gzip`, `br` and `base64`.
 fn bracketed(inner: &str) -> Option<String> {
+    if let Some((rest, transform)) =
+        TRANSFORMS.iter().find_map(|(name, of)| Some((inner.strip_prefix(name)?, of)))
+    {
+        let plain = bracketed(rest).unwrap_or_else(|| rest.to_owned());
+        return Some(text(&transform(&bytes(&plain))));
+    }
     if let Some(rest) = inner.strip_prefix("hello ") {
         let mut words = rest.split(' ');
         let name = words.next().filter(|name| *name != "-").unwrap_or_default();
@@ -75,8 +111,8 @@ pub fn expanded(text: &str) -> String {
 
 /// A request with what is usual filled in: HTTP/1.1, a host, the body's length.
 pub fn request(short: &str) -> String {
-    let short = expanded(short);
     let (head, body) = short.split_once("\n\n").unwrap_or_else(|| (short.trim_end_matches('\n'), ""));
+    let head = expanded(head);
     let mut lines: Vec<String> = head.lines().map(str::to_owned).collect();
     if !lines[0].contains(" HTTP/") {
         lines[0].push_str(" HTTP/1.1");
@@ -87,26 +123,29 @@ pub fn request(short: &str) -> String {
     if !has(&lines, "host") {
         lines.insert(1, "host: a.example".into());
     }
-    if !body.is_empty() && !has(&lines, "content-length") && !has(&lines, "transfer-encoding") {
-        lines.push(format!("content-length: {}", bytes(body).len()));
+    let chunked = has(&lines, "transfer-encoding");
+    let body = expanded(&if chunked { body.replace('\n', "\r\n") } else { body.to_owned() });
+    if !body.is_empty() && !has(&lines, "content-length") && !chunked {
+        lines.push(format!("content-length: {}", bytes(&body).len()));
     }
-    let body = if has(&lines, "transfer-encoding") { body.replace('\n', "\r\n") } else { body.to_owned() };
     format!("{}\r\n\r\n{body}", lines.join("\r\n"))
 }
 
-/// A response: `200 body`, or a message in which lines may end with a line feed alone.
+/// A response: `200 body`, or a message in which lines may end with a line feed alone, and `content-length: auto` stands
+/// for the length.
 pub fn response(short: &str) -> String {
-    let short = &*expanded(short);
     if short.starts_with("HTTP/") {
-        return if short.contains('\r') {
-            short.to_owned()
-        } else {
-            let (head, body) = short.split_once("\n\n").unwrap_or((short, ""));
-            let chunked = head.to_ascii_lowercase().contains("transfer-encoding");
-            let body = if chunked { body.replace('\n', "\r\n") } else { body.to_owned() };
-            format!("{}\r\n\r\n{body}", head.trim_end().replace('\n', "\r\n"))
-        };
+        if short.contains('\r') {
+            return expanded(short);
+        }
+        let (head, body) = short.split_once("\n\n").unwrap_or((short, ""));
+        let chunked = head.to_ascii_lowercase().contains("transfer-encoding");
+        let body = expanded(&if chunked { body.replace('\n', "\r\n") } else { body.to_owned() });
+        let length = format!("content-length: {}", bytes(&body).len());
+        let head = expanded(head.trim_end()).replace("content-length: auto", &length);
+        return format!("{}\r\n\r\n{body}", head.replace('\n', "\r\n"));
     }
+    let short = &*expanded(short);
     let (status, body) = short.split_once(' ').unwrap_or((short, ""));
     let length = match status {
         "204" | "304" => String::new(),

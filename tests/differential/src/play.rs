@@ -409,6 +409,18 @@ const HTTP: &[&str] = &[
     "csrf.request_valid",
     "csrf.request_invalid",
     "csrf.missing_source_origin",
+    "decompressor.mine.gzip.request.decompressed",
+    "decompressor.mine.gzip.request.not_decompressed",
+    "decompressor.mine.gzip.request.total_compressed_bytes",
+    "decompressor.mine.gzip.request.total_uncompressed_bytes",
+    "decompressor.mine.gzip.response.decompressed",
+    "decompressor.mine.gzip.response.not_decompressed",
+    "decompressor.mine.gzip.response.total_compressed_bytes",
+    "decompressor.mine.gzip.response.total_uncompressed_bytes",
+    "decompressor.mine.gzip.decompressor_library.zlib_data_error",
+    "decompressor.mine.brotli.request.decompressed",
+    "decompressor.mine.brotli.response.not_decompressed",
+    "decompressor.mine.brotli.response.total_uncompressed_bytes",
 ];
 const TCP: &[&str] = &[
     "downstream_cx_total",

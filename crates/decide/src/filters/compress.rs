@@ -197,13 +197,13 @@ impl PerRoute {
 }
 
 impl Compressors {
-    /// A request passes the filter.
+    /// A request passes the filter: which of them it is.
     pub(crate) fn pass(
         &mut self,
         compressor: &Arc<Compressor>,
         own: Option<PerRoute>,
         headers: &mut Headers,
-    ) {
+    ) -> usize {
         let accepts =
             headers.joined(&ACCEPT_ENCODING.into()).map(|v| String::from_utf8_lossy(&v).into_owned());
         let enabled = own.and_then(|own| own.enabled).unwrap_or(compressor.enabled);
@@ -213,42 +213,46 @@ impl Compressors {
             headers.remove(&ACCEPT_ENCODING.into());
         }
         self.0.push(Passed { compressor: Arc::clone(compressor), enabled, accepts });
+        self.0.len() - 1
     }
 
-    /// Whether the answer is to be compressed, and by what. Its head says so then, and that it could be in any case.
-    pub(crate) fn encode(&self, response: &mut Response, has_body: bool, upgrade: bool) -> Option<Coding> {
-        let mut chosen: Option<Option<&'static str>> = None;
-        let mut coding = None;
-        // Answers pass filters the other way round.
-        for passed in self.0.iter().rev() {
-            let compressor = &*passed.compressor;
-            let headers = &response.headers;
-            let wanted = passed.enabled && compressor.takes_length(headers);
-            let compressible = wanted
-                && !upgrade
-                && compressor.takes_type(headers)
-                && !has_token(headers.get_str("cache-control"), "no-transform")
-                && !(compressor.disable_on_etag && headers.get_str("etag").is_some())
-                && headers.get_str("content-encoding").is_none()
-                && !compressor.uncompressible.contains(&response.status);
-            let accepted = has_body && wanted && {
-                let accepts = passed.accepts.as_deref();
-                accepts.is_some_and(|accepts| {
-                    let name = *chosen.get_or_insert_with(|| self.choose(accepts, headers));
-                    name == Some(compressor.coding.name())
-                })
-            };
-            if accepted && compressible {
-                weaken_etag(&mut response.headers, compressor.weaken_etag);
-                response.headers.remove_known(Known::ContentLength);
-                response.headers.set("content-encoding", compressor.coding.name());
-                coding = Some(compressor.coding);
-            }
-            if compressible {
-                vary(&mut response.headers);
-            }
+    /// Whether one of them compresses the answer, and by what. Its head says so then, and that it could be in any case.
+    /// `chosen` is what the client likes best, once one has asked.
+    pub(super) fn encode(
+        &self,
+        which: usize,
+        chosen: &mut Option<Option<&'static str>>,
+        response: &mut Response,
+        has_body: bool,
+        upgrade: bool,
+    ) -> Option<Coding> {
+        let passed = self.0.get(which)?;
+        let compressor = &*passed.compressor;
+        let headers = &response.headers;
+        let wanted = passed.enabled && compressor.takes_length(headers);
+        let compressible = wanted
+            && !upgrade
+            && compressor.takes_type(headers)
+            && !has_token(headers.get_str("cache-control"), "no-transform")
+            && !(compressor.disable_on_etag && headers.get_str("etag").is_some())
+            && headers.get_str("content-encoding").is_none()
+            && !compressor.uncompressible.contains(&response.status);
+        let accepted = has_body && wanted && {
+            let accepts = passed.accepts.as_deref();
+            accepts.is_some_and(|accepts| {
+                let name = *chosen.get_or_insert_with(|| self.choose(accepts, headers));
+                name == Some(compressor.coding.name())
+            })
+        };
+        if accepted && compressible {
+            weaken_etag(&mut response.headers, compressor.weaken_etag);
+            response.headers.remove_known(Known::ContentLength);
+            response.headers.set("content-encoding", compressor.coding.name());
         }
-        coding
+        if compressible {
+            vary(&mut response.headers);
+        }
+        (accepted && compressible).then_some(compressor.coding)
     }
 
     /// The coding that the client likes best of those that there are; nothing for none.
@@ -295,9 +299,9 @@ impl Compressors {
     }
 }
 
-const ACCEPT_ENCODING: &str = "accept-encoding";
+pub(super) const ACCEPT_ENCODING: &str = "accept-encoding";
 
-fn has_token(list: Option<&str>, token: &str) -> bool {
+pub(super) fn has_token(list: Option<&str>, token: &str) -> bool {
     list.unwrap_or_default().split(',').any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
@@ -353,7 +357,9 @@ mod tests {
         }
         let mut response = Response::new(200);
         headers.iter().for_each(|(name, value)| response.headers.append(*name, (*value).to_owned()));
-        let coding = all.encode(&mut response, true, false).map(Coding::name);
+        let mut chosen = None;
+        let tried = [1, 0].map(|which| all.encode(which, &mut chosen, &mut response, true, false));
+        let coding = tried.into_iter().flatten().next().map(Coding::name);
         (coding, response)
     }
 

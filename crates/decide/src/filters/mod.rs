@@ -1,9 +1,12 @@
 //! HTTP filters that are plain data: faults, CORS, and what routes say for them instead.
 
+mod body;
 mod compress;
 mod cors;
 mod csrf;
+mod decompress;
 mod fault;
+mod grpc_web;
 mod learn;
 
 use std::collections::HashMap;
@@ -25,12 +28,18 @@ use crate::refusal::{Refusal, Taken, Within};
 use crate::support::check_any;
 use crate::wire::{type_of, unpack};
 
+pub use body::{Answering, BodyFilter};
+pub(crate) use body::{BodyPass, BodyPasses};
 pub use compress::Coding;
-pub(crate) use compress::{Compressor, Compressors, PerRoute as CompressPerRoute};
+pub(crate) use compress::{Compressor, PerRoute as CompressPerRoute};
 pub(crate) use cors::{CorsPolicy, Preflight};
 pub(crate) use csrf::Csrf;
 pub use csrf::CsrfCounts;
+pub(crate) use decompress::Decompressor;
+pub use decompress::{Decode, Encoded};
 pub(crate) use fault::{Abort, Fault};
+pub(crate) use grpc_web::GrpcWeb;
+pub use grpc_web::{LONGEST_MESSAGE, as_grpc_message};
 pub(crate) use learn::HeaderToMetadata;
 
 /// What a route (virtual host, table, weighted cluster) says for filters, by the filter's name.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::RouterOptions;
 use crate::cluster::name_cache;
 use crate::ext_authz::ExtAuthz;
-use crate::filters::{Compressor, Csrf, Fault, HeaderToMetadata};
+use crate::filters::{Compressor, Csrf, Decompressor, Fault, HeaderToMetadata};
 use crate::jwt::JwtAuthn;
 use crate::limit::{GlobalRateLimit, LocalRateLimit};
 use crate::rbac::Rbac;
@@ -41,6 +41,8 @@ pub(crate) enum FilterKind {
     Cors,
     Csrf(Arc<Csrf>),
     Compress(Arc<Compressor>),
+    Decompress(Arc<Decompressor>),
+    GrpcWeb,
     /// The host that the request names is looked up, where its cluster is for that.
     DynamicForward,
     /// The whole body before anything is sent on, if it is no larger than this.
@@ -162,6 +164,10 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
         "envoy.extensions.filters.http.compressor.v3.Compressor" => {
             FilterKind::Compress(Arc::new(Compressor::compile(&unpack(any)?)?))
         }
+        "envoy.extensions.filters.http.decompressor.v3.Decompressor" => {
+            FilterKind::Decompress(Arc::new(Decompressor::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb" => FilterKind::GrpcWeb,
         "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig" => {
             use dynamic::filter_config::ImplementationSpecifier as Specifier;
             match &unpack::<dynamic::FilterConfig>(any)?.implementation_specifier {

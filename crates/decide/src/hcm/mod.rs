@@ -29,7 +29,7 @@ pub(crate) use filter::{AlpnOverrides, FilterKind, HttpFilter};
 pub(crate) use path::PathPolicy;
 pub(crate) use path::{Canonical, EscapedSlashes};
 pub use reply::FinishedReply;
-pub(crate) use reply::ReplyMap;
+pub(crate) use reply::{ReplyMap, percent_encode};
 pub(crate) use request_id::RequestIdPolicy;
 pub use scope::ScopedRoutes;
 pub(crate) use scope::{Scope, ScopeKey, ScopeTable, compile_scope};

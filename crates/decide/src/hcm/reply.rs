@@ -72,11 +72,12 @@ impl Mapper {
 
 impl Hcm {
     /// Turns an answer of ours into a response. `entry` describes the request and what befell it: mappers look at it,
-    /// and formats write it.
+    /// and formats write it. `grpc` says whether the client speaks gRPC, whatever filters made of its request.
     pub fn finish_reply<R: Random + ?Sized>(
         &self,
         reply: &LocalReply,
         entry: &LogEntry<'_>,
+        grpc: bool,
         rng: &mut R,
     ) -> FinishedReply {
         let mut status = reply.status;
@@ -104,7 +105,6 @@ impl Hcm {
                 content_type = Some(format.content_type.to_string());
             }
         }
-        let grpc = entry.request.is_some_and(crate::request::Request::is_grpc);
         if grpc {
             // What is JSON ends with a line feed, which is not of the message.
             let json = format.is_some_and(BodyFormat::is_json);
@@ -167,12 +167,12 @@ fn grpc_reply(status: u16, grpc: Option<u32>, body: &[u8], mut headers: Headers)
     FinishedReply { response: Response { status: 200, headers }, body: Bytes::new() }
 }
 
-/// gRPC over HTTP/2, "Percent-Encoded".
-fn percent_encode(text: &[u8]) -> String {
+/// gRPC over HTTP/2, "Percent-Encoded"; the tilde is written so too, as Envoy does.
+pub(crate) fn percent_encode(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text {
         match byte {
-            0x20..=0x24 | 0x26..=0x7e => out.push(char::from(*byte)),
+            0x20..=0x24 | 0x26..=0x7d => out.push(char::from(*byte)),
             other => out.push_str(&format!("%{other:02X}")),
         }
     }

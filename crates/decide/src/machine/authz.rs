@@ -56,7 +56,7 @@ impl Deciding {
                     return Passed::Next;
                 }
                 if let Some(settings) = settings.filter(|_| request.upgrade.is_none()) {
-                    return Passed::Ask(Ask::Body { more_than: settings.enough() });
+                    return self.ask_body(settings.enough());
                 }
                 None
             }

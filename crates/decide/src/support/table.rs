@@ -241,7 +241,9 @@ envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig: dns_cache_circu
     dns_failure_refresh_rate dns_lookup_family dns_min_refresh_rate dns_query_timeout dns_refresh_rate host_ttl \
     max_hosts name
 envoy.extensions.compression.brotli.compressor.v3.Brotli: quality window_bits
+envoy.extensions.compression.brotli.decompressor.v3.Brotli:
 envoy.extensions.compression.gzip.compressor.v3.Gzip: compression_level
+envoy.extensions.compression.gzip.decompressor.v3.Gzip: max_inflate_ratio
 envoy.extensions.filters.http.buffer.v3.Buffer: max_request_bytes
 envoy.extensions.filters.http.buffer.v3.BufferPerRoute: buffer disabled
 envoy.extensions.filters.http.compressor.v3.Compressor: choose_first compressor_library response_direction_config
@@ -272,12 +274,20 @@ envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute: check_settings disa
 envoy.extensions.filters.http.ext_authz.v3.HttpService: authorization_request authorization_response \
     path_override path_prefix server_uri
 envoy.extensions.filters.http.csrf.v3.CsrfPolicy: additional_origins filter_enabled shadow_enabled
+envoy.extensions.filters.http.decompressor.v3.Decompressor: decompressor_library request_direction_config \
+    response_direction_config
+envoy.extensions.filters.http.decompressor.v3.Decompressor.CommonDirectionConfig: enabled \
+    ignore_no_transform_header
+envoy.extensions.filters.http.decompressor.v3.Decompressor.RequestDirectionConfig: advertise_accept_encoding \
+    common_config
+envoy.extensions.filters.http.decompressor.v3.Decompressor.ResponseDirectionConfig: common_config
 envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig: dns_cache_config
 envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig: host_rewrite_header host_rewrite_literal
 envoy.extensions.filters.http.fault.v3.FaultAbort: grpc_status header_abort http_status percentage
 envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort:
 envoy.extensions.filters.http.fault.v3.HTTPFault: abort delay downstream_nodes headers upstream_cluster
 envoy.extensions.filters.http.grpc_stats.v3.FilterConfig:
+envoy.extensions.filters.http.grpc_web.v3.GrpcWeb:
 envoy.extensions.filters.http.header_to_metadata.v3.Config: request_rules
 envoy.extensions.filters.http.header_to_metadata.v3.Config.KeyValuePair: encode key metadata_namespace \
     regex_value_rewrite type value
@@ -502,6 +512,26 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
         "envoy.extensions.compression.brotli.compressor.v3.Brotli",
         "chunk_size",
         "output is as large as it becomes",
+    ),
+    (
+        "envoy.extensions.compression.brotli.decompressor.v3.Brotli",
+        "chunk_size",
+        "output is as large as it becomes, up to a hundred times its input",
+    ),
+    (
+        "envoy.extensions.compression.brotli.decompressor.v3.Brotli",
+        "disable_ring_buffer_reallocation",
+        "the decoder takes the memory that it takes",
+    ),
+    (
+        "envoy.extensions.compression.gzip.decompressor.v3.Gzip",
+        "chunk_size",
+        "output is as large as it becomes, up to maxInflateRatio times its input",
+    ),
+    (
+        "envoy.extensions.compression.gzip.decompressor.v3.Gzip",
+        "window_bits",
+        "the decoder has the largest window",
     ),
     (
         "envoy.extensions.compression.gzip.compressor.v3.Gzip",

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use decide::{
-    Answer, Ask, Context, Deciding, Decision, InternalRedirects, Known, LocalReply, LogEntry, NotFollowed,
-    PeerMetadata, ReceivedBody, Redirected, Request, Response, Step, UpstreamEntry,
+    Answer, Ask, BodyFilter, Context, Deciding, Decision, InternalRedirects, Known, LocalReply, LogEntry,
+    NotFollowed, PeerMetadata, ReceivedBody, Redirected, Request, Response, Step, UpstreamEntry,
 };
 use upstream::Host;
 
@@ -67,6 +67,7 @@ async fn drive(
 ) -> Result<Box<Decision>, Interrupt> {
     let connection = exchange.connection;
     let worker = &connection.worker;
+    machine = machine.with_body(!matches!(length, BodyLength::None | BodyLength::Known(0)));
     loop {
         // What is asked is in boxes: hardly any request pays for its room.
         let cx = context(exchange);
@@ -84,8 +85,8 @@ async fn drive(
                 let called = Box::pin(called).await?;
                 machine.answer(Answer::Called(called));
             }
-            Step::Ask(Ask::Body { more_than }) => {
-                let body = Box::pin(received(exchange, length, more_than)).await?;
+            Step::Ask(Ask::Body { more_than, filters }) => {
+                let body = Box::pin(received(exchange, length, more_than, &filters)).await?;
                 machine.answer(Answer::Body(body));
             }
         }
@@ -97,12 +98,14 @@ async fn received(
     exchange: &mut Exchange<'_, '_>,
     length: BodyLength,
     more_than: u64,
+    filters: &[BodyFilter],
 ) -> Result<Option<ReceivedBody>, Interrupt> {
     if length == BodyLength::None {
         return Ok(None);
     }
     let idle = exchange.hcm.timeouts.stream_idle;
     let body = exchange.received.get_or_insert_with(|| RequestBody::new(length, true, usize::MAX, false));
+    filters.iter().try_for_each(|filter| body.filter(filter, &exchange.connection.worker))?;
     let receiving = body.receive(exchange.down, more_than);
     match idle {
         Some(limit) => {
@@ -125,7 +128,8 @@ pub fn finish_reply(
     entry.request = Some(&head.request);
     entry.flags = exchange.record.flags;
     entry.response_code_details = &reply.details;
-    let finished = connection.worker.with_rng(|rng| exchange.hcm.finish_reply(reply, &entry, rng));
+    let grpc = exchange.record.is_grpc;
+    let finished = connection.worker.with_rng(|rng| exchange.hcm.finish_reply(reply, &entry, grpc, rng));
     let mut response = finished.response;
     match decision {
         Some(decision) => {

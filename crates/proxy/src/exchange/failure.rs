@@ -132,6 +132,7 @@ impl TryError {
                 LocalReply::new(400, "Bad Request", "http1.codec_error")
                     .with_flags(F::DOWNSTREAM_PROTOCOL_ERROR),
             ),
+            Self::Interrupt(Interrupt::Reply(reply)) => Some(LocalReply::clone(&reply.0)),
             Self::Interrupt(Interrupt::DownstreamGone | Interrupt::DownstreamReset) => None,
         }
     }

@@ -13,7 +13,6 @@ use decide::{
 use upstream::Resource;
 
 use super::attempt::Begun;
-use super::coding::Encoder;
 use super::deciding::{decide, decide_after, finish_reply};
 use super::failure::TryError;
 use super::mirror;
@@ -40,6 +39,7 @@ pub async fn handle(
 ) {
     let mut record = Record::new(connection);
     record.request_header_bytes = head.request.headers.byte_size() as u64;
+    record.is_grpc = head.request.is_grpc();
     let mut exchange = Exchange::new(connection, plan, hcm, close, &mut down, &mut record);
     if connection.worker.overloaded(|overload, rng| overload.refuses_request(rng)) {
         connection.stats.rq_overload_close.inc();
@@ -104,16 +104,20 @@ pub async fn handle(
         }
         record = Record::new(connection);
         record.request_header_bytes = head.request.headers.byte_size() as u64;
+        record.is_grpc = head.request.is_grpc();
     }
 }
 
 /// Of a body that was waited for the length is known now.
 fn settle_length(decision: &Decision, body: Option<&RequestBody>, head: &mut RequestHead) {
+    if decision.resized && head.body != BodyLength::None {
+        head.body = BodyLength::Unknown;
+    }
     if let Some(body) = body.filter(|body| decision.buffered && body.complete && !body.has_trailers())
         && head.body == BodyLength::Unknown
     {
-        head.body = BodyLength::Known(body.received);
-        head.request.headers.set(Known::ContentLength, body.received.to_string());
+        head.body = BodyLength::Known(body.length());
+        head.request.headers.set(Known::ContentLength, body.length().to_string());
     }
 }
 
@@ -172,6 +176,8 @@ pub struct Exchange<'a, 'd> {
     pub asked: bool,
     /// Of the host that the request names, where its cluster is for that.
     pub resolved: Option<SocketAddr>,
+    /// The answer's head is on its way to the client.
+    pub head_sent: bool,
     /// The redirects that the request has followed, and the next one.
     pub(super) followed: Followed,
     next: Option<Box<NextRequest>>,
@@ -196,6 +202,7 @@ impl<'a, 'd> Exchange<'a, 'd> {
             received: None,
             asked: false,
             resolved: None,
+            head_sent: false,
             followed: Followed::default(),
             next: None,
         }
@@ -220,11 +227,11 @@ impl Exchange<'_, '_> {
             self.connection.stats.rbac_denied.inc();
         }
         let (mut response, mut body, trailers_only) = finish_reply(self, &reply, decision, head);
-        let has_body = !body.is_empty() && head.request.method != decide::Method::Head;
-        let coding = decision.and_then(|decision| decision.encode(&mut response, has_body));
         self.record.local_body = String::from_utf8_lossy(&body).into_owned();
-        if let Some(coding) = coding {
-            body = Encoder::whole(coding, &body);
+        let is_head = head.request.method == decide::Method::Head;
+        let mut filtered = None;
+        if let Some(decision) = decision {
+            (body, filtered) = self.filter_own(decision, &mut response, body, is_head);
         }
         if reply.flags.has(ResponseFlags::NO_ROUTE_FOUND) {
             self.connection.stats.no_route.inc();
@@ -233,7 +240,7 @@ impl Exchange<'_, '_> {
         let length = match (told, response.status) {
             _ if trailers_only => BodyLength::None,
             (_, 204 | 304) => BodyLength::None,
-            _ if coding.is_some() => BodyLength::Unknown,
+            _ if filtered.is_some() => filtered.unwrap_or(BodyLength::Unknown),
             // That of the body that a HEAD does not get.
             (Some(n), _) => BodyLength::Known(n),
             (None, _) => BodyLength::Known(0),
@@ -255,7 +262,7 @@ impl Exchange<'_, '_> {
         if self.down.send_head(&message, None, close).is_err() {
             return;
         }
-        if head.request.method != decide::Method::Head && !body.is_empty() {
+        if !is_head && !body.is_empty() {
             self.record.bytes_sent = body.len() as u64;
             self.down.send_data(body);
         }
@@ -372,6 +379,16 @@ impl Exchange<'_, '_> {
             Some(body) => body.goes_on(replayable, limit, grpc),
             None => RequestBody::new(head.body, replayable, limit, grpc),
         };
+        if head.body != BodyLength::None {
+            for filter in &decision.body_filters {
+                if let Err(interrupt) = body.filter(filter, &self.connection.worker) {
+                    if let Some(reply) = TryError::from(interrupt).reply(false, body.complete) {
+                        self.reply(reply, Some(decision), head).await;
+                    }
+                    return;
+                }
+            }
+        }
         body.mirror_to(mirror::start(&self.connection.worker, forward, head));
         let mut timers = self.connection.timers.take().unwrap_or_default();
         timers.begin(
@@ -404,7 +421,7 @@ impl Exchange<'_, '_> {
                     )
                     .await;
                 if let Err(interrupt) = passed {
-                    self.broken(cluster, &interrupt).await;
+                    self.broken(cluster, &interrupt, head).await;
                 }
                 self.record.bytes_received = body.received;
             }
@@ -551,13 +568,14 @@ fn unresolved(error: &NameError) -> LocalReply {
 
 /// Whether an answer of ours is the router's, who counts it for the cluster; the connection manager's are its own.
 fn is_of_the_router(reply: &LocalReply) -> bool {
-    !matches!(
-        &*reply.details,
-        "stream_idle_timeout"
-            | "max_duration_timeout"
-            | "upstream_max_stream_duration_reached"
-            | "http1.codec_error"
-    )
+    !reply.of_filter
+        && !matches!(
+            &*reply.details,
+            "stream_idle_timeout"
+                | "max_duration_timeout"
+                | "upstream_max_stream_duration_reached"
+                | "http1.codec_error"
+        )
 }
 
 /// Counts the status that a request to a cluster ended with, whoever said it.

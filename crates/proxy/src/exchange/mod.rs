@@ -1,12 +1,15 @@
 //! HTTP requests from their first byte to the last of their answer: decide, try, retry, answer, count, log.
 
+mod answer;
 mod attempt;
 mod call;
 mod coding;
 mod deciding;
 mod export;
 mod failure;
+mod flow;
 mod forward;
+mod grpc_web;
 mod hedge;
 mod mirror;
 mod pass;

@@ -9,8 +9,8 @@ use decide::{Decision, Forward, Known, ResponseFlags};
 use upstream::Host;
 
 use super::attempt::Begun;
-use super::coding::Encoder;
 use super::deciding::finish_response;
+use super::failure::TryError;
 use super::forward::{Exchange, charge};
 use super::pump::{GrpcCounter, Interrupt, Passed, RequestBody, pass_body};
 use super::timers::Timers;
@@ -60,13 +60,9 @@ impl Exchange<'_, '_> {
         let wanted = head.request.upgrade.as_deref().unwrap_or_default().as_bytes();
         let upgrade = tunnel.then(|| answer.upgrade.take().map_or_else(|| wanted.to_vec(), |u| u.to_vec()));
         self.settle_tunnel(head, &mut answer, tunnel);
-        let has_body = !matches!(answer.body, BodyLength::None | BodyLength::Known(0))
-            && head.request.method != decide::Method::Head
-            && !tunnel;
-        let coding = decision.encode(&mut answer.response, has_body);
-        if coding.is_some() {
-            answer.body = BodyLength::Unknown;
-        }
+        let mut passed = Passed { messages: GrpcCounter::enabled(grpc), ..Passed::default() };
+        let bodiless = tunnel || head.request.method == decide::Method::Head;
+        self.filter(decision, &mut answer, bodiless, &mut upstream, body, timers, &mut passed).await?;
         self.record.code = answer.response.status;
         let upgrade_header = upgrade.as_deref().filter(|u| !u.is_empty() && answer.response.status == 101);
         let close = self.close
@@ -74,6 +70,7 @@ impl Exchange<'_, '_> {
             || (!body.complete && !tunnel)
             || (forward.upgrade && !tunnel);
         self.down.send_head(&answer, upgrade_header, close).map_err(|_| Interrupt::DownstreamGone)?;
+        self.head_sent = true;
         self.record.response_headers = Some(answer.response.headers);
         if tunnel {
             timers.disarm();
@@ -81,8 +78,6 @@ impl Exchange<'_, '_> {
             upstream.become_tunnel();
             body.reopen();
         }
-        let encoder = coding.map(Encoder::new);
-        let mut passed = Passed { messages: GrpcCounter::enabled(grpc), encoder, ..Passed::default() };
         let result = pass_body(self.down, &mut upstream, body, timers, tunnel, &mut passed).await;
         self.record.bytes_sent = passed.bytes;
         self.record.upstream_wire = upstream.wire_bytes();
@@ -118,8 +113,8 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// The answer broke off after its head was sent: the client must be able to tell.
-    pub(super) async fn broken(&mut self, cluster: &Cluster, interrupt: &Interrupt) {
+    /// The answer broke off: the client must be able to tell, or gets another where its head was not sent.
+    pub(super) async fn broken(&mut self, cluster: &Cluster, interrupt: &Interrupt, head: &RequestHead) {
         use ResponseFlags as F;
         let (flag, details) = match interrupt {
             Interrupt::DownstreamGone => {
@@ -137,6 +132,7 @@ impl Exchange<'_, '_> {
             Interrupt::Upstream(_) => {
                 (F::UPSTREAM_REMOTE_RESET, "upstream_reset_after_response_started{remote_reset}")
             }
+            Interrupt::Reply(_) => (F::NONE, ""),
             Interrupt::RequestTimeout | Interrupt::PerTryTimeout => {
                 (F::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
             }
@@ -148,7 +144,10 @@ impl Exchange<'_, '_> {
             }
         };
         self.record.flags.insert(flag);
-        self.record.details = details.into();
+        self.record.details = match interrupt {
+            Interrupt::Reply(reply) => reply.0.details.clone(),
+            _ => details.into(),
+        };
         match interrupt {
             Interrupt::DownstreamGone | Interrupt::DownstreamReset => {
                 cluster.stats().rq_cancelled.inc();
@@ -162,6 +161,15 @@ impl Exchange<'_, '_> {
         }
         if self.record.upstream_protocol == Some(decide::Version::Http2) && interrupt.resets_upstream() {
             cluster.stats().rq_tx_reset.inc();
+        }
+        if !self.head_sent
+            && let Some(reply) = TryError::from(interrupt.clone()).reply(false, true)
+        {
+            // Filters have had their say.
+            let details = self.record.details.clone();
+            self.reply(reply, None, head).await;
+            self.record.details = details;
+            return;
         }
         if matches!(self.down, Downstream::H2(_)) {
             // A reset would overtake what the client is to get of the answer.

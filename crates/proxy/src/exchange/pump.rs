@@ -1,15 +1,17 @@
 //! Moving one request's body to the upstream and one response's body back, both at once, with bounded buffers.
 
 use std::future::{Future, poll_fn};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use decide::Headers;
+use decide::{BodyFilter, Headers};
 
 use super::attempt::Plan;
-use super::coding::Encoder;
+use super::flow::{Fault, Flow, Reply};
 use super::timers::Timers;
 use crate::wire::{BodyLength, Downstream, Frame, Gone, Reset, ResponseHead, Upstream};
+use crate::worker::Worker;
 
 /// Why waiting for the upstream's head ended without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub enum Interrupt {
     /// The client broke the protocol in its body.
     DownstreamBad(&'static str),
     Upstream(Reset),
+    /// A filter that looks at the body answers.
+    Reply(Reply),
     RequestTimeout,
     PerTryTimeout,
     PerTryIdle,
@@ -35,6 +39,24 @@ impl Interrupt {
     /// Whether it is us who end the upstream's stream before its time.
     pub fn resets_upstream(&self) -> bool {
         !matches!(self, Self::Upstream(Reset::ConnectionTermination | Reset::Remote | Reset::Refused))
+    }
+
+    /// Of the request's body.
+    fn from_client(fault: Fault) -> Self {
+        match fault {
+            Fault::Reset(Reset::Protocol(what)) => Self::DownstreamBad(what),
+            Fault::Reset(Reset::Remote | Reset::Refused) => Self::DownstreamReset,
+            Fault::Reset(_) => Self::DownstreamGone,
+            Fault::Reply(reply) => Self::Reply(reply),
+        }
+    }
+
+    /// Of the answer's.
+    pub fn from_upstream(fault: Fault) -> Self {
+        match fault {
+            Fault::Reset(reset) => Self::Upstream(reset),
+            Fault::Reply(reply) => Self::Reply(reply),
+        }
     }
 }
 
@@ -54,7 +76,10 @@ pub struct RequestBody {
     kept: Vec<Bytes>,
     kept_bytes: usize,
     trailers: Option<Headers>,
+    /// As the client sent it.
     pub received: u64,
+    /// What it passes before it goes upstream.
+    flow: Flow,
     /// The client sent its last byte.
     pub complete: bool,
     cursor: Cursor,
@@ -138,8 +163,8 @@ impl RequestBody {
     /// Receives until the body is whole or more than so much of it is there: before an upstream is known.
     pub async fn receive(&mut self, down: &mut Downstream<'_>, more_than: u64) -> Result<(), Interrupt> {
         poll_fn(|cx| {
-            while !self.complete && self.received <= more_than {
-                match down.poll_body(cx) {
+            while !self.complete && self.length() <= more_than {
+                match self.poll_frame(cx, down) {
                     Poll::Pending => {
                         // Where the client was told to go on, it has to hear of it.
                         let _ = down.poll_flush(cx);
@@ -155,6 +180,44 @@ impl RequestBody {
             Poll::Ready(Ok(()))
         })
         .await
+    }
+
+    /// Of what has passed the filters.
+    pub fn length(&self) -> u64 {
+        self.kept_bytes as u64
+    }
+
+    /// One more filter: it sees what was received as well.
+    pub fn filter(&mut self, filter: &BodyFilter, worker: &Rc<Worker>) -> Result<(), Interrupt> {
+        self.flow.add(filter, worker);
+        let mut frames: Vec<Frame> = self.kept.drain(..).map(Frame::Data).collect();
+        if self.complete {
+            frames.push(self.trailers.take().map_or(Frame::End, Frame::Trailers));
+        }
+        self.kept_bytes = 0;
+        let frames = self.flow.pass_through_last(frames).map_err(|fault| Interrupt::from_client(fault))?;
+        for frame in frames {
+            match frame {
+                Frame::Data(data) => {
+                    self.kept_bytes += data.len();
+                    self.kept.push(data);
+                }
+                Frame::Trailers(trailers) => self.trailers = Some(trailers),
+                Frame::End => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>, down: &mut Downstream<'_>) -> Poll<Result<Frame, Fault>> {
+        let Self { flow, received, .. } = self;
+        flow.poll_frame(cx, &mut |cx| {
+            let frame = down.poll_body(cx);
+            if let Poll::Ready(Ok(Frame::Data(data))) = &frame {
+                *received += data.len() as u64;
+            }
+            frame
+        })
     }
 
     /// What is kept of the body so far.
@@ -195,7 +258,7 @@ impl RequestBody {
 
     /// Whether another upstream can be given all that was received.
     pub fn can_replay(&self) -> bool {
-        self.replayable || self.cursor.given == 0 && self.kept.is_empty() && self.received == 0
+        self.replayable || self.cursor.given == 0 && self.kept.is_empty() && self.kept_bytes == 0
     }
 
     /// A new try begins: everything is to be given again.
@@ -231,7 +294,6 @@ impl RequestBody {
     }
 
     fn keep(&mut self, data: Bytes) {
-        self.received += data.len() as u64;
         self.messages.feed(&data);
         if let Some(tee) = &mut self.tee {
             tee.retain(|t| t.try_send(MirrorPiece::Data(data.clone())).is_ok());
@@ -288,7 +350,7 @@ impl RequestBody {
                 }
                 return Poll::Pending;
             }
-            match down.poll_body(cx) {
+            match self.poll_frame(cx, down) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(frame) => {
                     if let Some(interrupt) = self.take(frame) {
@@ -299,14 +361,12 @@ impl RequestBody {
         }
     }
 
-    fn take(&mut self, frame: Result<Frame, Reset>) -> Option<Interrupt> {
+    fn take(&mut self, frame: Result<Frame, Fault>) -> Option<Interrupt> {
         match frame {
             Ok(Frame::Data(data)) => self.keep(data),
             Ok(Frame::Trailers(trailers)) => self.finish(Some(trailers)),
             Ok(Frame::End) => self.finish(None),
-            Err(Reset::Protocol(what)) => return Some(Interrupt::DownstreamBad(what)),
-            Err(Reset::Remote | Reset::Refused) => return Some(Interrupt::DownstreamReset),
-            Err(_) => return Some(Interrupt::DownstreamGone),
+            Err(fault) => return Some(Interrupt::from_client(fault)),
         }
         None
     }
@@ -402,22 +462,69 @@ pub struct Passed {
     pub messages: GrpcCounter,
     /// Of a tunnel: the client ended it while the upstream had not.
     pub left: bool,
-    /// Encodes the body.
-    pub encoder: Option<Encoder>,
+    /// What the body passes on its way.
+    pub flow: Flow,
 }
 
 impl Passed {
-    fn send(&mut self, data: Bytes, down: &mut Downstream<'_>) {
-        self.bytes += data.len() as u64;
-        down.send_data(data);
+    /// The next piece for the client; what the upstream sent is noted as it comes.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        up: &mut Upstream,
+        moved: &mut bool,
+    ) -> Poll<Result<Frame, Fault>> {
+        let Self { flow, messages, trailers, .. } = self;
+        let filtered = !flow.is_empty();
+        flow.poll_frame(cx, &mut |cx| {
+            let frame = up.poll_body(cx);
+            match &frame {
+                Poll::Ready(Ok(Frame::Data(data))) => {
+                    *moved = true;
+                    messages.feed(data);
+                }
+                Poll::Ready(Ok(Frame::Trailers(said))) if filtered => *trailers = Some(said.clone()),
+                _ => {}
+            }
+            frame
+        })
     }
+}
 
-    /// What the encoder still holds.
-    fn send_rest(&mut self, down: &mut Downstream<'_>) {
-        if let Some(encoder) = self.encoder.take() {
-            self.send(encoder.finish(), down);
+/// Lets the request's body move on while an answer's head waits for something.
+pub async fn meanwhile<T>(
+    down: &mut Downstream<'_>,
+    up: &mut Upstream,
+    body: &mut RequestBody,
+    timers: &mut Timers,
+    mut work: impl FnMut(&mut Context<'_>, &mut Upstream, &mut bool) -> Poll<Result<T, Interrupt>>,
+) -> Result<T, Interrupt> {
+    let mut request_fault = false;
+    let mut seen = body.received;
+    poll_fn(|cx| {
+        if !request_fault {
+            match body.poll_move(cx, down, up) {
+                // What the upstream does not read may not matter for its answer.
+                Poll::Ready(Interrupt::Upstream(_)) => request_fault = true,
+                Poll::Ready(interrupt) => return Poll::Ready(Err(interrupt)),
+                Poll::Pending => {}
+            }
+            request_fault |= matches!(up.poll_flush(cx), Poll::Ready(Err(_)));
         }
-    }
+        let mut moved = body.received != seen;
+        seen = body.received;
+        if let Poll::Ready(done) = work(cx, up, &mut moved) {
+            return Poll::Ready(done);
+        }
+        if moved {
+            timers.progress();
+        }
+        if let Poll::Ready(gone) = down.poll_gone(cx) {
+            return Poll::Ready(Err(gone.into()));
+        }
+        timers.poll(cx).map(Err)
+    })
+    .await
 }
 
 /// Passes the response's body on while the rest of the request still flows. The response's head is written already.
@@ -453,25 +560,21 @@ pub async fn pass_body(
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Interrupt::DownstreamGone)),
                 Poll::Pending => break,
             }
-            match up.poll_body(cx) {
+            match passed.poll_frame(cx, up, &mut moved) {
                 Poll::Ready(Ok(Frame::Data(data))) => {
-                    moved = true;
-                    passed.messages.feed(&data);
-                    let data = passed.encoder.as_mut().map(|e| e.encode(&data)).unwrap_or(data);
-                    passed.send(data, down);
+                    passed.bytes += data.len() as u64;
+                    down.send_data(data);
                 }
                 Poll::Ready(Ok(Frame::Trailers(trailers))) => {
-                    passed.send_rest(down);
                     down.send_end(Some(&trailers));
-                    passed.trailers = Some(trailers);
+                    passed.trailers.get_or_insert(trailers);
                     ended = true;
                 }
                 Poll::Ready(Ok(Frame::End)) => {
-                    passed.send_rest(down);
                     down.send_end(None);
                     ended = true;
                 }
-                Poll::Ready(Err(reset)) => return Poll::Ready(Err(Interrupt::Upstream(reset))),
+                Poll::Ready(Err(fault)) => return Poll::Ready(Err(Interrupt::from_upstream(fault))),
                 Poll::Pending => break,
             }
         }

@@ -29,6 +29,8 @@ pub struct Record {
     pub bytes_received: u64,
     pub bytes_sent: u64,
     pub request_header_bytes: u64,
+    /// The client speaks gRPC, whatever filters made of its request.
+    pub is_grpc: bool,
     pub request_complete: Option<Duration>,
     pub sent_at: Option<Duration>,
     pub first_byte: Option<Duration>,
@@ -66,6 +68,7 @@ impl Record {
             bytes_received: 0,
             bytes_sent: 0,
             request_header_bytes: 0,
+            is_grpc: false,
             request_complete: None,
             sent_at: None,
             first_byte: None,

@@ -190,6 +190,10 @@ impl Worker {
         }
     }
 
+    pub fn count_by(&self, count: &Count, by: u64) {
+        *self.counts.borrow_mut().entry(count.clone()).or_default() += by;
+    }
+
     pub fn with_rng<T>(&self, draw: impl FnOnce(&mut SeededRandom) -> T) -> T {
         draw(&mut self.rng.borrow_mut())
     }
