@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
+use crate::ext_proc::{ProcessAsk, Processed};
 use crate::filters::BodyFilter;
 use crate::headers::{HeaderName, Headers, Known};
 use crate::request::{Method, Request, Response};
@@ -21,6 +22,15 @@ pub enum Ask {
     /// Receive the request's body until it is whole, or until more than `more_than` bytes of it are there, and keep it
     /// for the upstream. All of it passes these filters first.
     Body { more_than: u64, filters: Vec<BodyFilter> },
+    /// Tell an external processor of a part, and wait for its word.
+    Process(Box<ProcessAsk>),
+    /// What was received of the body becomes this. Where it is `whole`, what else comes of it is dropped.
+    Replace { body: Bytes, whole: bool },
+}
+
+impl Ask {
+    /// For a body that is to be held as far as the driver holds bodies.
+    pub const AS_MUCH_AS_CAN_BE: u64 = u64::MAX;
 }
 
 /// A request of the proxy's own, and how long its answer may take.
@@ -45,6 +55,7 @@ pub enum Answer {
     Called(Result<Answered, CallFault>),
     /// What is there of the body; nothing when the request has none.
     Body(Option<ReceivedBody>),
+    Processed(Processed),
 }
 
 /// The whole answer to a [`Call`].
@@ -62,6 +73,7 @@ pub struct Answered {
 pub struct ReceivedBody {
     pub data: Bytes,
     pub complete: bool,
+    pub has_trailers: bool,
 }
 
 /// Why a call has no answer.

@@ -29,6 +29,7 @@ mod connection;
 mod decision;
 mod explain;
 mod ext_authz;
+mod ext_proc;
 mod filters;
 mod flags;
 mod format;
@@ -70,6 +71,10 @@ pub use decision::{
 };
 pub use explain::{Explanation, Note, Recorder};
 pub use ext_authz::NetworkAuthz;
+pub use ext_proc::{
+    BodyMode, Common, Judged, Part, Parts, ProcessAsk, Processed, Processing, ProcessingRequest,
+    ProcessingResponse, Processor, SPURIOUS, Side, Subject, side_of,
+};
 pub use filters::{
     Answering, BodyFilter, Coding, CsrfCounts, Decode, Encoded, LONGEST_MESSAGE, as_grpc_message,
 };

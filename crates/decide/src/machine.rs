@@ -3,6 +3,7 @@
 mod authz;
 mod count;
 mod limit;
+mod process;
 mod router;
 mod token;
 
@@ -90,6 +91,8 @@ pub struct Deciding {
     has_body: bool,
     /// Providers of tokens whose keys are asked for, and were asked for in vain.
     fetching: Option<usize>,
+    /// How far the filter is that an external processor serves.
+    processes: Option<process::Processes>,
     unfetched: Vec<usize>,
     pub(crate) state: State,
 }
@@ -106,6 +109,8 @@ pub(crate) struct State {
     jwt: jwt::Counts,
     csrf: CsrfCounts,
     bodies: BodyPasses,
+    /// How many external processors the request has passed.
+    processors: usize,
     /// What is to be done to the request's body, since it was last asked for.
     body_filters: Vec<BodyFilter>,
     /// The length that the client told of the body is no more that of what goes upstream.
@@ -140,6 +145,7 @@ impl Deciding {
             received: false,
             has_body: false,
             fetching: None,
+            processes: None,
             unfetched: Vec::new(),
             state: State {
                 table: None,
@@ -151,6 +157,7 @@ impl Deciding {
                 jwt: jwt::Counts::default(),
                 csrf: CsrfCounts::default(),
                 bodies: BodyPasses::default(),
+                processors: 0,
                 body_filters: Vec::new(),
                 resized: false,
                 buffered: false,
@@ -228,6 +235,7 @@ impl Deciding {
                     self.answer = None;
                     self.fetching = None;
                     self.unfetched.clear();
+                    self.processes = None;
                 }
                 Passed::Ask(ask) => return Step::Ask(ask),
                 Passed::Reply(reply) => return self.done(cx, request, Outcome::Reply(reply)),
@@ -299,6 +307,9 @@ impl Deciding {
             }
             FilterKind::ExtAuthz(authz) => {
                 self.ext_authz(cx, &Arc::clone(authz), &filter.name, request, rng, recorder)
+            }
+            FilterKind::ExtProc(processor) => {
+                self.ext_proc(cx, &Arc::clone(processor), &filter.name, request, rng, recorder)
             }
             FilterKind::LocalLimit(base) => {
                 let limit = match own {

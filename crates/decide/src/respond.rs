@@ -58,6 +58,10 @@ impl Decision {
             response.headers.set(Known::XEnvoyPeerMetadataId, node.id.clone());
             response.headers.set(Known::XEnvoyPeerMetadata, node.metadata.clone());
         }
+    }
+
+    /// What the connection manager does when filters have had the answer, the last of all.
+    pub fn finish(&self, hcm: &Hcm, response: &mut Response) {
         let upgrade = self.forward().is_some_and(|f| f.upgrade);
         hcm.finish_response(response, &self.request_id, upgrade);
     }
@@ -73,6 +77,11 @@ impl Decision {
     ) -> Option<BodyFilter> {
         let upgrade = self.forward().is_some_and(|f| f.upgrade);
         self.bodies.next(at, &hcm.stat_prefix, response, has_body, upgrade)
+    }
+
+    /// Whether filters change answers.
+    pub fn filters_answers(&self) -> bool {
+        !self.bodies.passes.is_empty()
     }
 
     /// Takes what the upstream says of itself out of its response; to be called before [`Self::respond`].

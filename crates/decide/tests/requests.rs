@@ -277,6 +277,7 @@ fn headers_are_added_and_removed_by_level_with_formats() {
         1,
         &mut response,
     );
+    decision.finish(&world.hcm, &mut response);
     for (name, expected) in [
         ("x-powered-by", None),
         ("x-code", Some("201")),
@@ -476,6 +477,7 @@ fn preflights_are_answered_and_origins_marked() {
     let mut response = Response::new(200);
     let entry = LogEntry::new(&world.connection, SystemTime::UNIX_EPOCH);
     decision.respond(&world.hcm, &NodeFacts::default(), &entry, None, 1, &mut response);
+    decision.finish(&world.hcm, &mut response);
     assert_eq!(response.headers.get_str("access-control-allow-origin"), Some("https://example.com"));
 }
 

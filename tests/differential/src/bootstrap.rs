@@ -308,6 +308,11 @@ const FILTERS: &[(&str, &str, &str)] = &[
         "envoy.filters.http.dynamic_forward_proxy",
         "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
     ),
+    (
+        "ext_proc",
+        "envoy.filters.http.ext_proc",
+        "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+    ),
     ("grpc_web", "envoy.filters.http.grpc_web", "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"),
     (
         "decompressor",

@@ -245,6 +245,10 @@ pub struct FullAnswer {
     /// The message of a unary gRPC answer, in place of `send`.
     #[serde(default)]
     pub grpc: Option<Value>,
+    /// What a stream of gRPC is answered, message by message; nothing for a message that is not answered, several for one
+    /// that has several answers, `end: STATUS` for the stream's end.
+    #[serde(default)]
+    pub stream: Option<Vec<Value>>,
     /// Before anything is sent, in milliseconds.
     #[serde(default)]
     pub delay: u64,

@@ -87,6 +87,10 @@ async fn exchange(
         upstream.note(Message { complete: true, ..message });
         return echo(&answer, body, &mut respond).await;
     }
+    if let Some(script) = &answer.stream {
+        let body = converse(&path, script, body, &mut respond).await;
+        return upstream.note(Message { body, complete: true, ..message });
+    }
     let mut sending = None;
     if answer.early {
         sending = send(&answer, head, &mut respond).await;
@@ -118,6 +122,42 @@ async fn exchange(
         }
     }
     drop(sending);
+}
+
+/// A stream both ways, until either ends it: what was said on it.
+async fn converse(
+    path: &str,
+    script: &[serde_json::Value],
+    mut body: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> Vec<u8> {
+    let (mut read, mut shown) = (Vec::new(), Vec::new());
+    let mut script = script.iter();
+    let head = Response::builder().header("content-type", "application/grpc").body(());
+    let sent = head.ok().map(|head| respond.send_response(head, false));
+    let Some(Ok(mut stream)) = sent else { return Vec::new() };
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+        read.extend_from_slice(&data);
+        while let Some(message) = crate::grpc::next_message(&mut read) {
+            shown.extend(crate::grpc::shown(path, &message));
+            let answers = script.next().cloned().unwrap_or_default();
+            let answers = answers.as_array().cloned().unwrap_or_else(|| vec![answers]);
+            for answer in answers.iter().filter(|answer| !answer.is_null()) {
+                if let Some(status) = answer.get("end") {
+                    let trailers = vec![("grpc-status".to_owned(), status.to_string())];
+                    let _ = stream.send_trailers(map(&trailers));
+                    return shown.join("\n").into_bytes();
+                }
+                if let Some(delay) = answer.get("pause").and_then(serde_json::Value::as_u64) {
+                    tokio::time::sleep(Duration::from_millis(delay)).await;
+                } else if let Some(message) = crate::grpc::answer(path, answer) {
+                    let _ = stream.send_data(message.into(), false);
+                }
+            }
+        }
+    }
+    shown.join("\n").into_bytes()
 }
 
 /// A unary answer.

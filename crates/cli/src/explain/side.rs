@@ -271,6 +271,8 @@ impl<'a> Walk<'a> {
                 // Its note says so; nobody waits for an explanation.
                 Step::Ask(Ask::Delay(_)) => {}
                 Step::Ask(Ask::Call(_)) => deciding.answer(Answer::Called(Err(CallFault::Explaining))),
+                Step::Ask(Ask::Process(_)) => deciding.answer(Answer::Processed(decide::Processed::Over)),
+                Step::Ask(Ask::Replace { .. }) => {}
                 Step::Ask(Ask::Body { .. }) => deciding.answer(Answer::Body(None)),
                 Step::Done(decision) => return *decision,
             }

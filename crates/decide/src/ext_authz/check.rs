@@ -223,7 +223,7 @@ fn address(address: SocketAddr) -> core::Address {
     }
 }
 
-pub(super) fn struct_of(map: &Map<String, Value>) -> well_known::Struct {
+pub(crate) fn struct_of(map: &Map<String, Value>) -> well_known::Struct {
     well_known::Struct { fields: map.iter().map(|(k, v)| (k.clone(), value_of(v))).collect() }
 }
 

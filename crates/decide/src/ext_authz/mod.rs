@@ -18,6 +18,7 @@ use crate::metadata::DynamicMetadata;
 use crate::route::Mutations;
 use crate::wire::Chance;
 
+pub(crate) use check::struct_of;
 pub use network::NetworkAuthz;
 pub(crate) use network::{NETWORK_METADATA, NetworkVerdict};
 pub(crate) use verdict::{Changes, HeaderChange, Verdict};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::compress::{Coding, Compressors};
 use super::decompress::{Decode, Decompressor};
 use super::grpc_web::GrpcWeb;
+use crate::ext_proc::Processing;
 use crate::machine::Count;
 use crate::request::Response;
 
@@ -19,6 +20,8 @@ pub enum BodyFilter {
     Web {
         text: bool,
     },
+    /// An external processor sees it.
+    Process(Box<Processing>),
     /// What is no gRPC becomes the message of gRPC's status: the head waits for it.
     WebMessage,
 }
@@ -30,6 +33,7 @@ pub(crate) enum BodyPass {
     Compress(usize),
     Decompress(Arc<Decompressor>),
     Web(GrpcWeb),
+    Process(Box<Processing>),
 }
 
 /// The filters that a request has passed and that have to do with bodies, in their order.
@@ -74,6 +78,7 @@ impl BodyPasses {
                 }
                 BodyPass::Decompress(_) => None,
                 BodyPass::Web(web) => web.answer(response, has_body),
+                BodyPass::Process(processing) => Some(BodyFilter::Process(processing.clone())),
             };
             if filter.is_some() {
                 return filter;

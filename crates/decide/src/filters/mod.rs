@@ -20,6 +20,7 @@ use proto::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use proto::pb::google::protobuf::Any;
 
 use crate::ext_authz;
+use crate::ext_proc;
 use crate::headers::HeaderName;
 use crate::jwt;
 use crate::limit::{GlobalPerRoute, LocalRateLimit};
@@ -55,6 +56,7 @@ pub(crate) enum Override {
     Rbac(Arc<Rbac>),
     Jwt(Arc<jwt::PerRoute>),
     ExtAuthz(Arc<ext_authz::PerRoute>),
+    ExtProc(Arc<ext_proc::PerRoute>),
     LocalLimit(Arc<LocalRateLimit>),
     GlobalLimit(Arc<GlobalPerRoute>),
     Csrf(Arc<Csrf>),
@@ -121,6 +123,9 @@ fn compile_override(any: &Any) -> Taken<Option<Override>> {
         }
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
             Override::ExtAuthz(Arc::new(ext_authz::PerRoute::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute" => {
+            Override::ExtProc(Arc::new(ext_proc::PerRoute::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             Override::LocalLimit(Arc::new(LocalRateLimit::compile(&unpack(any)?, true)?))

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::RouterOptions;
 use crate::cluster::name_cache;
 use crate::ext_authz::ExtAuthz;
+use crate::ext_proc::Processor;
 use crate::filters::{Compressor, Csrf, Decompressor, Fault, HeaderToMetadata};
 use crate::jwt::JwtAuthn;
 use crate::limit::{GlobalRateLimit, LocalRateLimit};
@@ -35,6 +36,7 @@ pub(crate) enum FilterKind {
     Rbac(Arc<Rbac>),
     Jwt(Arc<JwtAuthn>),
     ExtAuthz(Arc<ExtAuthz>),
+    ExtProc(Arc<Processor>),
     LocalLimit(Arc<LocalRateLimit>),
     GlobalLimit(Arc<GlobalRateLimit>),
     Fault(Arc<Fault>),
@@ -150,6 +152,9 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
         }
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
             FilterKind::ExtAuthz(Arc::new(ExtAuthz::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor" => {
+            FilterKind::ExtProc(Arc::new(Processor::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
             FilterKind::LocalLimit(Arc::new(LocalRateLimit::compile(&unpack(any)?, false)?))

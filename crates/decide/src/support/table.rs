@@ -64,6 +64,8 @@ envoy.config.cluster.v3.OutlierDetection: always_eject_one_host base_ejection_ti
     split_external_local_origin_errors success_rate_minimum_hosts success_rate_request_volume \
     success_rate_stdev_factor successful_active_health_check_uneject_host
 envoy.config.cluster.v3.UpstreamConnectionOptions: tcp_keepalive
+envoy.config.common.mutation_rules.v3.HeaderMutationRules: allow_all_routing allow_envoy allow_expression \
+    disallow_all disallow_expression disallow_is_error disallow_system
 envoy.config.core.v3.Address: pipe socket_address
 envoy.config.core.v3.AggregatedConfigSource:
 envoy.config.core.v3.ApiConfigSource: api_type cluster_names grpc_services refresh_delay \
@@ -283,6 +285,18 @@ envoy.extensions.filters.http.decompressor.v3.Decompressor.RequestDirectionConfi
 envoy.extensions.filters.http.decompressor.v3.Decompressor.ResponseDirectionConfig: common_config
 envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig: dns_cache_config
 envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig: host_rewrite_header host_rewrite_literal
+envoy.extensions.filters.http.ext_proc.v3.ExtProcOverrides: failure_mode_allow grpc_initial_metadata \
+    grpc_service metadata_options processing_mode
+envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute: disabled overrides
+envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor: allow_mode_override allowed_override_modes \
+    disable_clear_route_cache disable_immediate_response failure_mode_allow forward_rules grpc_service \
+    max_message_timeout message_timeout metadata_options mutation_rules processing_mode route_cache_action \
+    stat_prefix status_on_error
+envoy.extensions.filters.http.ext_proc.v3.HeaderForwardingRules: allowed_headers disallowed_headers
+envoy.extensions.filters.http.ext_proc.v3.MetadataOptions: forwarding_namespaces receiving_namespaces
+envoy.extensions.filters.http.ext_proc.v3.MetadataOptions.MetadataNamespaces: untyped
+envoy.extensions.filters.http.ext_proc.v3.ProcessingMode: request_body_mode request_header_mode \
+    request_trailer_mode response_body_mode response_header_mode response_trailer_mode
 envoy.extensions.filters.http.fault.v3.FaultAbort: grpc_status header_abort http_status percentage
 envoy.extensions.filters.http.fault.v3.FaultAbort.HeaderAbort:
 envoy.extensions.filters.http.fault.v3.HTTPFault: abort delay downstream_nodes headers upstream_cluster

@@ -1,17 +1,19 @@
 //! The seam to `decide`: its machine is driven here, its asks are answered, its words for answers are used.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use decide::{
     Answer, Ask, BodyFilter, Context, Deciding, Decision, InternalRedirects, Known, LocalReply, LogEntry,
-    NotFollowed, PeerMetadata, ReceivedBody, Redirected, Request, Response, Step, UpstreamEntry,
+    NotFollowed, PeerMetadata, ReceivedBody, Redirected, Request, Response, Side, Step, UpstreamEntry,
 };
 use upstream::Host;
 
 use super::call::perform;
 use super::forward::Exchange;
+use super::process::Sessions;
 use super::pump::{Interrupt, RequestBody, while_wanted};
 use super::timers::Timers;
 use crate::wire::{BodyLength, RequestHead};
@@ -85,8 +87,24 @@ async fn drive(
                 let called = Box::pin(called).await?;
                 machine.answer(Answer::Called(called));
             }
+            Step::Ask(Ask::Process(ask)) => {
+                exchange.asked = true;
+                let session = exchange.sessions(request).of(&ask.processing);
+                session.borrow_mut().tell(Side::Request, ask.part, &ask.message);
+                let said = poll_fn(|cx| session.borrow_mut().poll(cx, Side::Request));
+                let mut timers = Timers::default();
+                let processed = Box::pin(while_wanted(exchange.down, &mut timers, said)).await?;
+                machine.answer(Answer::Processed(processed));
+            }
+            Step::Ask(Ask::Replace { body, whole }) => {
+                let received = exchange
+                    .received
+                    .get_or_insert_with(|| RequestBody::new(length, true, usize::MAX, false));
+                received.replace(body, whole);
+            }
             Step::Ask(Ask::Body { more_than, filters }) => {
-                let body = Box::pin(received(exchange, length, more_than, &filters)).await?;
+                let sessions = (!filters.is_empty()).then(|| exchange.sessions(request));
+                let body = Box::pin(received(exchange, length, more_than, &filters, sessions)).await?;
                 machine.answer(Answer::Body(body));
             }
         }
@@ -99,13 +117,21 @@ async fn received(
     length: BodyLength,
     more_than: u64,
     filters: &[BodyFilter],
+    sessions: Option<Sessions>,
 ) -> Result<Option<ReceivedBody>, Interrupt> {
     if length == BodyLength::None {
         return Ok(None);
     }
     let idle = exchange.hcm.timeouts.stream_idle;
+    let more_than = match more_than {
+        Ask::AS_MUCH_AS_CAN_BE => exchange.connection.buffer_limit as u64,
+        more_than => more_than,
+    };
     let body = exchange.received.get_or_insert_with(|| RequestBody::new(length, true, usize::MAX, false));
-    filters.iter().try_for_each(|filter| body.filter(filter, &exchange.connection.worker))?;
+    for filter in filters {
+        let sessions = sessions.as_ref().ok_or(Interrupt::DownstreamGone)?;
+        body.filter(filter, sessions)?;
+    }
     let receiving = body.receive(exchange.down, more_than);
     match idle {
         Some(limit) => {
@@ -113,7 +139,8 @@ async fn received(
         }
         None => receiving.await?,
     }
-    Ok(Some(ReceivedBody { data: body.so_far(), complete: body.complete }))
+    let has_trailers = body.has_trailers();
+    Ok(Some(ReceivedBody { data: body.so_far(), complete: body.complete, has_trailers }))
 }
 
 /// An answer of ours as it is written: response, body, and whether it is trailers-only.
@@ -138,7 +165,6 @@ pub fn finish_reply(
         }
         None => exchange.hcm.finish_response(&mut response, "", false),
     }
-    response.headers.set(Known::Date, crate::clock::http_date());
     let trailers_only = response.headers.contains(Known::GrpcStatus);
     (response, finished.body, trailers_only)
 }
@@ -169,8 +195,5 @@ pub fn finish_response(
     };
     let tries = exchange.record.attempts;
     decision.respond(exchange.hcm, &connection.worker.facts, &entry, took, tries, response);
-    if !response.headers.contains(Known::Date) {
-        response.headers.set(Known::Date, crate::clock::http_date());
-    }
     peer
 }

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use decide::{BodyFilter, Headers, LocalReply};
+use decide::{BodyFilter, Headers, LocalReply, Side};
 
 use super::coding::{Decoder, Encoder};
 use super::grpc_web::{FromText, ToWeb};
+use super::passing::Passing;
+use super::process::Sessions;
 use crate::wire::{Frame, Reset};
-use crate::worker::Worker;
 
 /// Why a body does not come any further.
 #[derive(Debug, Clone)]
@@ -52,6 +53,11 @@ enum Work {
     Decode(Box<Decoder>),
     FromText(FromText),
     ToWeb(ToWeb),
+    Passing(Box<Passing>),
+    /// What was taken in and put back goes first.
+    Front,
+    /// The rest of it is nobody's.
+    Drop,
     /// Nothing more is asked for: all of it is there.
     Whole,
 }
@@ -70,12 +76,15 @@ pub struct Flow {
 
 impl Stage {
     /// Nothing for what needs more than pieces.
-    fn new(filter: &BodyFilter, worker: &Rc<Worker>) -> Option<Self> {
+    fn new(filter: &BodyFilter, side: Side, sessions: &Sessions) -> Option<Self> {
         let work = match filter {
             BodyFilter::Encode(coding) => Work::Encode(Some(Encoder::new(*coding))),
-            BodyFilter::Decode(decode) => Work::Decode(Box::new(Decoder::new(decode, worker))),
+            BodyFilter::Decode(decode) => Work::Decode(Box::new(Decoder::new(decode, sessions.worker()))),
             BodyFilter::WebText => Work::FromText(FromText::default()),
             BodyFilter::Web { text } => Work::ToWeb(ToWeb::new(*text)),
+            BodyFilter::Process(processing) => {
+                Work::Passing(Box::new(Passing::new(processing, side, sessions)))
+            }
             BodyFilter::WebMessage => return None,
         };
         Some(Self { work, out: VecDeque::new() })
@@ -122,7 +131,10 @@ impl Stage {
                     out.push_back(Frame::End);
                 }
             },
-            Work::Whole => {}
+            Work::Front => out.push_back(frame),
+            Work::Drop if matches!(frame, Frame::Data(_)) => {}
+            Work::Drop => out.push_back(frame),
+            Work::Passing(_) | Work::Whole => {}
         }
         Ok(())
     }
@@ -140,8 +152,25 @@ impl Flow {
     }
 
     /// One more filter, behind the others.
-    pub fn add(&mut self, filter: &BodyFilter, worker: &Rc<Worker>) {
-        self.stages.extend(Stage::new(filter, worker));
+    pub fn add(&mut self, filter: &BodyFilter, side: Side, sessions: &Sessions) {
+        self.stages.extend(Stage::new(filter, side, sessions));
+    }
+
+    /// A piece that was taken in goes first, then what comes.
+    pub fn put_back(&mut self, data: Bytes) {
+        let mut out = VecDeque::new();
+        push(&mut out, data);
+        self.stages.push(Stage { work: Work::Front, out });
+    }
+
+    /// What was taken in goes first; whether it ended is said by its last frame.
+    pub fn put_back_all(&mut self, frames: Vec<Frame>) {
+        self.stages.push(Stage { work: Work::Front, out: frames.into() });
+    }
+
+    /// What comes is dropped, but for its end.
+    pub fn drop_rest(&mut self) {
+        self.stages.push(Stage { work: Work::Drop, out: VecDeque::new() });
     }
 
     /// A body that is there as far as it passed all filters.
@@ -167,23 +196,6 @@ impl Flow {
         frames.into_iter().try_for_each(|frame| last.feed(frame))?;
         Ok(last.out.drain(..).collect())
     }
-
-    /// Of a body that waits for nobody: all of it.
-    pub fn drain(&mut self) -> (Vec<u8>, Option<Headers>) {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let (mut all, mut trailers) = (Vec::new(), None);
-        while let Poll::Ready(Ok(frame)) = self.poll_frame(&mut cx, &mut |_| Poll::Pending) {
-            match frame {
-                Frame::Data(data) => all.extend_from_slice(&data),
-                Frame::Trailers(last) => {
-                    trailers = Some(last);
-                    break;
-                }
-                Frame::End => break,
-            }
-        }
-        (all, trailers)
-    }
 }
 
 fn pull(
@@ -198,8 +210,13 @@ fn pull(
         if let Some(frame) = last.out.pop_front() {
             return Poll::Ready(Ok(frame));
         }
-        if matches!(last.work, Work::Whole) {
-            return Poll::Pending;
+        match &mut last.work {
+            Work::Whole => return Poll::Pending,
+            Work::Passing(passing) => {
+                ready!(passing.poll(cx, &mut |cx| pull(before, cx, source), &mut last.out))?;
+                continue;
+            }
+            _ => {}
         }
         let frame = ready!(pull(before, cx, source))?;
         last.feed(frame)?;

@@ -8,15 +8,18 @@ use std::task::Poll;
 
 use decide::{
     Decision, Followed, Forward, Hcm, InternalRedirects, JwtCounts, Known, LocalReply, NotFollowed,
-    Outcome as Verdict, Plan, ResponseFlags,
+    Outcome as Verdict, Plan, Request, ResponseFlags,
 };
 use upstream::Resource;
 
+use super::answer::Origin;
 use super::attempt::Begun;
 use super::deciding::{decide, decide_after, finish_reply};
 use super::failure::TryError;
+use super::flow::Flow;
 use super::mirror;
-use super::pump::{Cursor, RequestBody, while_wanted};
+use super::process::Sessions;
+use super::pump::{Cursor, Interrupt, Passed, RequestBody, while_wanted};
 use super::record::Record;
 use super::serve::HttpConnection;
 use super::spans;
@@ -62,6 +65,7 @@ pub async fn handle(
     };
     let (mut received, mut asked) = (exchange.received.take(), exchange.asked);
     let mut followed = Followed::default();
+    let mut sessions = exchange.sessions.take();
     loop {
         settle_length(&decision, received.as_ref(), &mut head);
         record.bytes_received = received.as_ref().map_or(0, |body| body.received);
@@ -71,6 +75,10 @@ pub async fn handle(
         let mut exchange = Exchange::new(connection, plan, hcm, close, &mut down, &mut record);
         (exchange.received, exchange.asked) = (received.take(), asked);
         exchange.followed = std::mem::take(&mut followed);
+        if let Some(sessions) = sessions.take() {
+            sessions.metadata(|metadata| metadata.clone_from(&head.request.metadata));
+            exchange.sessions = Some(sessions);
+        }
         match &decision.outcome {
             Verdict::Reply(reply) => {
                 if asked && !reply.close {
@@ -87,6 +95,10 @@ pub async fn handle(
         }
         let next = exchange.next.take();
         followed = std::mem::take(&mut exchange.followed);
+        if let Some(sessions) = exchange.sessions.take() {
+            // What processors said of the answer is known to logs.
+            head.request.metadata = sessions.metadata(|metadata| metadata.clone());
+        }
         if decision.upgrade {
             connection.stats.cx_upgrades_active.dec();
         }
@@ -97,6 +109,7 @@ pub async fn handle(
         record.finish(connection, hcm, Some(&head.request), Some(&decision));
         let Some(next) = next else { return };
         (head, decision, received, asked) = (next.head, next.decision, Some(next.body), next.asked);
+        sessions = next.sessions;
         followed.count += 1;
         match &down {
             Downstream::H1(_) => connection.stats.rq_http1_total.inc(),
@@ -110,10 +123,12 @@ pub async fn handle(
 
 /// Of a body that was waited for the length is known now.
 fn settle_length(decision: &Decision, body: Option<&RequestBody>, head: &mut RequestHead) {
-    if decision.resized && head.body != BodyLength::None {
+    if decision.resized && (head.body != BodyLength::None || body.is_some_and(|body| body.length() > 0)) {
         head.body = BodyLength::Unknown;
     }
-    if let Some(body) = body.filter(|body| decision.buffered && body.complete && !body.has_trailers())
+    let told = head.request.headers.contains(Known::ContentLength);
+    let wanted = decision.buffered || decision.resized && told;
+    if let Some(body) = body.filter(|body| wanted && body.complete && !body.has_trailers())
         && head.body == BodyLength::Unknown
     {
         head.body = BodyLength::Known(body.length());
@@ -147,6 +162,7 @@ struct NextRequest {
     decision: Box<Decision>,
     body: RequestBody,
     asked: bool,
+    sessions: Option<Sessions>,
 }
 
 fn count_tokens(stats: &HttpStats, of: JwtCounts) {
@@ -176,6 +192,10 @@ pub struct Exchange<'a, 'd> {
     pub asked: bool,
     /// Of the host that the request names, where its cluster is for that.
     pub resolved: Option<SocketAddr>,
+    /// Streams to external processors.
+    pub sessions: Option<Sessions>,
+    /// Filters have had the answer, and another takes its place.
+    pub filtered: bool,
     /// The answer's head is on its way to the client.
     pub head_sent: bool,
     /// The redirects that the request has followed, and the next one.
@@ -202,6 +222,8 @@ impl<'a, 'd> Exchange<'a, 'd> {
             received: None,
             asked: false,
             resolved: None,
+            sessions: None,
+            filtered: false,
             head_sent: false,
             followed: Followed::default(),
             next: None,
@@ -210,6 +232,12 @@ impl<'a, 'd> Exchange<'a, 'd> {
 }
 
 impl Exchange<'_, '_> {
+    /// What filters of bodies share.
+    pub fn sessions(&mut self, request: &Request) -> Sessions {
+        let worker = &self.connection.worker;
+        self.sessions.get_or_insert_with(|| Sessions::new(worker, &request.metadata)).clone()
+    }
+
     /// Answers by ourselves.
     pub async fn reply(&mut self, reply: LocalReply, decision: Option<&Decision>, head: &RequestHead) {
         self.record.flags.insert(reply.flags);
@@ -230,9 +258,34 @@ impl Exchange<'_, '_> {
         self.record.local_body = String::from_utf8_lossy(&body).into_owned();
         let is_head = head.request.method == decide::Method::Head;
         let mut filtered = None;
-        if let Some(decision) = decision {
-            (body, filtered) = self.filter_own(decision, &mut response, body, is_head);
+        if let Some(decision) = decision.filter(|decision| !self.filtered && decision.filters_answers()) {
+            let length =
+                if body.is_empty() { BodyLength::None } else { BodyLength::Known(body.len() as u64) };
+            let mut answer = ResponseHead { response, body: length, upgrade: None };
+            let mut passed = Passed { flow: Flow::whole(body, None), ..Passed::default() };
+            let way = self.filter(decision, head, &mut answer, is_head, &mut Origin::Own, &mut passed).await;
+            let rest = match way {
+                Ok(()) => self.rest_of_own(&mut passed).await,
+                Err(interrupt) => Err(interrupt),
+            };
+            match rest {
+                Ok(rest) => (response, body) = (answer.response, rest),
+                Err(Interrupt::Reply(reply)) => {
+                    // Filters have had their say.
+                    self.filtered = true;
+                    return Box::pin(self.reply(LocalReply::clone(&reply.0), Some(decision), head)).await;
+                }
+                Err(interrupt) => {
+                    self.record.client_left(&interrupt);
+                    return self.down.abort();
+                }
+            }
+            filtered = (answer.body != length).then_some(answer.body);
         }
+        if let Some(decision) = decision {
+            decision.finish(self.hcm, &mut response);
+        }
+        response.headers.set(Known::Date, crate::clock::http_date());
         if reply.flags.has(ResponseFlags::NO_ROUTE_FOUND) {
             self.connection.stats.no_route.inc();
         }
@@ -381,7 +434,8 @@ impl Exchange<'_, '_> {
         };
         if head.body != BodyLength::None {
             for filter in &decision.body_filters {
-                if let Err(interrupt) = body.filter(filter, &self.connection.worker) {
+                let sessions = self.sessions(&head.request);
+                if let Err(interrupt) = body.filter(filter, &sessions) {
                     if let Some(reply) = TryError::from(interrupt).reply(false, body.complete) {
                         self.reply(reply, Some(decision), head).await;
                     }
@@ -421,7 +475,7 @@ impl Exchange<'_, '_> {
                     )
                     .await;
                 if let Err(interrupt) = passed {
-                    self.broken(cluster, &interrupt, head).await;
+                    self.broken(decision, cluster, &interrupt, head).await;
                 }
                 self.record.bytes_received = body.received;
             }
@@ -507,14 +561,17 @@ impl Exchange<'_, '_> {
             body.turn_to(&mut given);
             self.received = Some(std::mem::take(body));
         }
+        // Filters begin anew with the request that follows.
+        let before_it = self.sessions.take();
         let decided = decide_after(self, &mut next, length, (redirects, before)).await;
         let own = self.received.take();
+        let sessions = std::mem::replace(&mut self.sessions, before_it);
         match decided {
             Ok(decision) => {
                 let grpc = next.request.is_grpc();
                 let body = own.unwrap_or_else(|| RequestBody::new(BodyLength::None, true, 0, grpc));
                 let head = RequestHead { request: next.request, body: length };
-                Ok(Box::new(NextRequest { head, decision, body, asked: self.asked }))
+                Ok(Box::new(NextRequest { head, decision, body, asked: self.asked, sessions }))
             }
             Err(why) => {
                 if let (true, Some(own)) = (next.with_body, own) {

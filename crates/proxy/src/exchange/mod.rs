@@ -13,6 +13,8 @@ mod grpc_web;
 mod hedge;
 mod mirror;
 mod pass;
+mod passing;
+mod process;
 mod pump;
 mod record;
 mod serve;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use decide::{Decision, Forward, Known, ResponseFlags};
 use upstream::Host;
 
+use super::answer::Origin;
 use super::attempt::Begun;
 use super::deciding::finish_response;
 use super::failure::TryError;
@@ -62,7 +63,12 @@ impl Exchange<'_, '_> {
         self.settle_tunnel(head, &mut answer, tunnel);
         let mut passed = Passed { messages: GrpcCounter::enabled(grpc), ..Passed::default() };
         let bodiless = tunnel || head.request.method == decide::Method::Head;
-        self.filter(decision, &mut answer, bodiless, &mut upstream, body, timers, &mut passed).await?;
+        let mut origin = Origin::Upstream { upstream: &mut upstream, body: &mut *body, timers: &mut *timers };
+        self.filter(decision, head, &mut answer, bodiless, &mut origin, &mut passed).await?;
+        decision.finish(self.hcm, &mut answer.response);
+        if !answer.response.headers.contains(Known::Date) {
+            answer.response.headers.set(Known::Date, crate::clock::http_date());
+        }
         self.record.code = answer.response.status;
         let upgrade_header = upgrade.as_deref().filter(|u| !u.is_empty() && answer.response.status == 101);
         let close = self.close
@@ -114,7 +120,13 @@ impl Exchange<'_, '_> {
     }
 
     /// The answer broke off: the client must be able to tell, or gets another where its head was not sent.
-    pub(super) async fn broken(&mut self, cluster: &Cluster, interrupt: &Interrupt, head: &RequestHead) {
+    pub(super) async fn broken(
+        &mut self,
+        decision: &Decision,
+        cluster: &Cluster,
+        interrupt: &Interrupt,
+        head: &RequestHead,
+    ) {
         use ResponseFlags as F;
         let (flag, details) = match interrupt {
             Interrupt::DownstreamGone => {
@@ -167,7 +179,8 @@ impl Exchange<'_, '_> {
         {
             // Filters have had their say.
             let details = self.record.details.clone();
-            self.reply(reply, None, head).await;
+            self.filtered = true;
+            self.reply(reply, Some(decision), head).await;
             self.record.details = details;
             return;
         }

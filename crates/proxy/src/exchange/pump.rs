@@ -1,17 +1,16 @@
 //! Moving one request's body to the upstream and one response's body back, both at once, with bounded buffers.
 
 use std::future::{Future, poll_fn};
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use decide::{BodyFilter, Headers};
+use decide::{BodyFilter, Headers, Side};
 
 use super::attempt::Plan;
 use super::flow::{Fault, Flow, Reply};
+use super::process::Sessions;
 use super::timers::Timers;
 use crate::wire::{BodyLength, Downstream, Frame, Gone, Reset, ResponseHead, Upstream};
-use crate::worker::Worker;
 
 /// Why waiting for the upstream's head ended without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,19 +181,38 @@ impl RequestBody {
         .await
     }
 
+    /// What was received becomes this. Where it is `whole`, what else comes is dropped.
+    pub fn replace(&mut self, body: Bytes, whole: bool) {
+        self.kept_bytes = body.len();
+        self.kept = if body.is_empty() { Vec::new() } else { vec![body] };
+        if whole {
+            self.flow.drop_rest();
+        }
+    }
+
     /// Of what has passed the filters.
     pub fn length(&self) -> u64 {
         self.kept_bytes as u64
     }
 
     /// One more filter: it sees what was received as well.
-    pub fn filter(&mut self, filter: &BodyFilter, worker: &Rc<Worker>) -> Result<(), Interrupt> {
-        self.flow.add(filter, worker);
+    pub fn filter(&mut self, filter: &BodyFilter, sessions: &Sessions) -> Result<(), Interrupt> {
+        let waits = matches!(filter, BodyFilter::Process(_));
+        if !waits {
+            self.flow.add(filter, Side::Request, sessions);
+        }
         let mut frames: Vec<Frame> = self.kept.drain(..).map(Frame::Data).collect();
         if self.complete {
             frames.push(self.trailers.take().map_or(Frame::End, Frame::Trailers));
         }
         self.kept_bytes = 0;
+        if waits {
+            self.flow.put_back_all(frames);
+            self.flow.add(filter, Side::Request, sessions);
+            self.complete = false;
+            self.messages = GrpcCounter::enabled(self.messages.enabled);
+            return Ok(());
+        }
         let frames = self.flow.pass_through_last(frames).map_err(|fault| Interrupt::from_client(fault))?;
         for frame in frames {
             match frame {
@@ -471,12 +489,13 @@ impl Passed {
     pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-        up: &mut Upstream,
+        mut up: Option<&mut Upstream>,
         moved: &mut bool,
     ) -> Poll<Result<Frame, Fault>> {
         let Self { flow, messages, trailers, .. } = self;
         let filtered = !flow.is_empty();
         flow.poll_frame(cx, &mut |cx| {
+            let Some(up) = up.as_deref_mut() else { return Poll::Pending };
             let frame = up.poll_body(cx);
             match &frame {
                 Poll::Ready(Ok(Frame::Data(data))) => {
@@ -560,7 +579,7 @@ pub async fn pass_body(
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Interrupt::DownstreamGone)),
                 Poll::Pending => break,
             }
-            match passed.poll_frame(cx, up, &mut moved) {
+            match passed.poll_frame(cx, Some(up), &mut moved) {
                 Poll::Ready(Ok(Frame::Data(data))) => {
                     passed.bytes += data.len() as u64;
                     down.send_data(data);
