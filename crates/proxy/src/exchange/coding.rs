@@ -80,7 +80,7 @@ impl Write for Bounded {
 }
 
 enum Decoding {
-    Gzip(GzDecoder<Bounded>),
+    Gzip(Box<GzDecoder<Bounded>>),
     Brotli(Box<DecompressorWriter<Bounded>>),
     /// It ended, or broke: what follows is nothing.
     Over,
@@ -103,7 +103,7 @@ enum Broken {
 impl Inflater {
     fn new(encoded: Encoded) -> Self {
         let (decoding, most) = match encoded {
-            Encoded::Gzip { most } => (Decoding::Gzip(GzDecoder::new(Bounded::default())), most),
+            Encoded::Gzip { most } => (Decoding::Gzip(Box::new(GzDecoder::new(Bounded::default()))), most),
             Encoded::Brotli { most } => {
                 let writer = DecompressorWriter::new(Bounded::default(), LARGE_BUFFER);
                 (Decoding::Brotli(Box::new(writer)), most)

@@ -213,7 +213,7 @@ impl RequestBody {
             self.messages = GrpcCounter::enabled(self.messages.enabled);
             return Ok(());
         }
-        let frames = self.flow.pass_through_last(frames).map_err(|fault| Interrupt::from_client(fault))?;
+        let frames = self.flow.pass_through_last(frames).map_err(Interrupt::from_client)?;
         for frame in frames {
             match frame {
                 Frame::Data(data) => {
