@@ -9,9 +9,9 @@ use arbitrary::Unstructured;
 use base::SeededRandom;
 use bytes::Bytes;
 use decide::{
-    Answer, Answered, Ask, CallFault, Connection, ConnectionOutcome, Context, Deciding, Direction,
-    Explanation, Hcm, Headers, Listener, LogEntry, NodeFacts, Outcome, Plan, ReceivedBody, Request, Response,
-    Step, TlsInfo, Version, decide_connection,
+    Answer, Answered, Answering, Ask, CallFault, Connection, ConnectionOutcome, Context, Deciding, Direction,
+    Explanation, Hcm, Headers, Listener, LocalReply, LogEntry, NodeFacts, Outcome, Plan, Processed,
+    ReceivedBody, Request, Response, Step, TlsInfo, Version, decide_connection,
 };
 use proto::{Delta, Resource, ResourceType};
 use serde_json::Value;
@@ -281,10 +281,20 @@ fn one(cx: &Context<'_>, hcm: &Hcm, mut request: Request, odds: &mut Odds<'_>, r
             Step::Done(decision) => break decision,
             Step::Ask(Ask::Delay(_)) => {}
             Step::Ask(Ask::Call(_)) => machine.answer(Answer::Called(called(odds))),
-            Step::Ask(Ask::Body { more_than }) => {
+            Step::Ask(Ask::Process(_)) => {
+                let reply = || Box::new(LocalReply::new(500, "", "ext_proc_error"));
+                let over = if odds.one_in(2) { Processed::Over } else { Processed::Failed(reply()) };
+                machine.answer(Answer::Processed(over));
+            }
+            Step::Ask(Ask::Replace { .. }) => {}
+            Step::Ask(Ask::Body { more_than, .. }) => {
                 let length = odds.below(64).min(more_than as usize + 1);
                 let data = Bytes::from(vec![b'x'; length]);
-                let body = (!odds.one_in(4)).then_some(ReceivedBody { data, complete: odds.one_in(2) });
+                let body = (!odds.one_in(4)).then_some(ReceivedBody {
+                    data,
+                    complete: odds.one_in(2),
+                    has_trailers: odds.one_in(2),
+                });
                 machine.answer(Answer::Body(body));
             }
         }
@@ -302,12 +312,14 @@ fn one(cx: &Context<'_>, hcm: &Hcm, mut request: Request, odds: &mut Odds<'_>, r
         ..LogEntry::new(cx.connection, cx.start)
     };
     let mut response = match &decision.outcome {
-        Outcome::Reply(reply) => hcm.finish_reply(reply, &entry, rng).response,
+        Outcome::Reply(reply) => hcm.finish_reply(reply, &entry, request.is_grpc(), rng).response,
         _ => answer(odds),
     };
     decision.take_upstream_peer(hcm, &mut response);
     decision.respond(hcm, cx.node, &entry, Some(Duration::from_millis(3)), 1, &mut response);
-    decision.encode(&mut response, true);
+    let mut at = Answering::default();
+    while decision.next_filter(&mut at, hcm, &mut response, true).is_some() {}
+    decision.finish(hcm, &mut response);
     clean(&response.headers);
     let entry =
         LogEntry { response_headers: Some(&response.headers), response_code: response.status, ..entry };
