@@ -49,6 +49,8 @@ const PACKAGES: &[&str] = &[
     "envoy.extensions.compression.",
     "envoy.extensions.early_data.",
     "envoy.extensions.filters.common.",
+    "envoy.extensions.filters.http.adaptive_concurrency.",
+    "envoy.extensions.filters.http.admission_control.",
     "envoy.extensions.filters.http.buffer.",
     "envoy.extensions.filters.http.compressor.",
     "envoy.extensions.filters.http.connect_grpc_bridge.",

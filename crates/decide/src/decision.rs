@@ -1,8 +1,9 @@
 //! What happens to one request, and why.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use base::Random;
 use bytes::Bytes;
 use upstream::{Labels, Priority};
 
@@ -17,6 +18,7 @@ use crate::metadata::PeerMetadata;
 use crate::plan::ClusterId;
 use crate::request::Request;
 use crate::route::{ForwardAction, Retry, RouteTable, VirtualHost};
+use crate::shed::{Ended, Permit};
 
 /// The route that a request took: kept alive by the request, whatever the configuration becomes.
 #[derive(Debug, Clone)]
@@ -74,6 +76,7 @@ pub struct Decision {
     pub set_cookies: Vec<String>,
     /// What filters counted.
     pub counts: Vec<Count>,
+    pub(crate) permits: Vec<Arc<Permit>>,
     /// Counts as an answer of the cluster that the route leads to.
     pub charged: Option<u16>,
     pub(crate) cors: Option<CorsAnswer>,
@@ -231,6 +234,16 @@ impl LocalReply {
 }
 
 impl Decision {
+    /// Tells filters that count what is under way how the request ended; what they count of that comes back.
+    pub fn end<R: Random + ?Sized>(&self, ended: &Ended, now: Instant, rng: &mut R) -> Vec<Count> {
+        self.permits.iter().filter_map(|permit| permit.end(ended, now, rng)).collect()
+    }
+
+    /// Whether a filter waits to be told.
+    pub fn is_counted(&self) -> bool {
+        !self.permits.is_empty()
+    }
+
     pub fn forward(&self) -> Option<&Forward> {
         match &self.outcome {
             Outcome::Forward(forward) => Some(forward),

@@ -13,8 +13,8 @@
 //! log:         AccessLog::wants(&entry) ─► AccessLog::render(&entry, &mut line)
 //! ```
 //!
-//! A plan is immutable and holds no run-time state but token buckets, which live as long as the filter that is written
-//! with them. Every step takes a [`Recorder`]: `&mut ()` in the proxy, an
+//! A plan is immutable and holds no run-time state but token buckets and what filters that shed load learned, which live as
+//! long as the filter that is written with them. Every step takes a [`Recorder`]: `&mut ()` in the proxy, an
 //! [`Explanation`] for `explain`; there is one matcher for both. What is accepted is honoured; everything else is
 //! refused by the name of its field. Deliberately absent: sockets, clocks, threads, and how bytes become heads.
 
@@ -52,6 +52,7 @@ mod refusal;
 mod request;
 mod respond;
 mod route;
+mod shed;
 mod support;
 mod tcp;
 mod tls;
@@ -103,6 +104,7 @@ pub use route::{
     HostRewrite, InternalRedirects, MirrorPolicy, NetworkHash, NotFollowed, PathMatch, PathRewrite, Redirect,
     Redirected, Retry, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
+pub use shed::Ended;
 pub use tcp::{ConnectionDecision, ConnectionOutcome, TcpForward, decide_connection, decide_connection_with};
 pub use tls::{
     CertificateSource, DownstreamTls, DownstreamTransport, SanKind, SanMatcher, SecretRef, TlsCommon,

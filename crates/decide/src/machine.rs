@@ -5,6 +5,7 @@ mod count;
 mod limit;
 mod process;
 mod router;
+mod shed;
 mod token;
 
 pub use count::{Count, CountScope};
@@ -37,6 +38,7 @@ use crate::plan::Plan;
 use crate::rbac::{self, Rbac};
 use crate::request::Request;
 use crate::route::{Action, Destination, MatchSubject, RequireTls, RouteTable};
+use crate::shed::Permit;
 
 /// What deciding looks at besides the request.
 #[derive(Clone, Copy)]
@@ -132,6 +134,8 @@ pub(crate) struct State {
     /// Headers that filters want in the answer, filter by filter.
     answers: Vec<Vec<HeaderChange>>,
     counts: Vec<Count>,
+    /// Where filters count the request until it has ended.
+    permits: Vec<Arc<Permit>>,
     charged: Option<u16>,
 }
 
@@ -175,6 +179,7 @@ impl Deciding {
                 operation: None,
                 answers: Vec::new(),
                 counts: Vec::new(),
+                permits: Vec::new(),
                 charged: None,
             },
         }
@@ -398,6 +403,14 @@ impl Deciding {
                 };
                 self.buffer(most, request)
             }
+            FilterKind::Admission(admission) => {
+                let admission = Arc::clone(admission);
+                self.state.admission(cx, &admission, rng, recorder)
+            }
+            FilterKind::Gradient(gradient) => {
+                let gradient = Arc::clone(gradient);
+                self.state.concurrency(cx, &gradient, recorder)
+            }
             FilterKind::Learn(base) => {
                 let rules = match own {
                     Some(Override::Learn(own)) => own,
@@ -513,6 +526,7 @@ impl Deciding {
             cors: state.cors.take(),
             answers: std::mem::take(&mut state.answers),
             counts: std::mem::take(&mut state.counts),
+            permits: std::mem::take(&mut state.permits),
             charged: state.charged,
             weighted: state.weighted,
             meant,

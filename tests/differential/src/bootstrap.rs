@@ -286,6 +286,16 @@ const FILTERS: &[(&str, &str, &str)] = &[
         "envoy.filters.http.grpc_stats",
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     ),
+    (
+        "adaptive_concurrency",
+        "envoy.filters.http.adaptive_concurrency",
+        "envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency",
+    ),
+    (
+        "admission_control",
+        "envoy.filters.http.admission_control",
+        "envoy.extensions.filters.http.admission_control.v3.AdmissionControl",
+    ),
     ("buffer", "envoy.filters.http.buffer", "envoy.extensions.filters.http.buffer.v3.Buffer"),
     ("csrf", "envoy.filters.http.csrf", "envoy.extensions.filters.http.csrf.v3.CsrfPolicy"),
     (

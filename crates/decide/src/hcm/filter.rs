@@ -19,6 +19,7 @@ use crate::jwt::JwtAuthn;
 use crate::limit::{GlobalRateLimit, LocalRateLimit};
 use crate::rbac::Rbac;
 use crate::refusal::{Refusal, Taken, Within};
+use crate::shed::{Admission, Gradient};
 use crate::support::check_any;
 use crate::wire::{decode, type_of, typed_struct, unpack};
 
@@ -49,6 +50,8 @@ pub(crate) enum FilterKind {
     DynamicForward,
     /// The whole body before anything is sent on, if it is no larger than this.
     Buffer(u32),
+    Admission(Arc<Admission>),
+    Gradient(Arc<Gradient>),
     /// `header_to_metadata`.
     Learn(Arc<HeaderToMetadata>),
     /// `istio.alpn`: what to offer upstream by the protocol spoken there.
@@ -183,6 +186,12 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
         }
         "envoy.extensions.filters.http.buffer.v3.Buffer" => {
             FilterKind::Buffer(crate::filters::largest(&unpack(any)?)?)
+        }
+        "envoy.extensions.filters.http.admission_control.v3.AdmissionControl" => {
+            FilterKind::Admission(Arc::new(Admission::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency" => {
+            FilterKind::Gradient(Arc::new(Gradient::compile(&unpack(any)?)?))
         }
         "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
             FilterKind::Csrf(Arc::new(Csrf::compile(&unpack(any)?)?))

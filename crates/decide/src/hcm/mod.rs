@@ -238,6 +238,14 @@ pub(crate) struct CorsAnswer {
 }
 
 impl Hcm {
+    /// What filters show of their state, by names below the connection manager's.
+    pub fn gauges(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        self.filters.iter().flat_map(|filter| match &filter.kind {
+            FilterKind::Gradient(gradient) => gradient.gauges().to_vec(),
+            _ => Vec::new(),
+        })
+    }
+
     /// Whether a stats filter of Istio's is in the chain.
     pub fn counts_istio_stats(&self) -> bool {
         self.filters.iter().any(|f| matches!(f.kind, FilterKind::IstioStats))

@@ -104,6 +104,7 @@ envoy.config.core.v3.Pipe: path
 envoy.config.core.v3.RuntimeDouble: default_value
 envoy.config.core.v3.RuntimeFeatureFlag: default_value
 envoy.config.core.v3.RuntimeFractionalPercent: default_value
+envoy.config.core.v3.RuntimePercent: default_value
 envoy.config.core.v3.RuntimeUInt32: default_value
 envoy.config.core.v3.SchemeHeaderTransformation: scheme_to_overwrite
 envoy.config.core.v3.SocketAddress: address port_value
@@ -246,6 +247,21 @@ envoy.extensions.compression.brotli.compressor.v3.Brotli: quality window_bits
 envoy.extensions.compression.brotli.decompressor.v3.Brotli:
 envoy.extensions.compression.gzip.compressor.v3.Gzip: compression_level
 envoy.extensions.compression.gzip.decompressor.v3.Gzip: max_inflate_ratio
+envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency: concurrency_limit_exceeded_status \
+    enabled gradient_controller_config
+envoy.extensions.filters.http.adaptive_concurrency.v3.GradientControllerConfig: concurrency_limit_params \
+    min_rtt_calc_params sample_aggregate_percentile
+envoy.extensions.filters.http.adaptive_concurrency.v3.GradientControllerConfig.ConcurrencyLimitCalculationParams: \
+    concurrency_update_interval max_concurrency_limit
+envoy.extensions.filters.http.adaptive_concurrency.v3.GradientControllerConfig.MinimumRTTCalculationParams: buffer \
+    fixed_value interval jitter min_concurrency request_count
+envoy.extensions.filters.http.admission_control.v3.AdmissionControl: aggression enabled max_rejection_probability \
+    rps_threshold sampling_window sr_threshold success_criteria
+envoy.extensions.filters.http.admission_control.v3.AdmissionControl.SuccessCriteria: grpc_criteria http_criteria
+envoy.extensions.filters.http.admission_control.v3.AdmissionControl.SuccessCriteria.GrpcCriteria: \
+    grpc_success_status
+envoy.extensions.filters.http.admission_control.v3.AdmissionControl.SuccessCriteria.HttpCriteria: \
+    http_success_status
 envoy.extensions.filters.http.buffer.v3.Buffer: max_request_bytes
 envoy.extensions.filters.http.buffer.v3.BufferPerRoute: buffer disabled
 envoy.extensions.filters.http.compressor.v3.Compressor: choose_first compressor_library response_direction_config
@@ -568,6 +584,8 @@ pub(super) const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
         "every decoder of gzip has the largest window",
     ),
     ("envoy.config.core.v3.RuntimeUInt32", "runtime_key", "there is no runtime: the default holds"),
+    ("envoy.config.core.v3.RuntimeDouble", "runtime_key", "there is no runtime: the default holds"),
+    ("envoy.config.core.v3.RuntimePercent", "runtime_key", "there is no runtime: the default holds"),
     ("envoy.config.accesslog.v3.RuntimeFilter", "runtime_key", "there is no runtime: percentSampled holds"),
     ("envoy.config.listener.v3.Listener", "enable_reuse_port", "every worker listens for itself in any case"),
     (

@@ -19,7 +19,7 @@ use super::{Command, Control, Handle, Settings, StartError};
 use crate::admin;
 use crate::log::LogSink;
 use crate::overload::Manager;
-use crate::stats::Snapshot;
+use crate::stats::{Kind, Sample, Snapshot};
 use crate::trace::Serving;
 use crate::worker::{self, Config, Message};
 
@@ -339,6 +339,7 @@ impl Control {
         for entry in self.clusters.values() {
             entry.collect(&mut all);
         }
+        self.collect_filters(&mut all);
         if let Some(manager) = &self.overload {
             manager.collect(&mut all);
         }
@@ -346,6 +347,27 @@ impl Control {
             all.merge(parent.stats().await);
         }
         all
+    }
+
+    /// What filters show that all workers share.
+    fn collect_filters(&self, into: &mut Snapshot) {
+        let mut shown = BTreeSet::new();
+        for chain in self.plan.listeners().flat_map(|listener| listener.all_chains()) {
+            let decide::Terminal::Http(hcm) = &chain.terminal else { continue };
+            if shown.insert(hcm.stat_prefix.clone()) {
+                let owner = hcm.stat_prefix.trim_end_matches(';').into();
+                for (stat, value) in hcm.gauges() {
+                    into.push(Sample::new(
+                        "http",
+                        "envoy_http_conn_manager_prefix",
+                        &owner,
+                        stat,
+                        Kind::Gauge,
+                        value,
+                    ));
+                }
+            }
+        }
     }
 
     /// Tells the workers to drain and answers when they have, without keeping this thread from its work.

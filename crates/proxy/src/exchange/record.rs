@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use decide::{
-    Decision, Direction, Hcm, Headers, Known, LogEntry, PeerMetadata, Request, ResponseFlags, Times,
+    Decision, Direction, Ended, Hcm, Headers, Known, LogEntry, PeerMetadata, Request, ResponseFlags, Times,
     UpstreamEntry,
 };
 use upstream::Host;
@@ -129,6 +129,10 @@ impl Record {
             self.count(connection, request, decision, total);
         }
         let worker = &connection.worker;
+        if let Some(decision) = decision.filter(|decision| decision.is_counted()) {
+            let ended = self.ended();
+            worker.count(&worker.with_rng(|rng| decision.end(&ended, Instant::now(), rng)));
+        }
         let trace = self.trace.take();
         if hcm.access_log.is_empty() && trace.is_none() {
             return;
@@ -193,6 +197,24 @@ impl Record {
                 trace.end_try(worker, hcm, &Tried { target, host, status, flags: self.flags, retries });
             }
             trace.report(worker, hcm, request, &entry, decision);
+        }
+    }
+
+    /// What filters learn of the answer that look at how answers are.
+    fn ended(&self) -> Ended {
+        let headers = self.response_headers.as_ref();
+        let status = |headers: Option<&Headers>| -> Option<u32> {
+            headers?.known_str(Known::GrpcStatus)?.parse().ok()
+        };
+        let is_grpc =
+            headers.and_then(|h| h.known(Known::ContentType)).is_some_and(|t| decide::is_grpc_type(t));
+        let left = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+        Ended {
+            status: self.code,
+            grpc: is_grpc.then(|| status(headers).or_else(|| status(self.response_trailers.as_ref()))),
+            complete: self.code != 0
+                && !self.flags.has(left)
+                && !self.flags.has(ResponseFlags::DOWNSTREAM_REMOTE_RESET),
         }
     }
 
