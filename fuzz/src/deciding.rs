@@ -384,9 +384,9 @@ fn answer(odds: &mut Odds<'_>) -> Response {
 fn connection(odds: &mut Odds<'_>) -> Connection {
     let address =
         |text: &str, port: u16| SocketAddr::new(text.parse().unwrap_or([127, 0, 0, 1].into()), port);
-    let remote = address(*odds.pick(&["127.0.0.1", "10.1.2.3", "9.9.9.9", "::1", "::ffff:10.0.0.1"]), 40_000);
-    let mut connection =
-        Connection::new(remote, address(*odds.pick(&["127.0.0.1", "10.0.0.1", "::1"]), 21_000));
+    let from = odds.pick(&["127.0.0.1", "10.1.2.3", "9.9.9.9", "::1", "::ffff:10.0.0.1"]);
+    let to = odds.pick(&["127.0.0.1", "10.0.0.1", "::1"]);
+    let mut connection = Connection::new(address(from, 40_000), address(to, 21_000));
     connection.server_name = Arc::from(*odds.pick(&["", "a.example", "*.example", "b"]));
     connection.application_protocols =
         odds.pick(&[vec![], vec!["h2"], vec!["http/1.1", "istio"]]).iter().map(|p| Arc::from(*p)).collect();

@@ -80,12 +80,12 @@ fn build() -> anyhow::Result<PathBuf> {
         .args(["--message-format", "json", "--quiet"])
         .stderr(Stdio::inherit());
     let messages = shell::output(&mut cargo).context("the instrumented build")?;
-    let programs = messages.lines().filter_map(|line| {
+    let mut programs = messages.lines().rev().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == "engine").then_some(())?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    programs.last().context("cargo built no engine")
+    programs.next().context("cargo built no engine")
 }
 
 /// Where what was found is kept: outside of the tree.

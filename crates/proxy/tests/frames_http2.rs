@@ -582,7 +582,7 @@ fn of_upstreams() -> Vec<(&'static str, Vec<u8>, Must)> {
             Reset(PROTOCOL),
         ),
         ("8.1 trailers with a pseudo-header", join(&[begin(OK), head(OK)]), Reset(PROTOCOL)),
-        ("8.1 a request may be cut short", join(&[fine.clone(), frame(RST_STREAM, 0, 1, &[0; 4])]), Answer),
+        ("8.1 a request may be cut short", join(&[fine, frame(RST_STREAM, 0, 1, &[0; 4])]), Answer),
         (
             "8.1.1 more content than its length",
             join(&[begin(&length), frame(DATA, END_STREAM, 1, b"four")]),

@@ -80,8 +80,7 @@ fn peers_cannot_make_series_without_end() {
             RequestKey { grpc_status, ..key(&format!("workload-{}", n % 7_000), 200 + (n % 700) as u16) };
         istio.record(key, &RequestSample::default());
     }
-    let mut all = Snapshot::default();
-    all.istio = istio.snapshot(&PeerMetadata::default());
+    let all = Snapshot { istio: istio.snapshot(&PeerMetadata::default()), ..Snapshot::default() };
     let page = prometheus(&all);
     let series = page.lines().filter(|l| l.starts_with("istio_requests_total{")).count();
     assert!((4096..4400).contains(&series), "{series}");
