@@ -231,7 +231,7 @@ fn message(ground: &Ground, place: &Place, odds: &mut Odds<'_>) -> Vec<u8> {
                 *path = *odds.pick(PATHS);
             }
             message.splice(..end, parts.join(" ").into_bytes());
-        } else if odds.one_in(6) {
+        } else if odds.one_in(6) && !message.is_empty() {
             let at = odds.below(message.len());
             message[at] = odds.number() as u8;
         } else {

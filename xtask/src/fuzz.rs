@@ -21,6 +21,9 @@ pub struct Args {
     /// Leave what was found outside of the tree, reduced to what adds something
     #[arg(long)]
     minimize: bool,
+    /// Only what `cargo xtask test` tries: the same inputs each time
+    #[arg(long, conflicts_with = "minimize")]
+    same: bool,
     /// Say which targets there are
     #[arg(long)]
     list: bool,
@@ -36,21 +39,41 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         anyhow::bail!("no target is called {unknown:?}; there are {}", all.join(", "));
     }
     let wanted = if args.targets.is_empty() { all } else { args.targets.clone() };
-    play(&wanted, Duration::from_secs_f64(args.minutes * 60.0), args.minimize)
+    let each = Duration::from_secs_f64(args.minutes * 60.0);
+    let after = match (args.same, args.minimize) {
+        (true, _) => After::TheSameEachTime,
+        (false, true) => After::Reducing,
+        (false, false) => After::Growing,
+    };
+    play(&wanted, each, after)
 }
 
-/// Every target, for a share of so long.
+/// Every target, for a share of so long at most: the same inputs each time, so that who changed nothing finds nothing new.
 pub fn briefly(together: Duration) -> anyhow::Result<()> {
     let all = targets()?;
-    play(&all, together / u32::try_from(all.len())?, false)
+    play(&all, together / u32::try_from(all.len())?, After::TheSameEachTime)
 }
 
-fn play(targets: &[String], each: Duration, minimize: bool) -> anyhow::Result<()> {
+/// How a target is played to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// From the committed inputs, by one seed.
+    TheSameEachTime,
+    /// From all that was found before, which grows.
+    Growing,
+    /// The same, reduced to what adds something at the end.
+    Reducing,
+}
+
+/// How many inputs are tried where they are the same each time.
+const TRIES: u32 = 50_000;
+
+fn play(targets: &[String], each: Duration, after: After) -> anyhow::Result<()> {
     let engine = build()?;
     let mut crashed = Vec::new();
     for target in targets {
-        let found = fuzz(&engine, target, each)?;
-        if found.is_empty() && minimize {
+        let found = fuzz(&engine, target, each, after)?;
+        if found.is_empty() && after == After::Reducing {
             reduce(&engine, target)?;
         }
         crashed.extend(found);
@@ -100,8 +123,13 @@ fn kept(kind: &str, target: &str) -> PathBuf {
 }
 
 /// Plays one target, and says what crashed it.
-fn fuzz(engine: &Path, target: &str, time: Duration) -> anyhow::Result<Vec<PathBuf>> {
-    let corpus = grown(target);
+fn fuzz(engine: &Path, target: &str, time: Duration, after: After) -> anyhow::Result<Vec<PathBuf>> {
+    let same = after == After::TheSameEachTime;
+    // What is found goes to the first folder of inputs.
+    let corpus = if same { shell::root().join("target/fuzz/same").join(target) } else { grown(target) };
+    if same && corpus.exists() {
+        std::fs::remove_dir_all(&corpus)?;
+    }
     std::fs::create_dir_all(&corpus)?;
     let artifacts = shell::root().join("target/fuzz").join(target);
     if artifacts.exists() {
@@ -112,6 +140,7 @@ fn fuzz(engine: &Path, target: &str, time: Duration) -> anyhow::Result<Vec<PathB
     run.env("MIZZEN_FUZZ", target)
         .env("RUST_BACKTRACE", "1")
         .arg(&corpus)
+        .args(if same { vec!["-seed=1".to_owned(), format!("-runs={TRIES}")] } else { Vec::new() })
         .args([kept("corpus", target), kept("crashes", target)].iter().filter(|folder| folder.exists()))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(format!("-max_total_time={}", time.as_secs().max(1)))

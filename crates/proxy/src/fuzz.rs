@@ -182,8 +182,8 @@ pub fn http2_to_http1(data: &[u8]) {
         return;
     }
     let Ok(mut head) = h2_request_head(&parts, flag(1), flag(2)) else { return };
-    // What deciding refuses of any request.
-    let plain = |text: &str| text.bytes().all(|b| !b.is_ascii_control());
+    // What deciding refuses of any request. Other letters than ASCII's go on as they are, and HTTP/1 here takes none.
+    let plain = |text: &str| text.is_ascii() && text.bytes().all(|b| !b.is_ascii_control());
     if !plain(&head.request.path) || (!head.request.is_connect() && !head.request.path.starts_with('/')) {
         return;
     }

@@ -60,10 +60,13 @@ fn http(bytes: &[u8]) -> Sniffed {
     if !known && !(token && method < 32) {
         return Sniffed::Other;
     }
-    match memchr::memchr(b'\n', bytes) {
-        Some(end) => version_of(bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end])),
-        None if bytes.len() > MAX_REQUEST_LINE => Sniffed::Other,
-        None if bytes.contains(&0) => Sniffed::Other,
+    let end = memchr::memchr(b'\n', bytes);
+    let line = &bytes[..end.unwrap_or(bytes.len())];
+    if line.len() > MAX_REQUEST_LINE || line.contains(&0) {
+        return Sniffed::Other;
+    }
+    match end {
+        Some(_) => version_of(line.strip_suffix(b"\r").unwrap_or(line)),
         None => Sniffed::NeedMore,
     }
 }
@@ -99,6 +102,8 @@ mod tests {
             (b"\x03\x00", Sniffed::Other),
             (b"\x4a\x00\x00\x00\x0a8.0.11", Sniffed::Other),
             (b"hello world\r\n", Sniffed::Other),
+            (b"I \0", Sniffed::Other),
+            (b"I \0 HTTP/1.0\r\n", Sniffed::Other),
         ] {
             assert_eq!(sniff(bytes, both), expected, "{:?}", String::from_utf8_lossy(bytes));
         }
