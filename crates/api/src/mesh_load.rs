@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(config.trust_domain(), "example.org");
         assert_eq!(config.outbound_mode(), OutboundMode::RegistryOnly);
         assert_eq!(config.provider("z").unwrap().zipkin.as_ref().unwrap().port, 9411);
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn json(object: &mut Value, patch: &Value) -> Result<()> {
             status
         })?;
     }
-    Ok(())
+    if depth(object) > DEEPEST { Err(too_much()) } else { Ok(()) }
 }
 
 /// What copies may add up to, as in Kubernetes: each may double the object.
@@ -106,11 +106,12 @@ fn judge(object: &Value, operation: &PatchOperation, copied: &mut usize, deepest
     };
     // At most: where it was taken from need not have been the deepest.
     *deepest = (*deepest).max(to + deepest.saturating_sub(from.count()));
-    if *copied > MOST_COPIED || *deepest > 10 * DEEPEST {
-        let message = "the JSON patch copies or nests more than an object may hold";
-        return Err(Status::new(413, "RequestEntityTooLarge", message.to_owned()));
-    }
-    Ok(())
+    if *copied > MOST_COPIED || *deepest > 10 * DEEPEST { Err(too_much()) } else { Ok(()) }
+}
+
+fn too_much() -> Box<Status> {
+    let message = "the JSON patch copies or nests more than an object may hold";
+    Status::new(413, "RequestEntityTooLarge", message.to_owned())
 }
 
 fn depth(value: &Value) -> usize {
@@ -135,8 +136,8 @@ mod tests {
 
     #[test]
     fn a_patch_does_not_make_much_of_little() {
-        let doubles = json!({"op": "copy", "from": "", "path": "/b/c"});
-        let again = |n: usize| vec![doubles.clone(); n];
+        let doubles = |i| json!({"op": "copy", "from": "/b", "path": format!("/b/{i}")});
+        let again = |n: usize| (0..n).map(doubles).collect::<Vec<_>>();
         assert!(patched(&again(2)).is_ok());
         assert_eq!(patched(&again(40)), Err(413), "each doubles what is there");
         let buries = [
@@ -145,7 +146,7 @@ mod tests {
             json!({"op": "move", "from": "/c", "path": "/b/d"}),
         ];
         assert!(patched(&buries).is_ok());
-        let deep: Vec<Value> = buries.iter().cycle().take(150).cloned().collect();
+        let deep: Vec<Value> = buries.iter().cycle().take(450).cloned().collect();
         assert_eq!(patched(&deep), Err(413), "deeper than can be read back");
         let deeper: Vec<Value> = buries.iter().cycle().take(9_999).cloned().collect();
         assert_eq!(patched(&deeper), Err(413));

@@ -193,7 +193,8 @@ fn agent_options(args: &SidecarArgs) -> anyhow::Result<AgentOptions> {
             health_port: args.health_port,
             metrics_port: args.metrics_port,
             discovery: args.xds,
-            mark: args.egress_fd.map(|_| MARK),
+            // Our own proxy is given its sockets from outside of the namespace.
+            mark: args.egress_fd.filter(|_| stock).map(|_| MARK),
             resolver,
             stock,
         },
