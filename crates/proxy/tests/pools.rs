@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Seen, cluster, get, http_proxy, read_message, stat, status, upstream};
+use common::{
+    Seen, add_clusters, apply, cluster, echo_upstream, endpoint, get, http_proxy, read_message, stat, status,
+    upstream,
+};
+use proto::{Delta, Resource, ResourceType};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -198,5 +202,31 @@ async fn a_cluster_bounds_the_time_of_a_stream() {
     let (handle, address) = http_proxy(json!({"cluster": "up"}), cluster, 1).await;
     let answer = get(address, "/").await;
     assert!(status(&answer) == "504" && answer.ends_with("upstream max stream duration reached"), "{answer}");
+    handle.stop().await;
+}
+
+/// As in Envoy: who ends a cluster takes the cluster back, and routes may lead there until then.
+#[tokio::test]
+async fn endpoints_that_are_taken_back_serve_until_there_are_others() {
+    let (up, _) = echo_upstream().await;
+    let (handle, address) = http_proxy(json!({"cluster": "eds"}), cluster("up", &[up]), 1).await;
+    let eds = json!({"name": "eds", "type": "EDS", "connectTimeout": "1s", "edsClusterConfig": {"edsConfig": {"ads": {}}}});
+    add_clusters(&handle, vec![eds]).await;
+    assert_eq!(status(&get(address, "/").await), "503", "there are none yet");
+    let said = |endpoints: Value| {
+        let body = json!({"clusterName": "eds", "endpoints": endpoints});
+        let body = proto::json::from_value(ResourceType::Endpoint.url(), &body).unwrap();
+        let version = body.len() as u64;
+        let resource = Resource { name: "eds".into(), version, body: body.into() };
+        vec![Delta { resource_type: ResourceType::Endpoint, changed: vec![resource], removed: Vec::new() }]
+    };
+    apply(&handle, said(json!([{"lbEndpoints": [endpoint(up)]}]))).await;
+    assert_eq!(status(&get(address, "/").await), "200");
+    let removed = vec!["eds".into()];
+    let back = Delta { resource_type: ResourceType::Endpoint, changed: Vec::new(), removed };
+    apply(&handle, vec![back]).await;
+    assert_eq!(status(&get(address, "/").await), "200");
+    apply(&handle, said(json!([]))).await;
+    assert_eq!(status(&get(address, "/").await), "503", "an assignment that is empty is one");
     handle.stop().await;
 }

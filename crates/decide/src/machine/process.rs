@@ -44,7 +44,7 @@ impl Deciding {
         rng: &mut R,
         recorder: &mut E,
     ) -> Passed {
-        let Some(Processes { mut processing, step }) = self.processes.take() else {
+        let Some(Processes { processing, step }) = self.processes.take() else {
             let own: Vec<_> = self.state.overrides_of(filter).filter_map(Override::processing).collect();
             let Some(processor) = base.with(own.into_iter().rev()) else { return Passed::Next };
             let which = self.state.processors;
@@ -57,17 +57,23 @@ impl Deciding {
             let message = processing.tell_request(request, !self.has_body);
             return self.tell(processing, Part::Headers, message, Step::Headers);
         };
-        match (step, self.answer.take()) {
+        self.goes_on(cx, processing, step, request, rng, recorder).unwrap_or_else(|passed| passed)
+    }
+
+    /// With what was answered; the error is how the filter ends before its time.
+    fn goes_on<R: Random + ?Sized, E: Recorder>(
+        &mut self,
+        cx: &Context<'_>,
+        mut processing: Processing,
+        step: Step,
+        request: &mut Request,
+        rng: &mut R,
+        recorder: &mut E,
+    ) -> Result<Passed, Passed> {
+        Ok(match (step, self.answer.take()) {
             (Step::Headers, Some(Answer::Processed(processed))) => {
-                let common = match self.said(&mut processing, Part::Headers, processed, request) {
-                    Ok(Some(common)) => common,
-                    Ok(None) => return Passed::Next,
-                    Err(reply) => return Passed::Reply(reply),
-                };
-                let passed = self.changed(cx, &processing, &common, request, rng, recorder);
-                if !matches!(passed, Passed::Next) {
-                    return passed;
-                }
+                let common = self.said(&mut processing, Part::Headers, processed, request)?;
+                self.changed(cx, &processing, &common, request, rng, recorder)?;
                 match common.body {
                     Some(body) if common.replaces => {
                         request.headers.remove_known(Known::ContentLength);
@@ -80,7 +86,7 @@ impl Deciding {
             (Step::Body, Some(Answer::Body(Some(body)))) => {
                 if processing.parts(Side::Request).body == BodyMode::Buffered && !body.complete {
                     let reply = LocalReply::new(413, "Payload Too Large", "request_payload_too_large");
-                    return Passed::Reply(Box::new(LocalReply { close: true, ..reply }));
+                    return Err(Passed::Reply(Box::new(LocalReply { close: true, ..reply })));
                 }
                 self.state.resized = true;
                 let ends = body.complete && !body.has_trailers;
@@ -88,26 +94,19 @@ impl Deciding {
                 self.tell(processing, Part::Body, message, Step::BodyTold)
             }
             (Step::BodyTold, Some(Answer::Processed(processed))) => {
-                let common = match self.said(&mut processing, Part::Body, processed, request) {
-                    Ok(Some(common)) => common,
-                    Ok(None) => return Passed::Next,
-                    Err(reply) => return Passed::Reply(reply),
-                };
-                let passed = self.changed(cx, &processing, &common, request, rng, recorder);
-                if !matches!(passed, Passed::Next) {
-                    return passed;
-                }
-                let Some(body) = common.body else { return self.over(processing) };
+                let common = self.said(&mut processing, Part::Body, processed, request)?;
+                self.changed(cx, &processing, &common, request, rng, recorder)?;
+                let Some(body) = common.body else { return Ok(self.over(processing)) };
                 if processing.parts(Side::Request).body == BodyMode::Buffered
                     && let Err(reply) = processing.fits(&request.headers, &body)
                 {
-                    return Passed::Reply(Box::new(reply));
+                    return Err(Passed::Reply(Box::new(reply)));
                 }
                 self.replace(processing, body, false)
             }
             // There is no body after all, or it is as it shall be.
             _ => self.over(processing),
-        }
+        })
     }
 
     fn tell(
@@ -127,27 +126,27 @@ impl Deciding {
         Passed::Ask(Ask::Replace { body, whole })
     }
 
-    /// What the service says: nothing where it says nothing more.
+    /// What the service says; the filter is over where it says nothing more.
     fn said(
         &mut self,
         processing: &mut Processing,
         part: Part,
         processed: Processed,
         request: &mut Request,
-    ) -> Result<Option<Common>, Box<LocalReply>> {
+    ) -> Result<Common, Passed> {
         let said = match processed {
             Processed::Said(said) => said,
-            Processed::Over => return Ok(None),
-            Processed::Failed(reply) => return Err(reply),
+            Processed::Over => return Err(Passed::Next),
+            Processed::Failed(reply) => return Err(Passed::Reply(reply)),
         };
         let counts = &mut self.state.counts;
         match processing.judge(Side::Request, part, *said, &mut request.metadata, counts) {
-            Judged::On(common) => Ok(Some(*common)),
-            Judged::Reply(reply) => Err(reply),
-            Judged::Spurious(why) => match processing.spurious(why, counts) {
-                Some(reply) => Err(Box::new(reply)),
-                None => Ok(None),
-            },
+            Judged::On(common) => Ok(*common),
+            Judged::Reply(reply) => Err(Passed::Reply(reply)),
+            Judged::Spurious(why) => Err(match processing.spurious(why, counts) {
+                Some(reply) => Passed::Reply(Box::new(reply)),
+                None => Passed::Next,
+            }),
         }
     }
 
@@ -159,15 +158,18 @@ impl Deciding {
         request: &mut Request,
         rng: &mut R,
         recorder: &mut E,
-    ) -> Passed {
+    ) -> Result<(), Passed> {
         let counts = &mut self.state.counts;
         if let Err(reply) = processing.change(Side::Request, common, Subject::Request(request), counts) {
-            return Passed::Reply(Box::new(reply));
+            return Err(Passed::Reply(Box::new(reply)));
         }
         if processing.clears_route(common, counts) {
-            return self.state.choose_again(cx, request, rng, recorder);
+            match self.state.choose_again(cx, request, rng, recorder) {
+                Passed::Next => {}
+                other => return Err(other),
+            }
         }
-        Passed::Next
+        Ok(())
     }
 
     fn after_headers(&mut self, processing: Processing, request: &mut Request) -> Passed {

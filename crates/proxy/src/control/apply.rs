@@ -150,11 +150,12 @@ impl Control {
         }
     }
 
+    /// Assignments that were taken back leave clusters the hosts that they have, as in Envoy: whoever ends a cluster takes
+    /// the cluster itself back, and routes may lead there until then. No endpoints are an assignment that is empty.
     async fn spread_endpoints(&mut self, service: &Arc<str>) {
         for name in self.by_service.get(service).cloned().unwrap_or_default() {
             let Some(entry) = self.clusters.get_mut(&name) else { continue };
-            let empty = Arc::new(Assignment::default());
-            let assignment = self.plan.assignment(&entry.target.config).cloned().unwrap_or(empty);
+            let Some(assignment) = self.plan.assignment(&entry.target.config).cloned() else { continue };
             let set = entry.take(&assignment);
             self.tell_all(|| Message::Endpoints(name.clone(), set.clone())).await;
         }
@@ -211,7 +212,7 @@ impl Control {
                 }
                 match self.plan.assignment(cluster).cloned() {
                     Some(assignment) => assignment,
-                    // Another source has not said yet where the endpoints are: those from before serve meanwhile.
+                    // Not said yet by another source, or taken back: those from before serve meanwhile.
                     None if entry.was_assigned => {
                         let endpoints = entry.state.endpoints();
                         let update = ClusterUpdate {

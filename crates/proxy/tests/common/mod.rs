@@ -138,7 +138,17 @@ pub async fn start(listeners: Vec<Value>, clusters: Vec<Value>, workers: usize) 
 
 /// Gives a proxy that runs these listeners in the place of those of the same names.
 pub async fn change(handle: &Handle, listeners: Vec<Value>) {
-    let refused = handle.apply(settings_of(listeners, Vec::new(), 1).initial).await;
+    apply(handle, settings_of(listeners, Vec::new(), 1).initial).await;
+}
+
+/// Gives a proxy that runs these clusters as well.
+pub async fn add_clusters(handle: &Handle, clusters: Vec<Value>) {
+    apply(handle, settings_of(Vec::new(), clusters, 1).initial).await;
+}
+
+/// Tells a proxy that runs what a control plane would tell it.
+pub async fn apply(handle: &Handle, deltas: Vec<proto::Delta>) {
+    let refused = handle.apply(deltas).await;
     assert!(refused.is_empty(), "{refused:?}");
 }
 
