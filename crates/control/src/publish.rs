@@ -167,9 +167,12 @@ impl Publisher {
 
 impl ScopeState {
     /// Replaces the view, and wakes the clients if one of the types differs that they watch.
-    fn show(&self, view: View, among: u32) {
-        let view = Arc::new(view);
+    fn show(&self, mut view: View, among: u32) {
         let older = Arc::clone(&self.view.borrow());
+        if self.interests() & (1 << ResourceType::Endpoint as u32) != 0 {
+            view.keep_gone(&older, Instant::now());
+        }
+        let view = Arc::new(view);
         let watched = self.interests() & among;
         let differs = |bits| types(bits).any(|of| view.differs(&older, of));
         let wake = differs(watched);

@@ -1,6 +1,7 @@
 //! What the proxies of one scope are to have, as of one snapshot. Computed at most once, when somebody asks.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use model::Snapshot;
 use proto::{Layers, Resource, ResourceType};
@@ -13,6 +14,11 @@ const TYPES: usize = ResourceType::ALL.len();
 
 type Sets = [OnceLock<Arc<ResourceSet>>; TYPES];
 
+/// How long load assignments that are gone are told to those who ask for them late. Kinds of resources are watched by
+/// streams of their own: a cluster's end can be known before the route that leaves it, and before all who were sent the
+/// cluster have asked for its endpoints.
+const LATE: Duration = Duration::from_secs(1);
+
 /// The configuration of a scope.
 pub(crate) struct View {
     generation: u64,
@@ -20,6 +26,8 @@ pub(crate) struct View {
     scope: Scope,
     translate: Arc<dyn Translate>,
     sets: Sets,
+    /// Load assignments that went, and when.
+    gone: Vec<(Instant, Resource)>,
 }
 
 impl View {
@@ -29,7 +37,7 @@ impl View {
         scope: Scope,
         translate: Arc<dyn Translate>,
     ) -> Self {
-        Self { generation, snapshot, scope, translate, sets: Sets::default() }
+        Self { generation, snapshot, scope, translate, sets: Sets::default(), gone: Vec::new() }
     }
 
     /// The next view, when nothing but endpoints has changed: all other sets known so far are taken over.
@@ -49,6 +57,20 @@ impl View {
 
     pub(crate) fn set(&self, of: ResourceType) -> &Arc<ResourceSet> {
         self.sets[of as usize].get_or_init(|| self.translate.set(&self.snapshot, &self.scope, of))
+    }
+
+    /// Keeps for a while what load assignments the older view had, and this one has not.
+    pub(crate) fn keep_gone(&mut self, older: &Self, now: Instant) {
+        let Some(old) = older.sets[ResourceType::Endpoint as usize].get() else { return };
+        let new = Arc::clone(self.set(ResourceType::Endpoint));
+        let mut gone: Vec<_> =
+            older.gone.iter().filter(|(since, _)| now.duration_since(*since) < LATE).cloned().collect();
+        if !Arc::ptr_eq(old, &new) {
+            let changes = self.translate.changes(old, &new);
+            gone.extend(changes.removed.iter().filter_map(|name| Some((now, old.get(name)?.clone()))));
+        }
+        gone.retain(|(_, resource)| new.get(&resource.name).is_none());
+        self.gone = gone;
     }
 
     /// Whether a set is another than in the older view. What nobody asked the older view for counts as another: somebody
@@ -82,6 +104,11 @@ impl Source for Seen<'_> {
 
     fn get(&self, of: ResourceType, name: &str) -> Option<Resource> {
         if self.hidden(of) { None } else { self.view.set(of).get(name).cloned() }
+    }
+
+    fn gone(&self, of: ResourceType, name: &str) -> Option<Resource> {
+        let mut gone = self.view.gone.iter().filter(|_| of == ResourceType::Endpoint);
+        gone.find(|(_, resource)| *resource.name == *name).map(|(_, resource)| resource.clone())
     }
 }
 

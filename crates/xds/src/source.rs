@@ -15,6 +15,11 @@ pub trait Source {
 
     /// One resource, for those who ask by name.
     fn get(&self, resource_type: ResourceType, name: &str) -> Option<Resource>;
+
+    /// One that went a moment ago, for those who ask for it only now: what they were sent before may lead to it.
+    fn gone(&self, _resource_type: ResourceType, _name: &str) -> Option<Resource> {
+        None
+    }
 }
 
 /// What may differ between the source before and the source now. Saying too much costs time, too little loses updates.

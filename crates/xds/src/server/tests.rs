@@ -21,12 +21,14 @@ const LDS: ResourceType = ResourceType::Listener;
 pub(super) struct Table {
     pub(super) generation: u64,
     pub(super) resources: BTreeMap<(ResourceType, Arc<str>), u64>,
+    /// What went a moment ago.
+    pub(super) gone: BTreeMap<(ResourceType, Arc<str>), u64>,
 }
 
 impl Table {
     pub(super) fn of(entries: &[(ResourceType, &str, u64)]) -> Self {
         let resources = entries.iter().map(|(t, name, version)| ((*t, Arc::from(*name)), *version)).collect();
-        Self { generation: 1, resources }
+        Self { generation: 1, resources, gone: BTreeMap::new() }
     }
 
     fn resource(name: &Arc<str>, version: u64) -> Resource {
@@ -54,6 +56,11 @@ impl Source for Table {
 
     fn get(&self, t: ResourceType, name: &str) -> Option<Resource> {
         let (key, version) = self.resources.get_key_value(&(t, name.into()))?;
+        Some(Self::resource(&key.1, *version))
+    }
+
+    fn gone(&self, t: ResourceType, name: &str) -> Option<Resource> {
+        let (key, version) = self.gone.get_key_value(&(t, name.into()))?;
         Some(Self::resource(&key.1, *version))
     }
 }
@@ -303,6 +310,26 @@ fn subscriptions_change_by_name() {
     let n = peer.expect(&table, "Endpoint b");
     peer.sotw(EDS, &[], &n, None);
     assert!(peer.next(&table).is_none());
+}
+
+/// A cluster that was sent before its end became known leads to endpoints that are asked for after it.
+#[test]
+fn endpoints_that_went_a_moment_ago_are_told_to_those_who_ask_late() {
+    let mut table = Table::of(&[(EDS, "a", 2), (EDS, "b", 2)]);
+    for mode in [Mode::Delta, Mode::Sotw] {
+        let mut peer = Peer::new(mode);
+        let ask = |peer: &mut Peer, names: &[&str], nonce: &str| match mode {
+            Mode::Delta => peer.delta(EDS, names, &[], nonce),
+            Mode::Sotw => peer.sotw(EDS, names, nonce, None),
+        };
+        ask(&mut peer, &["a"], "");
+        let n = peer.expect(&table, "Endpoint a");
+        let last = table.resources.remove(&(EDS, "b".into()));
+        table.gone.extend(last.map(|version| ((EDS, "b".into()), version)));
+        ask(&mut peer, &["a", "b"], &n);
+        peer.expect(&table, if mode == Mode::Delta { "Endpoint a b" } else { "Endpoint b" });
+        table = Table::of(&[(EDS, "a", 2), (EDS, "b", 2)]);
+    }
 }
 
 #[test]

@@ -407,7 +407,9 @@ impl Watch {
 
     fn compare_named(&mut self, at: usize, mode: Mode, source: &dyn Source, work: &mut Work) {
         let before = self.named[at].version;
-        match source.get(self.resource_type, &self.named[at].name) {
+        let name = &self.named[at].name;
+        let late = || if before == UNSENT { source.gone(self.resource_type, name) } else { None };
+        match source.get(self.resource_type, name).or_else(late) {
             Some(resource) if resource.version == before => {}
             Some(resource) => {
                 self.leftovers.retain(|left| left.resource.name != resource.name);
