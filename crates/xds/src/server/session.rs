@@ -1,7 +1,8 @@
 //! One stream of one client: what it asked for, what it was sent, and what it must be sent next.
 //!
 //! Of each type at most one response is unanswered, so a slow client costs one response and not a queue. What is new
-//! goes out in the order clusters, endpoints, listeners, routes, secrets; what is gone the other way round and only when
+//! goes out in the order clusters, endpoints, listeners, routes, secrets, and no listener or route overtakes clusters that
+//! have to wait for an answer; what is gone the other way round and only when
 //! everything new was answered, so that a client never refers to what it was told to drop; clusters and endpoints a little
 //! later still, since the news that leads away from them may come last.
 
@@ -88,9 +89,13 @@ impl Session {
     /// The next response to send, if there is one. To be called until there is none.
     pub fn next(&mut self, source: &dyn Source, payloads: &Payloads, now: Instant) -> Option<Outgoing> {
         let types: Vec<_> = self.watches.keys().copied().collect();
+        let mut clusters_behind = false;
         for resource_type in &types {
             let watch = self.watches.get_mut(resource_type)?;
-            if watch.in_flight || watch.is_clean() {
+            if *resource_type == ResourceType::Cluster {
+                clusters_behind = watch.in_flight && !watch.is_clean();
+            }
+            if watch.in_flight || watch.is_clean() || (clusters_behind && leads_to_clusters(*resource_type)) {
                 continue;
             }
             if let Some(work) = watch.work(self.mode, source) {
@@ -232,6 +237,12 @@ impl Session {
             payload,
         }
     }
+}
+
+/// Whether resources of this type may lead to clusters, and so never go out before those of the same state.
+fn leads_to_clusters(t: ResourceType) -> bool {
+    use ResourceType as T;
+    matches!(t, T::Listener | T::Route | T::VirtualHost | T::ScopedRoute)
 }
 
 /// Whether asking for no name means asking for all.

@@ -173,6 +173,30 @@ fn delta_sends_only_what_changed_and_removes_last() {
     assert!(peer.session.status().all(|status| status.acknowledged == 2));
 }
 
+#[test]
+fn routes_do_not_overtake_the_clusters_that_they_lead_to() {
+    const RDS: ResourceType = ResourceType::Route;
+    let mut peer = Peer::new(Mode::Delta);
+    let mut table = Table::of(&[(CDS, "a", 2), (EDS, "a", 2), (RDS, "9080", 2)]);
+    peer.delta(CDS, &[], &[], "");
+    peer.delta(RDS, &["9080"], &[], "");
+    let c = peer.expect(&table, "Cluster a");
+    let r = peer.expect(&table, "Route 9080");
+    peer.delta(RDS, &[], &[], &r);
+    peer.delta(EDS, &["a"], &[], "");
+    // The first answer for clusters is still open when a cluster comes, and a route to it.
+    table.generation = 2;
+    table.resources.insert((CDS, "b".into()), 3);
+    table.resources.insert((RDS, "9080".into()), 3);
+    peer.mark(&table);
+    let e = peer.expect(&table, "Endpoint a");
+    assert!(peer.next(&table).is_none(), "the route waits, endpoints do not");
+    peer.delta(EDS, &[], &[], &e);
+    peer.delta(CDS, &[], &[], &c);
+    peer.expect(&table, "Cluster b");
+    peer.expect(&table, "Route 9080");
+}
+
 /// The end of a cluster may be known before the route that leaves it.
 #[test]
 fn a_cluster_outlives_its_end_for_a_while() {
