@@ -326,7 +326,7 @@ fn one(cx: &Context<'_>, hcm: &Hcm, mut request: Request, odds: &mut Odds<'_>, r
     for log in &hcm.access_log {
         if log.wants(&entry, rng) {
             let mut line = String::new();
-            log.render(&entry, &mut line);
+            log.log(&entry, &mut line);
         }
     }
 }

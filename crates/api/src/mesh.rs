@@ -124,6 +124,12 @@ message! {
         pub prometheus: Option<PrometheusProvider>,
         /// Lines in a file.
         pub envoy_file_access_log: Option<FileAccessLogProvider>,
+        /// Access logs of HTTP to Envoy's Access Log Service over gRPC.
+        pub envoy_http_als: Option<HttpAlsProvider>,
+        /// Access logs of TCP to Envoy's Access Log Service over gRPC.
+        pub envoy_tcp_als: Option<TcpAlsProvider>,
+        /// Access logs to a collector of OTLP over gRPC.
+        pub envoy_otel_als: Option<OtelAlsProvider>,
         /// An external authorizer over HTTP, for policies of action CUSTOM.
         pub envoy_ext_authz_http: Option<ExtAuthzHttpProvider>,
         /// An external authorizer over gRPC (Envoy's Authorization service), for policies of action CUSTOM.
@@ -270,6 +276,55 @@ message! {
         pub log_format: Option<LogFormat>,
         /// Leave out values that are not known.
         pub omit_empty_values: bool,
+    }
+
+    /// Envoy's Access Log Service, for HTTP.
+    #[schemars(extend("required" = ["service", "port"]))]
+    pub struct HttpAlsProvider {
+        /// Its service: [namespace/]host.
+        pub service: String,
+        /// Port.
+        pub port: u32,
+        /// What the log goes by; http_envoy_accesslog when absent.
+        pub log_name: String,
+        /// Headers of requests that are told besides.
+        pub additional_request_headers_to_log: Vec<String>,
+        /// Headers of answers that are told besides.
+        pub additional_response_headers_to_log: Vec<String>,
+        /// Trailers of answers that are told besides.
+        pub additional_response_trailers_to_log: Vec<String>,
+    }
+
+    /// Envoy's Access Log Service, for TCP.
+    #[schemars(extend("required" = ["service", "port"]))]
+    pub struct TcpAlsProvider {
+        /// Its service: [namespace/]host.
+        pub service: String,
+        /// Port.
+        pub port: u32,
+        /// What the log goes by; tcp_envoy_accesslog when absent.
+        pub log_name: String,
+    }
+
+    /// A collector of OTLP, for access logs.
+    #[schemars(extend("required" = ["service", "port"]))]
+    pub struct OtelAlsProvider {
+        /// Its service: [namespace/]host.
+        pub service: String,
+        /// Port.
+        pub port: u32,
+        /// What the log goes by; otel_envoy_accesslog when absent.
+        pub log_name: String,
+        /// What records say.
+        pub log_format: Option<RecordFormat>,
+    }
+
+    /// Format of records: a body, and attributes beside it.
+    pub struct RecordFormat {
+        /// The body: text with operators; Istio's line when absent.
+        pub text: String,
+        /// Attributes, whose strings hold operators.
+        pub labels: Option<BTreeMap<String, serde_json::Value>>,
     }
 
     /// Format of access log lines.

@@ -138,6 +138,16 @@ mod tests {
                 "write %% for a percent sign",
             ),
             (
+                provider("envoyOtelAls: {service: o, port: 4317, logFormat: {labels: {status: 200}}}"),
+                "extensionProviders[0].envoyOtelAls.logFormat.labels[status]",
+                "must be text, or made of texts",
+            ),
+            (
+                provider("envoyHttpAls: {service: o, port: 4317, additionalRequestHeadersToLog: ['a b']}"),
+                "extensionProviders[0].envoyHttpAls.additionalRequestHeadersToLog[0]",
+                "",
+            ),
+            (
                 provider("envoyFileAccessLog: {path: /dev/stdout, logFormat: {labels: {status: '%REQ%'}}}"),
                 "extensionProviders[0].envoyFileAccessLog.logFormat.labels[status]",
                 "%REQ% needs an argument",

@@ -158,6 +158,8 @@ const REQUEST_AUTHENTICATION: &[Rule] = &[
     ("targetRefs", Refused(TARGET_REFS)),
 ];
 
+const FILTER_STATE: &str =
+    "not built yet; peers are told by attributes of envoyOtelAls or by envoyFileAccessLog";
 const HEADER_OF_ENVIRONMENT: &str = "not built yet; write value";
 
 const TELEMETRY: &[Rule] = &[
@@ -221,18 +223,8 @@ const MESH_CONFIG: &[Rule] = &[
     ("extensionProviders[].stackdriver", Refused("write zipkin or opentelemetry")),
     ("extensionProviders[].opencensus", Refused("write zipkin or opentelemetry")),
     ("extensionProviders[].skywalking", Refused("write zipkin or opentelemetry")),
-    (
-        "extensionProviders[].envoyHttpAls",
-        Refused("access logs over gRPC are not built yet; write envoyFileAccessLog"),
-    ),
-    (
-        "extensionProviders[].envoyTcpAls",
-        Refused("access logs over gRPC are not built yet; write envoyFileAccessLog"),
-    ),
-    (
-        "extensionProviders[].envoyOtelAls",
-        Refused("access logs over OTLP are not built yet; write envoyFileAccessLog"),
-    ),
+    ("extensionProviders[].envoyHttpAls.filterStateObjectsToLog", Refused(FILTER_STATE)),
+    ("extensionProviders[].envoyTcpAls.filterStateObjectsToLog", Refused(FILTER_STATE)),
     ("extensionProviders[].sds", Refused("secrets come from the control plane and the agent only")),
     ("extensionProviders[].zipkin.headers[].envName", Refused(HEADER_OF_ENVIRONMENT)),
     ("extensionProviders[].opentelemetry.http.headers[].envName", Refused(HEADER_OF_ENVIRONMENT)),

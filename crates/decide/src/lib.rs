@@ -25,6 +25,7 @@ mod access_log;
 mod ask;
 mod cel;
 mod cluster;
+mod collector;
 mod connection;
 mod decision;
 mod explain;
@@ -58,13 +59,14 @@ mod tcp;
 mod tls;
 mod wire;
 
-pub use access_log::{AccessLog, LogSink};
+pub use access_log::{AccessLog, LogExport, LogRecord, LogSink, Logged};
 pub use ask::{Answer, Answered, Ask, Call, CallFault, GrpcFault, GrpcTarget, ReceivedBody};
 pub use cluster::{
     BindConfig, CheckKind, Cluster, ClusterMetadata, Discovery, DnsFamily, DnsSettings, GrpcCheck,
     HealthCheck, Http2Keepalive, HttpCheck, HttpSettings, NameCache, ServiceRef, SocketOption, SocketState,
     SocketValue, TcpKeepalive, TransportMatch, UpstreamProtocol, contains_in_order,
 };
+pub use collector::{Collector, CollectorProtocol};
 pub use connection::{Connection, TlsInfo, TransportProtocol};
 pub use decision::{
     Decision, Expected, Forward, HostRewriteLater, LocalReply, Matched, Mirror, Outcome, PolicyHit,
@@ -82,8 +84,8 @@ pub use filters::{
 pub use flags::ResponseFlags;
 pub use format::{DEFAULT_ENVOY, DEFAULT_ISTIO, Format, JsonFormat};
 pub use hcm::{
-    Codec, Collector, CollectorProtocol, CustomTag, FinishedReply, Hcm, Http1Options, Http2Options,
-    HttpLimits, HttpTimeouts, RouteSource, Sampling, ScopedRoutes, TagValue, TraceHeaders, Tracer, Tracing,
+    Codec, CustomTag, FinishedReply, Hcm, Http1Options, Http2Options, HttpLimits, HttpTimeouts, RouteSource,
+    Sampling, ScopedRoutes, TagValue, TraceHeaders, Tracer, Tracing,
 };
 pub use headers::{HeaderName, Headers, Known};
 pub use jwt::Counts as JwtCounts;

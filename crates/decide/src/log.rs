@@ -50,8 +50,8 @@ pub struct LogEntry<'a> {
     pub downstream_transport_failure: &'a str,
     /// Body of a response that the proxy made itself.
     pub local_reply_body: &'a str,
-    pub stream_id: &'a str,
-    pub trace_id: &'a str,
+    /// The request's own span and its trace.
+    pub span: Option<(u128, u64)>,
     /// This machine's name.
     pub hostname: &'a str,
     /// By name, already as text.
@@ -129,13 +129,23 @@ impl<'a> LogEntry<'a> {
             connection_termination_details: "",
             downstream_transport_failure: "",
             local_reply_body: "",
-            stream_id: "",
-            trace_id: "",
+            span: None,
             hostname: "",
             filter_state: &[],
             downstream_peer: None,
             sampled: false,
         }
+    }
+
+    /// What the request goes by: its `x-request-id`.
+    pub fn stream_id(&self) -> &str {
+        self.request.and_then(|r| r.headers.known_str(crate::headers::Known::XRequestId)).unwrap_or_default()
+    }
+
+    /// As tracers write it: in 16 digits where it has no more.
+    pub fn trace_id(&self) -> Option<String> {
+        let (trace, _) = self.span?;
+        Some(if trace >> 64 == 0 { format!("{trace:016x}") } else { format!("{trace:032x}") })
     }
 
     /// The gRPC status that the answer carried, or that its HTTP status stands for; -1 for one that is none.

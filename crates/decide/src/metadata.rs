@@ -29,6 +29,10 @@ impl DynamicMetadata {
         self.0.iter().find(|(name, _)| &**name == filter).map(|(_, map)| map)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Map<String, Value>)> {
+        self.0.iter().map(|(filter, map)| (filter, map))
+    }
+
     /// The value at a path of keys; the whole map of the filter for an empty path has no single value and is not given.
     pub fn get<S: AsRef<str>>(&self, filter: &str, path: &[S]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;

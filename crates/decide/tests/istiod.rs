@@ -324,7 +324,7 @@ fn the_log_writes_istios_line() {
     entry.response_code = 503;
     assert!(log.wants(&entry, &mut rng));
     let mut line = String::new();
-    log.render(&entry, &mut line);
+    log.log(&entry, &mut line);
     assert!(
         line.starts_with("[1970-01-01T00:00:00.000Z] \"GET /details/0 HTTP/1.1\" 503 - - - \"-\" 0 0 - - "),
         "{line}"

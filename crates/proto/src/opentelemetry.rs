@@ -1,7 +1,8 @@
-//! OTLP's messages for traces, which `envoy-types` lacks: `opentelemetry.proto.trace.v1` and the call that exports them.
+//! OTLP's messages for traces and logs, which `envoy-types` lacks: `opentelemetry.proto.{trace,logs}.v1` and the calls
+//! that export them.
 //!
-//! The definitions: opentelemetry-proto 1, `trace/v1/trace.proto`, `resource/v1/resource.proto` and
-//! `collector/trace/v1/trace_service.proto`. Links, events and counts of what was dropped are left out: a proxy has none.
+//! The definitions: opentelemetry-proto 1, `trace/v1/trace.proto`, `logs/v1/logs.proto`, `resource/v1/resource.proto`,
+//! `collector/trace/v1/trace_service.proto` and `collector/logs/v1/logs_service.proto`. Links, events and counts of what was dropped are left out: a proxy has none.
 
 pub use envoy_types::pb::opentelemetry::proto::common::v1::{
     AnyValue, InstrumentationScope, KeyValue, any_value::Value,
@@ -95,4 +96,44 @@ pub enum StatusCode {
     Unset = 0,
     Ok = 1,
     Error = 2,
+}
+
+/// `collector.logs.v1.ExportLogsServiceRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExportLogs {
+    #[prost(message, repeated, tag = "1")]
+    pub resource_logs: Vec<ResourceLogs>,
+}
+
+/// The records of one resource.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ResourceLogs {
+    #[prost(message, optional, tag = "1")]
+    pub resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    pub scope_logs: Vec<ScopeLogs>,
+}
+
+/// The records of one library.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ScopeLogs {
+    #[prost(message, repeated, tag = "2")]
+    pub log_records: Vec<LogRecord>,
+}
+
+/// One line of a log.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LogRecord {
+    #[prost(fixed64, tag = "1")]
+    pub time_unix_nano: u64,
+    #[prost(message, optional, tag = "5")]
+    pub body: Option<AnyValue>,
+    #[prost(message, repeated, tag = "6")]
+    pub attributes: Vec<KeyValue>,
+    /// 16 bytes, or none.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub trace_id: bytes::Bytes,
+    /// 8 bytes, or none.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub span_id: bytes::Bytes,
 }

@@ -74,13 +74,12 @@ pub fn settings(value: Value, overrides: &Overrides) -> Result<Settings, Bootstr
     };
     let home = home(message, &fixed.clusters, &node)?;
     Ok(Settings {
-        node: Node { home, ..our_node(&node, overrides) },
+        node: Node { home, ..our_node(wire_node) },
         bootstrap: message.encode_to_vec().into(),
         initial: vec![delta(ResourceType::Cluster, clusters), delta(ResourceType::Listener, listeners)],
         ads: found.ads,
         sources: found.sources,
         last_good: overrides.last_good.clone(),
-        wire_node,
         secrets,
         concurrency: overrides
             .concurrency
@@ -162,8 +161,8 @@ pub(crate) fn socket_of(address: Option<&core::Address>) -> Option<(String, u16)
     }
 }
 
-fn our_node(node: &core::Node, overrides: &Overrides) -> Node {
-    let id = overrides.node_id.clone().unwrap_or_else(|| node.id.clone());
+fn our_node(node: core::Node) -> Node {
+    let id = node.id.clone();
     let peer = PeerMetadata::from_struct(&node.metadata.clone().unwrap_or_default(), &id);
     let service = match peer.canonical_service() {
         Some(name) if !peer.namespace.is_empty() => format!("{name}.{}", peer.namespace),
@@ -171,7 +170,8 @@ fn our_node(node: &core::Node, overrides: &Overrides) -> Node {
         None => node.cluster.clone(),
     };
     let hostname = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
-    Node { id, cluster: node.cluster.as_str().into(), peer: Arc::new(peer), service, hostname, home: None }
+    let cluster = node.cluster.as_str().into();
+    Node { id, cluster, peer: Arc::new(peer), wire: node, service, hostname, home: None }
 }
 
 fn admin(message: &Bootstrap, overrides: &Overrides) -> Result<Option<SocketAddr>, BootstrapError> {

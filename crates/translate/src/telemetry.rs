@@ -32,7 +32,7 @@ pub(crate) enum Side {
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     pub(crate) side: Side,
-    logs: Vec<AccessLog>,
+    logs: access_log::Logs,
     tracing: Option<Tracing>,
     stats: Option<Any>,
 }
@@ -49,16 +49,16 @@ impl Telemetry {
     }
 
     pub(crate) fn http_logs(&self) -> Vec<AccessLog> {
-        self.logs.clone()
+        self.logs.http.clone()
     }
 
     pub(crate) fn tcp_logs(&self) -> Vec<AccessLog> {
-        self.logs.clone()
+        self.logs.tcp.clone()
     }
 
     /// Connections that no filter chain took.
     pub(crate) fn listener_logs(&self) -> Vec<AccessLog> {
-        self.logs.iter().map(access_log::only_unrouted).collect()
+        self.logs.tcp.iter().map(access_log::only_unrouted).collect()
     }
 
     pub(crate) fn tracing(&self) -> Option<Tracing> {

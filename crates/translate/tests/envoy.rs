@@ -114,6 +114,9 @@ fn mesh_configs_are_taken() {
     let zipkin = "{name: z, zipkin: {service: zipkin.tracing.svc.cluster.local, port: 9411";
     let otlp = "{name: z, opentelemetry: {service: zipkin.tracing.svc.cluster.local, port: 9411";
     let file = "{name: l, envoyFileAccessLog: {path: /dev/stdout";
+    let als = "{name: l, envoyHttpAls: {service: zipkin.tracing.svc.cluster.local, port: 9411";
+    let tcp_als = "{name: l, envoyTcpAls: {service: zipkin.tracing.svc.cluster.local, port: 9411";
+    let otel_als = "{name: l, envoyOtelAls: {service: zipkin.tracing.svc.cluster.local, port: 9411";
     let telemetry = "
 apiVersion: telemetry.istio.io/v1
 kind: Telemetry
@@ -132,6 +135,16 @@ spec:
         format!("extensionProviders: [{file}}}}}]"),
         format!("extensionProviders: [{file}, logFormat: {{text: '%RESPONSE_FLAGS_LONG%'}}, omitEmptyValues: true}}}}]"),
         format!("extensionProviders: [{file}, logFormat: {{labels: {{a: '%GRPC_STATUS(NUMBER)%', b: {{c: x}}}}}}}}}}]"),
+        format!(
+            "extensionProviders: [{als}, additionalRequestHeadersToLog: [x-a], additionalResponseHeadersToLog: [x-b], \
+             additionalResponseTrailersToLog: [x-c]}}}}]"
+        ),
+        format!("extensionProviders: [{tcp_als}, logName: own}}}}]"),
+        format!("extensionProviders: [{otel_als}}}}}]"),
+        format!(
+            "extensionProviders: [{otel_als}, logName: own, logFormat: {{text: '%REQ_WITHOUT_QUERY(X?Y)%', labels: \
+             {{a: '%PROTOCOL%', b: {{c: ['%DURATION% ms']}}}}}}}}}}]"
+        ),
         format!("extensionProviders: [{zipkin}}}}}]"),
         format!(
             "extensionProviders: [{zipkin}, maxTagLength: 9, enable64bitTraceId: true, path: /x, timeout: 1s, \

@@ -153,6 +153,12 @@ const AUTHZ_HTTP: &str = "extensionProviders: [{name: authz, envoyExtAuthzHttp: 
 const AUTHZ_GRPC: &str = "extensionProviders: [{name: authz, envoyExtAuthzGrpc: {service: otel.tracing.svc.cluster.local, port: 4317%}}]";
 const LOG: &str = "extensionProviders: [{name: f, envoyFileAccessLog: {path: /dev/stdout%}}], \
                    defaultProviders: {accessLogging: [f]}";
+const HTTP_ALS: &str = "extensionProviders: [{name: l, envoyHttpAls: {service: otel.tracing.svc.cluster.local, port: 4317%}}], \
+                        defaultProviders: {accessLogging: [l]}";
+const TCP_ALS: &str = "extensionProviders: [{name: l, envoyTcpAls: {service: otel.tracing.svc.cluster.local, port: 4317%}}], \
+                       defaultProviders: {accessLogging: [l]}";
+const OTEL_ALS: &str = "extensionProviders: [{name: l, envoyOtelAls: {service: otel.tracing.svc.cluster.local, port: 4317%}}], \
+                        defaultProviders: {accessLogging: [l]}";
 const POOL_TCP: &str = "defaultTrafficPolicy: {connectionPool: {tcp: {%}}}";
 const POOL_HTTP: &str = "defaultTrafficPolicy: {connectionPool: {http: {%}}}";
 const OUTLIERS: &str = "defaultTrafficPolicy: {outlierDetection: {splitExternalLocalOriginErrors: true%}}";
@@ -386,6 +392,73 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     (
         "extensionProviders[].envoyFileAccessLog.logFormat.labels",
         LOG,
+        "",
+        ", logFormat: {labels: {a: '%PROTOCOL%'}}",
+    ),
+    (
+        "extensionProviders[].envoyHttpAls.service",
+        "extensionProviders: [{name: l, envoyHttpAls: {service: %, port: 4317}}], defaultProviders: {accessLogging: [l]}",
+        "nothing.example.com",
+        "otel.tracing.svc.cluster.local",
+    ),
+    (
+        "extensionProviders[].envoyHttpAls.port",
+        "extensionProviders: [{name: l, envoyHttpAls: {service: otel.tracing.svc.cluster.local, port: %}}], \
+         defaultProviders: {accessLogging: [l]}",
+        "1",
+        "4317",
+    ),
+    (
+        "extensionProviders[].envoyTcpAls.service",
+        "extensionProviders: [{name: l, envoyTcpAls: {service: %, port: 4317}}], defaultProviders: {accessLogging: [l]}",
+        "nothing.example.com",
+        "otel.tracing.svc.cluster.local",
+    ),
+    (
+        "extensionProviders[].envoyTcpAls.port",
+        "extensionProviders: [{name: l, envoyTcpAls: {service: otel.tracing.svc.cluster.local, port: %}}], \
+         defaultProviders: {accessLogging: [l]}",
+        "1",
+        "4317",
+    ),
+    (
+        "extensionProviders[].envoyOtelAls.service",
+        "extensionProviders: [{name: l, envoyOtelAls: {service: %, port: 4317}}], defaultProviders: {accessLogging: [l]}",
+        "nothing.example.com",
+        "otel.tracing.svc.cluster.local",
+    ),
+    (
+        "extensionProviders[].envoyOtelAls.port",
+        "extensionProviders: [{name: l, envoyOtelAls: {service: otel.tracing.svc.cluster.local, port: %}}], \
+         defaultProviders: {accessLogging: [l]}",
+        "1",
+        "4317",
+    ),
+    ("extensionProviders[].envoyHttpAls.logName", HTTP_ALS, "", ", logName: a"),
+    (
+        "extensionProviders[].envoyHttpAls.additionalRequestHeadersToLog",
+        HTTP_ALS,
+        "",
+        ", additionalRequestHeadersToLog: [a]",
+    ),
+    (
+        "extensionProviders[].envoyHttpAls.additionalResponseHeadersToLog",
+        HTTP_ALS,
+        "",
+        ", additionalResponseHeadersToLog: [a]",
+    ),
+    (
+        "extensionProviders[].envoyHttpAls.additionalResponseTrailersToLog",
+        HTTP_ALS,
+        "",
+        ", additionalResponseTrailersToLog: [a]",
+    ),
+    ("extensionProviders[].envoyTcpAls.logName", TCP_ALS, "", ", logName: a"),
+    ("extensionProviders[].envoyOtelAls.logName", OTEL_ALS, "", ", logName: a"),
+    ("extensionProviders[].envoyOtelAls.logFormat.text", OTEL_ALS, "", ", logFormat: {text: '%PROTOCOL%'}"),
+    (
+        "extensionProviders[].envoyOtelAls.logFormat.labels",
+        OTEL_ALS,
         "",
         ", logFormat: {labels: {a: '%PROTOCOL%'}}",
     ),

@@ -12,6 +12,7 @@ mod client;
 mod client_h2;
 mod client_tcp;
 mod contestant;
+pub mod exported;
 mod generate;
 mod grpc;
 mod listed;

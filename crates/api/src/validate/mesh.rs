@@ -137,17 +137,23 @@ fn one_kind(it: &ExtensionProvider, path: &Path, out: &mut Validation) {
         it.opentelemetry.is_some(),
         it.prometheus.is_some(),
         it.envoy_file_access_log.is_some(),
+        it.envoy_http_als.is_some(),
+        it.envoy_tcp_als.is_some(),
+        it.envoy_otel_als.is_some(),
         it.envoy_ext_authz_http.is_some(),
         it.envoy_ext_authz_grpc.is_some(),
     ];
     if kinds.iter().filter(|set| **set).count() != 1 {
-        let what = "exactly one of zipkin, opentelemetry, prometheus, envoyFileAccessLog, envoyExtAuthzHttp and \
-                    envoyExtAuthzGrpc";
+        let what = "exactly one of zipkin, opentelemetry, prometheus, envoyFileAccessLog, envoyHttpAls, envoyTcpAls, \
+                    envoyOtelAls, envoyExtAuthzHttp and envoyExtAuthzGrpc";
         out.error(FieldError::required(path, what));
     }
     let ports = [
         ("zipkin", it.zipkin.as_ref().map(|it| it.port)),
         ("opentelemetry", it.opentelemetry.as_ref().map(|it| it.port)),
+        ("envoyHttpAls", it.envoy_http_als.as_ref().map(|it| it.port)),
+        ("envoyTcpAls", it.envoy_tcp_als.as_ref().map(|it| it.port)),
+        ("envoyOtelAls", it.envoy_otel_als.as_ref().map(|it| it.port)),
         ("envoyExtAuthzHttp", it.envoy_ext_authz_http.as_ref().map(|it| it.port)),
         ("envoyExtAuthzGrpc", it.envoy_ext_authz_grpc.as_ref().map(|it| it.port)),
     ];

@@ -8,7 +8,7 @@ use super::{note, rules, telemetry};
 use crate::error::{FieldError, Path, Validation};
 use crate::mesh::{
     AccessLogEncoding, ExtAuthzHttpProvider, ExtAuthzRequestBody, ExtensionProvider, LogFormat, MeshConfig,
-    ProviderHeader,
+    ProviderHeader, RecordFormat,
 };
 
 pub(super) fn check(it: &MeshConfig, root: &Path, out: &mut Validation) {
@@ -72,12 +72,53 @@ fn label(value: &Value, path: &Path, out: &mut Validation) {
     }
 }
 
+/// The attributes of records: what is neither text nor made of texts is none in Envoy.
+fn attributes(values: &BTreeMap<String, Value>, path: &Path, out: &mut Validation) {
+    fn is_of_texts(value: &Value) -> bool {
+        match value {
+            Value::String(_) => true,
+            Value::Array(items) => items.iter().all(is_of_texts),
+            Value::Object(fields) => fields.values().all(is_of_texts),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+    for (name, value) in values.iter().filter(|(_, value)| !is_of_texts(value)) {
+        let error = FieldError::invalid(&path.key(name), value.to_string(), "must be text, or made of texts");
+        out.error(error.hint("put it in quotes"));
+    }
+    labels(values, path, out);
+}
+
 fn provider(it: &ExtensionProvider, path: &Path, out: &mut Validation) {
     if let Some(file) = &it.envoy_file_access_log {
         let path = path.field("envoyFileAccessLog").field("logFormat");
         let LogFormat { text, labels: fields } = file.log_format.as_ref().cloned().unwrap_or_default();
         note(out, text.and_then(|text| rules::line(&path.field("text"), &text)));
         labels(&fields.unwrap_or_default(), &path.field("labels"), out);
+    }
+    if let Some(als) = &it.envoy_http_als {
+        let path = path.field("envoyHttpAls");
+        service(&als.service, &path, out);
+        for (field, names) in [
+            ("additionalRequestHeadersToLog", &als.additional_request_headers_to_log),
+            ("additionalResponseHeadersToLog", &als.additional_response_headers_to_log),
+            ("additionalResponseTrailersToLog", &als.additional_response_trailers_to_log),
+        ] {
+            for (index, name) in names.iter().enumerate() {
+                note(out, rules::header_name(&path.field(field).index(index), name));
+            }
+        }
+    }
+    if let Some(als) = &it.envoy_tcp_als {
+        service(&als.service, &path.field("envoyTcpAls"), out);
+    }
+    if let Some(als) = &it.envoy_otel_als {
+        let path = path.field("envoyOtelAls");
+        service(&als.service, &path, out);
+        let RecordFormat { text, labels: fields } = als.log_format.as_ref().cloned().unwrap_or_default();
+        let path = path.field("logFormat");
+        note(out, rules::line(&path.field("text"), &text));
+        attributes(&fields.unwrap_or_default(), &path.field("labels"), out);
     }
     if let Some(zipkin) = &it.zipkin {
         let path = path.field("zipkin");

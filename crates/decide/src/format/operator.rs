@@ -191,8 +191,8 @@ impl Operator {
             F::FilterChainName => Self::Borrowed(|e| e.filter_chain),
             F::ListenerName => Self::Borrowed(|e| e.listener),
             F::Hostname => Self::Borrowed(|e| e.hostname),
-            F::StreamId => Self::Borrowed(|e| e.stream_id),
-            F::TraceId => Self::Borrowed(|e| e.trace_id),
+            F::StreamId => Self::Borrowed(|e| e.stream_id()),
+            F::TraceId => Self::Simple(|e| e.trace_id().map_or(Owned::Missing, Owned::Text)),
         }
     }
 

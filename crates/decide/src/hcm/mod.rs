@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::access_log::AccessLog;
+use crate::collector::Collector;
 use crate::origin::Origin;
 use crate::plan::RouteTableId;
 use crate::refusal::Taken;
@@ -209,25 +210,6 @@ pub enum TraceHeaders {
     B3,
     B3AndW3c,
     W3c,
-}
-
-/// Where spans are sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Collector {
-    pub cluster: Arc<str>,
-    pub protocol: CollectorProtocol,
-    pub authority: Arc<str>,
-    /// Where to post; that of OTLP's service for gRPC.
-    pub path: Arc<str>,
-    pub headers: Vec<(crate::headers::HeaderName, Arc<str>)>,
-    pub timeout: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CollectorProtocol {
-    ZipkinJson,
-    OtlpGrpc,
-    OtlpHttp,
 }
 
 /// The origin that CORS allowed, and the policy that did.

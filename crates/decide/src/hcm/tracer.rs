@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::config::trace::v3 as pb;
 use proto::pb::google::protobuf::Any;
 
-use super::{Collector, CollectorProtocol, TraceHeaders, Tracer};
-use crate::headers::HeaderName;
-use crate::refusal::{Refusal, Taken, Within, each};
-use crate::wire::{duration, flag, type_of, unpack};
+use super::{TraceHeaders, Tracer};
+use crate::collector::{self, Collector, CollectorProtocol};
+use crate::refusal::{Refusal, Taken, Within};
+use crate::wire::{flag, type_of, unpack};
 
 /// The method of OTLP's gRPC service for traces.
 const OTLP_METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -28,9 +27,8 @@ fn zipkin(z: &pb::ZipkinConfig) -> Taken<Tracer> {
         return Err(Refusal::new("only HTTP_JSON is supported").under("collectorEndpointVersion"));
     }
     let collector = match &z.collector_service {
-        Some(service) => {
-            http(service, CollectorProtocol::ZipkinJson, "collectorService").within("collectorService")?
-        }
+        Some(service) => collector::http(service, CollectorProtocol::ZipkinJson, "collectorService")
+            .within("collectorService")?,
         None if z.collector_cluster.is_empty() => {
             return Err(Refusal::new("is empty").under("collectorCluster"));
         }
@@ -63,9 +61,9 @@ fn open_telemetry(o: &pb::OpenTelemetryConfig) -> Taken<Tracer> {
             return Err(Refusal::new("stands beside httpService; write one").under("grpcService"));
         }
         (None, None) => return Err(Refusal::new("is missing").under("grpcService")),
-        (Some(service), None) => grpc(service).within("grpcService")?,
+        (Some(service), None) => collector::grpc(service, OTLP_METHOD).within("grpcService")?,
         (None, Some(service)) => {
-            http(service, CollectorProtocol::OtlpHttp, "httpService").within("httpService")?
+            collector::http(service, CollectorProtocol::OtlpHttp, "httpService").within("httpService")?
         }
     };
     Ok(Tracer {
@@ -77,60 +75,12 @@ fn open_telemetry(o: &pb::OpenTelemetryConfig) -> Taken<Tracer> {
     })
 }
 
-fn grpc(service: &core::GrpcService) -> Taken<Collector> {
-    use core::grpc_service::TargetSpecifier;
-    let Some(TargetSpecifier::EnvoyGrpc(envoy)) = &service.target_specifier else {
-        return Err(Refusal::new("needs envoyGrpc"));
-    };
-    let authority = if envoy.authority.is_empty() { &envoy.cluster_name } else { &envoy.authority };
-    Ok(Collector {
-        cluster: envoy.cluster_name.as_str().into(),
-        protocol: CollectorProtocol::OtlpGrpc,
-        authority: authority.as_str().into(),
-        path: OTLP_METHOD.into(),
-        headers: each(&service.initial_metadata, "initialMetadata", header)?,
-        timeout: duration(&service.timeout, "timeout")?,
-    })
-}
-
-fn http(service: &core::HttpService, protocol: CollectorProtocol, field: &str) -> Taken<Collector> {
-    let uri = service.http_uri.as_ref().ok_or_else(|| Refusal::new("is missing").under("httpUri"))?;
-    let cluster = match &uri.http_upstream_type {
-        Some(core::http_uri::HttpUpstreamType::Cluster(name)) if !name.is_empty() => name,
-        _ => return Err(Refusal::new(format_args!("names no cluster for {field}")).under("httpUri")),
-    };
-    // Envoy takes a path alone, too; then the cluster's name stands for the host.
-    let (host, path) = match uri.uri.split_once("://") {
-        Some((_, rest)) => rest.split_once('/').unwrap_or((rest, "")),
-        None => (cluster.as_str(), uri.uri.trim_start_matches('/')),
-    };
-    let headers = each(&service.request_headers_to_add, "requestHeadersToAdd", |option| {
-        let value = option.header.as_ref().ok_or_else(|| Refusal::new("is missing").under("header"))?;
-        header(value).within("header")
-    })?;
-    Ok(Collector {
-        cluster: cluster.as_str().into(),
-        protocol,
-        authority: host.into(),
-        path: format!("/{path}").into(),
-        headers,
-        timeout: duration(&uri.timeout, "timeout").within("httpUri")?,
-    })
-}
-
-/// A header of what is sent to a collector, where no request is at hand that operators could speak of.
-fn header(header: &core::HeaderValue) -> Taken<(HeaderName, Arc<str>)> {
-    if header.value.replace("%%", "").contains('%') {
-        return Err(Refusal::new("operators are not supported here; % is written %%").under("value"));
-    }
-    Ok((HeaderName::from(header.key.as_str()), header.value.replace("%%", "%").into()))
-}
-
 #[cfg(test)]
 mod tests {
     use proto::json;
 
     use super::*;
+    use crate::headers::HeaderName;
 
     fn compiled(name: &str, config: serde_json::Value) -> Result<Tracer, String> {
         let type_name = format!("envoy.config.trace.v3.{name}");
@@ -164,7 +114,7 @@ mod tests {
         let c = &tracer.collector;
         assert_eq!(
             (c.protocol, &*c.authority, &*c.path),
-            (CollectorProtocol::OtlpGrpc, "otel.example", OTLP_METHOD)
+            (CollectorProtocol::Grpc, "otel.example", OTLP_METHOD)
         );
 
         let path_alone =

@@ -27,6 +27,8 @@ pub enum CountScope {
     Connections,
     /// `ext_authz.OWNER.STAT`: connections that somebody else is asked about.
     Authz,
+    /// `OWNER.STAT`: records of access logs that collectors are sent.
+    Logs,
 }
 
 impl State {

@@ -230,6 +230,14 @@ envoy.config.trace.v3.ZipkinConfig: collector_cluster collector_endpoint collect
     collector_hostname collector_service shared_span_context trace_context_option trace_id_128bit
 envoy.extensions.access_loggers.file.v3.FileAccessLog: format json_format log_format path typed_json_format
 envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter: expression
+envoy.extensions.access_loggers.grpc.v3.CommonGrpcAccessLogConfig: buffer_flush_interval buffer_size_bytes \
+    grpc_service log_name transport_api_version
+envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig: additional_request_headers_to_log \
+    additional_response_headers_to_log additional_response_trailers_to_log common_config
+envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig: common_config
+envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig: attributes body \
+    buffer_flush_interval buffer_size_bytes common_config disable_builtin_labels formatters grpc_service \
+    http_service log_name resource_attributes stat_prefix
 envoy.extensions.access_loggers.stream.v3.StderrAccessLog: log_format
 envoy.extensions.access_loggers.stream.v3.StdoutAccessLog: log_format
 envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor: entries token_bucket
@@ -494,6 +502,11 @@ envoy.type.v3.Percent: value
 envoy.type.v3.TokenBucket: fill_interval max_tokens tokens_per_fill
 istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig: alpn_override
 istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig.AlpnOverride: alpn_override upstream_protocol
+opentelemetry.proto.common.v1.AnyValue: array_value bool_value bytes_value double_value int_value kvlist_value \
+    string_value
+opentelemetry.proto.common.v1.ArrayValue: values
+opentelemetry.proto.common.v1.KeyValue: key value
+opentelemetry.proto.common.v1.KeyValueList: values
 udpa.type.v1.TypedStruct: type_url value
 xds.type.v3.TypedStruct: type_url value
 ";

@@ -30,7 +30,7 @@ impl Use {
         match self {
             Self::Traces => "zipkin or opentelemetry",
             Self::Metrics => "prometheus",
-            Self::Logs => "envoyFileAccessLog",
+            Self::Logs => "envoyFileAccessLog, envoyHttpAls, envoyTcpAls or envoyOtelAls",
         }
     }
 
@@ -47,15 +47,29 @@ impl Use {
         match self {
             Self::Traces => provider.zipkin.is_some() || provider.opentelemetry.is_some(),
             Self::Metrics => provider.prometheus.is_some(),
-            Self::Logs => provider.envoy_file_access_log.is_some(),
+            Self::Logs => {
+                provider.envoy_file_access_log.is_some()
+                    || provider.envoy_http_als.is_some()
+                    || provider.envoy_tcp_als.is_some()
+                    || provider.envoy_otel_als.is_some()
+            }
         }
     }
 }
 
 /// The field of a provider's kind, its service and port.
 fn collector(provider: &ExtensionProvider) -> Option<(&'static str, &str, u32)> {
-    let zipkin = provider.zipkin.as_ref().map(|it| ("zipkin", it.service.as_str(), it.port));
-    zipkin.or(provider.opentelemetry.as_ref().map(|it| ("opentelemetry", it.service.as_str(), it.port)))
+    let it = provider;
+    [
+        it.zipkin.as_ref().map(|it| ("zipkin", it.service.as_str(), it.port)),
+        it.opentelemetry.as_ref().map(|it| ("opentelemetry", it.service.as_str(), it.port)),
+        it.envoy_http_als.as_ref().map(|it| ("envoyHttpAls", it.service.as_str(), it.port)),
+        it.envoy_tcp_als.as_ref().map(|it| ("envoyTcpAls", it.service.as_str(), it.port)),
+        it.envoy_otel_als.as_ref().map(|it| ("envoyOtelAls", it.service.as_str(), it.port)),
+    ]
+    .into_iter()
+    .flatten()
+    .next()
 }
 
 impl Snapshot {
@@ -202,7 +216,8 @@ impl Snapshot {
                 hint: "apply the Service or a ServiceEntry, or write the address of one that exists".into(),
             });
         }
-        let defaults = mesh.default_providers.iter().flat_map(|defaults| &defaults.tracing);
+        let defaults =
+            mesh.default_providers.iter().flat_map(|it| it.tracing.iter().chain(&it.access_logging));
         for name in defaults {
             let mut all = mesh.extension_providers.iter().enumerate();
             let Some((i, provider)) = all.find(|(_, provider)| provider.name == *name) else { continue };

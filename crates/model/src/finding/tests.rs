@@ -131,7 +131,9 @@ fn providers_that_lead_nowhere_are_named() {
     let declared = "extensionProviders:\n- {name: z, zipkin: {service: reviews.default.svc.cluster.local, port: 9080}}\n\
                     - {name: gone, opentelemetry: {service: otel.example, port: 4317}}\n\
                     - {name: other, zipkin: {service: reviews.default.svc.cluster.local, port: 1}}\n\
-                    - {name: file, envoyFileAccessLog: {path: /dev/stdout}}\n";
+                    - {name: file, envoyFileAccessLog: {path: /dev/stdout}}\n\
+                    - {name: als, envoyHttpAls: {service: reviews.default.svc.cluster.local, port: 9080}}\n\
+                    - {name: lost, envoyOtelAls: {service: otel.example, port: 4317}}\n";
     let tracing = vec![("DanglingProvider", "spec.tracing[0].providers[0].name".to_owned())];
     let logging = vec![("DanglingProvider", "spec.accessLogging[0].providers[0].name".to_owned())];
     for (object, expected) in [
@@ -141,6 +143,8 @@ fn providers_that_lead_nowhere_are_named() {
         (traces("other"), tracing.clone()),
         (traces("file"), tracing),
         (logs("file"), vec![]),
+        (logs("als"), vec![]),
+        (logs("lost"), logging.clone()),
         (logs("envoy"), vec![]),
         (logs("fil"), logging.clone()),
         (logs("z"), logging),
@@ -166,6 +170,11 @@ fn providers_that_lead_nowhere_are_named() {
     assert_eq!(
         found(vec![mesh(&by_default)]),
         [("DanglingProvider", "extensionProviders[1].opentelemetry.service".to_owned())]
+    );
+    let by_default = format!("{declared}defaultProviders: {{accessLogging: [file, lost]}}");
+    assert_eq!(
+        found(vec![mesh(&by_default)]),
+        [("DanglingProvider", "extensionProviders[5].envoyOtelAls.service".to_owned())]
     );
     let address =
         "{enableTracing: true, defaultConfig: {tracing: {zipkin: {address: 'zipkin.istio-system:9411'}}}}";

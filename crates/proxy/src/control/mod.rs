@@ -50,8 +50,6 @@ pub struct Settings {
     pub sources: Vec<(ResourceType, decide::Origin)>,
     /// Where what control planes sent is kept for a start without them.
     pub last_good: Option<PathBuf>,
-    /// Who this proxy is to configuration servers.
-    pub wire_node: proto::pb::envoy::config::core::v3::Node,
     pub secrets: Secrets,
     pub concurrency: usize,
     pub admin: Option<SocketAddr>,

@@ -263,7 +263,7 @@ fn control(
         admin_sockets: Vec::new(),
         admin_tasks: Vec::new(),
         updates: Updates::default(),
-        sources: Sources::new(settings.wire_node, updates),
+        sources: Sources::new(node.wire.clone(), updates),
         warming: std::collections::BTreeMap::new(),
         last_good: None,
         settled: false,

@@ -1,4 +1,4 @@
-//! Spans on their way to collectors: in batches, through clusters as any request.
+//! Spans and records of access logs on their way to collectors: in batches, through clusters as any request.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use decide::{Call, Collector, CollectorProtocol, Known, Request};
 
 use super::call::perform;
+use crate::log::Batch;
 use crate::trace::{Span, encode_otlp, encode_zipkin, grpc_frame, refused_by};
 use crate::worker::Worker;
 
@@ -23,7 +24,11 @@ pub async fn send_spans(worker: &Rc<Worker>) {
         waiting = rest;
         let spans: Vec<Span> = batch.into_iter().map(|(_, span)| span).collect();
         let count = spans.len() as u64;
-        match post(worker, &collector, &spans).await {
+        let message = match collector.protocol {
+            CollectorProtocol::ZipkinJson => encode_zipkin(&spans).into(),
+            CollectorProtocol::OtlpHttp | CollectorProtocol::Grpc => encode_otlp(&spans),
+        };
+        match deliver(worker, &collector, message).await {
             Ok(()) => worker.stats.spans_sent.add(count),
             Err(reason) => {
                 worker.stats.spans_dropped.add(count);
@@ -33,13 +38,26 @@ pub async fn send_spans(worker: &Rc<Worker>) {
     }
 }
 
-fn call(collector: &Collector, spans: &[Span]) -> Call {
-    let (content_type, body) = match collector.protocol {
-        CollectorProtocol::ZipkinJson => ("application/json", Bytes::from(encode_zipkin(spans))),
-        CollectorProtocol::OtlpHttp => ("application/x-protobuf", encode_otlp(spans)),
-        CollectorProtocol::OtlpGrpc => ("application/grpc", grpc_frame(&encode_otlp(spans))),
+/// Sends a batch of records.
+pub async fn send_records(worker: &Worker, Batch { to, records, .. }: Batch) {
+    let count = records.len() as u64;
+    let stat = match deliver(worker, &to.collector, to.pack(records, &worker.node.wire)).await {
+        Ok(()) => "logs_written",
+        Err(reason) => {
+            tracing::debug!(cluster = %to.collector.cluster, count, reason, "records of access logs are lost");
+            "logs_dropped"
+        }
     };
-    let grpc = collector.protocol == CollectorProtocol::OtlpGrpc;
+    worker.count_by(&to.count(stat), count);
+}
+
+fn call(collector: &Collector, message: Bytes) -> Call {
+    let (content_type, body) = match collector.protocol {
+        CollectorProtocol::ZipkinJson => ("application/json", message),
+        CollectorProtocol::OtlpHttp => ("application/x-protobuf", message),
+        CollectorProtocol::Grpc => ("application/grpc", grpc_frame(&message)),
+    };
+    let grpc = collector.protocol == CollectorProtocol::Grpc;
     let mut request = Request::new(decide::Method::Post, &*collector.authority, &*collector.path);
     request.scheme = "http".into();
     request.headers.append(Known::ContentType, content_type);
@@ -55,14 +73,14 @@ fn call(collector: &Collector, spans: &[Span]) -> Call {
     Call { grpc, ..Call::http(collector.cluster.clone(), request, body, Some(limit)) }
 }
 
-async fn post(worker: &Worker, collector: &Collector, spans: &[Span]) -> Result<(), String> {
-    let answer = perform(worker, &call(collector, spans)).await.map_err(|fault| fault.to_string())?;
+async fn deliver(worker: &Worker, collector: &Collector, message: Bytes) -> Result<(), String> {
+    let answer = perform(worker, &call(collector, message)).await.map_err(|fault| fault.to_string())?;
     if answer.response.status / 100 != 2 {
         return Err(format!("it answers {}", answer.response.status));
     }
     let trailers = answer.trailers.as_ref().filter(|t| t.contains(Known::GrpcStatus));
     match refused_by(trailers.unwrap_or(&answer.response.headers)) {
-        Some(reason) if collector.protocol == CollectorProtocol::OtlpGrpc => Err(reason),
+        Some(reason) if collector.protocol == CollectorProtocol::Grpc => Err(reason),
         _ => Ok(()),
     }
 }

@@ -25,5 +25,5 @@ mod timers;
 mod tries;
 
 pub use call::perform;
-pub use export::send_spans;
+pub use export::{send_records, send_spans};
 pub use serve::serve_http;

@@ -166,6 +166,7 @@ impl Record {
         };
         entry.listener = &connection.listener;
         entry.hostname = &worker.node.hostname;
+        entry.span = trace.as_ref().map(Traced::ids);
         entry.local_reply_body = &self.local_body;
         if let Some(decision) = decision {
             entry.route_name = decision.route_name();

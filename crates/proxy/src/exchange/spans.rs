@@ -34,6 +34,13 @@ pub struct Attempt {
     started: Instant,
 }
 
+impl Traced {
+    /// Its trace and its own span.
+    pub fn ids(&self) -> (u128, u64) {
+        (self.context.ids.trace, self.context.ids.span)
+    }
+}
+
 /// How a try ended.
 pub struct Tried<'a> {
     pub target: &'a Target,

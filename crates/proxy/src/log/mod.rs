@@ -3,6 +3,8 @@
 //! Writing to a file or pipe can block; no worker ever does it. What does not fit in the queue, and what cannot be
 //! written, is dropped and counted. A file that cannot be opened or written is tried again.
 
+mod batches;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -12,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
+
+pub use batches::{Batch, Batches};
 
 /// Batches on the way to the writing thread.
 const QUEUE: usize = 256;

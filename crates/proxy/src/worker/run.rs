@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, LocalSet};
 use super::message::{Config, Message};
 use super::state::{Node, Shared, Worker};
 use crate::listen;
+use crate::log::Batch;
 
 /// Messages that may wait for a worker.
 const QUEUE: usize = 1024;
@@ -74,6 +75,7 @@ async fn run(worker: Rc<Worker>, mut inbox: Receiver<Message>) {
     tokio::task::spawn_local(reap(worker.clone()));
     tokio::task::spawn_local(flush(worker.clone()));
     tokio::task::spawn_local(send_spans(worker.clone()));
+    tokio::task::spawn_local(send_records(worker.clone()));
     while let Some(message) = inbox.recv().await {
         match message {
             Message::Change { upserted, config, removed } => worker.apply(&upserted, *config, &removed),
@@ -121,7 +123,10 @@ async fn run(worker: Rc<Worker>, mut inbox: Receiver<Message>) {
 async fn when_empty(worker: Rc<Worker>, done: tokio::sync::oneshot::Sender<()>) {
     worker.empty().await;
     worker.log.flush();
-    let last = crate::exchange::send_spans(&worker);
+    let last = async {
+        let records = worker.last_records().into_iter().map(|batch| send_batch(&worker, batch));
+        futures::join!(crate::exchange::send_spans(&worker), futures::future::join_all(records))
+    };
     let _ = tokio::time::timeout(LAST_SPANS, last).await;
     let _ = done.send(());
 }
@@ -149,4 +154,18 @@ async fn send_spans(worker: Rc<Worker>) {
         tokio::time::sleep(SPANS_EVERY).await;
         crate::exchange::send_spans(&worker).await;
     }
+}
+
+async fn send_records(worker: Rc<Worker>) {
+    loop {
+        for batch in worker.due_records().await {
+            let worker = worker.clone();
+            tokio::task::spawn_local(async move { send_batch(&worker, batch).await });
+        }
+    }
+}
+
+async fn send_batch(worker: &Worker, batch: Batch) {
+    crate::exchange::send_records(worker, batch).await;
+    worker.records_sent();
 }

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use ahash::AHashMap;
 use base::{Locality, Random, SeededRandom};
-use decide::{Collector, Count, Direction, NodeFacts, PeerMetadata};
+use decide::{Collector, Count, Direction, Logged, NodeFacts, PeerMetadata};
 use tokio::sync::Notify;
 
 use super::message::{ClusterUpdate, Config};
 use crate::cluster::{Cluster, Neighbours};
-use crate::log::{LogSink, WorkerLog};
+use crate::log::{Batch, Batches, LogSink, WorkerLog};
 use crate::overload::Overload;
 use crate::stats::{HttpStats, IstioStats, ListenerStats, Sample, Snapshot, TcpStats, WorkerStats};
 use crate::telemetry::Telemetry;
@@ -25,6 +25,8 @@ pub struct Node {
     pub cluster: Arc<str>,
     /// Node metadata as peers and metrics see it.
     pub peer: Arc<PeerMetadata>,
+    /// The same as servers are told it.
+    pub wire: proto::pb::envoy::config::core::v3::Node,
     /// The service name of spans: `reviews.default`.
     pub service: String,
     pub hostname: String,
@@ -70,6 +72,8 @@ pub struct Worker {
     counts: RefCell<AHashMap<Count, u64>>,
     pub telemetry: Telemetry,
     pub spans: RefCell<Vec<(Arc<Collector>, Span)>>,
+    records: RefCell<Batches>,
+    records_come: Notify,
     /// What of its traces the application is at work on.
     pub serving: Serving,
     neighbours: Option<Rc<Neighbours>>,
@@ -163,6 +167,8 @@ impl Worker {
             istio: RefCell::default(),
             counts: RefCell::default(),
             spans: RefCell::default(),
+            records: RefCell::default(),
+            records_come: Notify::new(),
             server_first: RefCell::default(),
             next_connection: Cell::new(0),
             live: Cell::new(0),
@@ -377,7 +383,7 @@ impl Worker {
 }
 
 impl Worker {
-    /// Writes a line to each log that wants one.
+    /// Writes a line to each log that wants one, and keeps records for those that are sent.
     pub fn write_log(&self, logs: &[decide::AccessLog], entry: &decide::LogEntry<'_>) {
         let mut line = String::new();
         for log in logs {
@@ -385,14 +391,53 @@ impl Worker {
                 continue;
             }
             line.clear();
-            log.render(entry, &mut line);
-            let path: Arc<str> = match &log.sink {
-                decide::LogSink::Stdout => "/dev/stdout".into(),
-                decide::LogSink::Stderr => "/dev/stderr".into(),
-                decide::LogSink::File(path) => path.clone(),
+            let path: Arc<str> = match log.log(entry, &mut line) {
+                Logged::Line(decide::LogSink::Stdout) => "/dev/stdout".into(),
+                Logged::Line(decide::LogSink::Stderr) => "/dev/stderr".into(),
+                Logged::Line(decide::LogSink::File(path)) => path.clone(),
+                Logged::Record(to, record) => {
+                    if self.records.borrow_mut().keep(to, record, Instant::now()) {
+                        self.records_come.notify_one();
+                    }
+                    continue;
+                }
             };
             self.stats.log_lines.inc();
             self.log.line(&path, &line);
         }
+    }
+
+    /// The batches of records that are to be sent, as soon as there are any.
+    pub async fn due_records(&self) -> Vec<Batch> {
+        loop {
+            let (due, lost) = self.records.borrow_mut().take(Instant::now());
+            for batch in lost {
+                self.count_by(&batch.to.count("logs_dropped"), batch.records.len() as u64);
+            }
+            if !due.is_empty() {
+                return due;
+            }
+            let next = self.records.borrow().due();
+            tokio::select! {
+                () = self.records_come.notified() => {}
+                () = until(next) => {}
+            }
+        }
+    }
+
+    /// All batches that wait, at the end.
+    pub fn last_records(&self) -> Vec<Batch> {
+        self.records.borrow_mut().take_all()
+    }
+
+    pub fn records_sent(&self) {
+        self.records.borrow_mut().sent();
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }

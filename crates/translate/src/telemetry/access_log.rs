@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::mesh::{AccessLogEncoding, ExtensionProvider, FileAccessLogProvider, MeshConfig};
+use api::mesh::{AccessLogEncoding, FileAccessLogProvider, MeshConfig, OtelAlsProvider};
 use api::telemetry as tm;
 use model::Config;
 use proto::pb::envoy::config::accesslog::v3 as pb;
 use proto::pb::envoy::config::core::v3 as core;
 use proto::pb::envoy::extensions::access_loggers::file::v3 as file;
 use proto::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+use proto::pb::envoy::extensions::access_loggers::grpc::v3 as als;
+use proto::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
 use proto::pb::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
-use proto::pb::google::protobuf::Struct;
+use proto::pb::google::protobuf::{Any, Struct};
+use proto::pb::opentelemetry::proto::common::v1 as otlp;
 use serde_json::Value;
 
-use super::{Side, meant};
+use super::{Side, meant, tracing};
 use crate::build::Context;
 use crate::encode::{any, json, text};
 use crate::readable;
@@ -64,25 +67,41 @@ struct Rule {
     disabled: bool,
 }
 
-pub(super) fn all(
-    context: &Context<'_>,
-    levels: &[Arc<Config<tm::Telemetry>>],
-    side: Side,
-) -> Vec<pb::AccessLog> {
+/// The logs of connection managers, and those of TCP.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Logs {
+    pub(super) http: Vec<pb::AccessLog>,
+    pub(super) tcp: Vec<pb::AccessLog>,
+}
+
+/// A log as a provider has it, and what it is for.
+struct Logger {
+    name: &'static str,
+    config: Any,
+    http: bool,
+    tcp: bool,
+}
+
+pub(super) fn all(context: &Context<'_>, levels: &[Arc<Config<tm::Telemetry>>], side: Side) -> Logs {
     let mesh = &context.mesh().value;
-    rules(mesh, levels, side)
-        .iter()
-        .filter(|rule| !rule.disabled && rule.filter.as_deref().is_none_or(readable::expression))
-        .flat_map(|rule| {
-            rule.providers.iter().filter_map(|name| {
-                Some(pb::AccessLog {
-                    name: "envoy.access_loggers.file".into(),
-                    filter: rule.filter.as_deref().map(expression),
-                    config_type: Some(pb::access_log::ConfigType::TypedConfig(any(&logger(mesh, name)?))),
-                })
-            })
-        })
-        .collect()
+    let mut logs = Logs::default();
+    let in_force = |rule: &&Rule| !rule.disabled && rule.filter.as_deref().is_none_or(readable::expression);
+    for rule in rules(mesh, levels, side).iter().filter(in_force) {
+        for logger in rule.providers.iter().filter_map(|name| logger(context, mesh, name)) {
+            let log = pb::AccessLog {
+                name: logger.name.into(),
+                filter: rule.filter.as_deref().map(expression),
+                config_type: Some(pb::access_log::ConfigType::TypedConfig(logger.config)),
+            };
+            if logger.tcp {
+                logs.tcp.push(log.clone());
+            }
+            if logger.http {
+                logs.http.push(log);
+            }
+        }
+    }
+    logs
 }
 
 /// A level's rules replace those before; what they leave out they take from there.
@@ -121,22 +140,105 @@ fn rules(mesh: &MeshConfig, levels: &[Arc<Config<tm::Telemetry>>], side: Side) -
     rules
 }
 
-/// `None` for a provider that is not declared or writes no logs, or whose lines no proxy could write.
-fn logger(mesh: &MeshConfig, name: &str) -> Option<file::FileAccessLog> {
-    let declared = mesh
-        .provider(name)
-        .and_then(|provider: &ExtensionProvider| provider.envoy_file_access_log.as_ref())
-        .map(|file| (file.path.as_str(), own_format(file)));
-    let (path, format) = match declared {
-        Some((path, format)) => (path, format?),
-        None if name == BUILT_IN => (mesh.access_log_file.as_str(), mesh_format(mesh)?),
-        None => return None,
+/// `None` for a provider that is not declared or writes no logs, or whose lines no proxy could write, or whose service is
+/// not known here.
+fn logger(context: &Context<'_>, mesh: &MeshConfig, name: &str) -> Option<Logger> {
+    let both = |name, config| Logger { name, config, http: true, tcp: true };
+    let Some(provider) = mesh.provider(name) else {
+        let format = mesh_format(mesh).filter(|_| name == BUILT_IN)?;
+        return Some(both("envoy.access_loggers.file", lines(&mesh.access_log_file, format)));
     };
-    let path = if path.is_empty() { "/dev/stdout" } else { path }.to_owned();
-    Some(file::FileAccessLog {
-        path,
+    if let Some(file) = &provider.envoy_file_access_log {
+        return Some(both("envoy.access_loggers.file", lines(&file.path, own_format(file)?)));
+    }
+    if let Some(http) = &provider.envoy_http_als {
+        let config = als::HttpGrpcAccessLogConfig {
+            common_config: Some(collector(
+                context,
+                &http.service,
+                http.port,
+                &http.log_name,
+                "http_envoy_accesslog",
+            )?),
+            additional_request_headers_to_log: http.additional_request_headers_to_log.clone(),
+            additional_response_headers_to_log: http.additional_response_headers_to_log.clone(),
+            additional_response_trailers_to_log: http.additional_response_trailers_to_log.clone(),
+        };
+        let name = "envoy.access_loggers.http_grpc";
+        return Some(Logger { name, config: any(&config), http: true, tcp: false });
+    }
+    if let Some(tcp) = &provider.envoy_tcp_als {
+        let common = collector(context, &tcp.service, tcp.port, &tcp.log_name, "tcp_envoy_accesslog")?;
+        let config = als::TcpGrpcAccessLogConfig { common_config: Some(common) };
+        let name = "envoy.access_loggers.tcp_grpc";
+        return Some(Logger { name, config: any(&config), http: false, tcp: true });
+    }
+    let config = records(context, provider.envoy_otel_als.as_ref()?)?;
+    Some(both("envoy.access_loggers.open_telemetry", any(&config)))
+}
+
+fn lines(path: &str, format: core::SubstitutionFormatString) -> Any {
+    any(&file::FileAccessLog {
+        path: if path.is_empty() { "/dev/stdout" } else { path }.to_owned(),
         access_log_format: Some(file::file_access_log::AccessLogFormat::LogFormat(format)),
     })
+}
+
+fn collector(
+    context: &Context<'_>,
+    service: &str,
+    port: u32,
+    log_name: &str,
+    default: &str,
+) -> Option<als::CommonGrpcAccessLogConfig> {
+    Some(als::CommonGrpcAccessLogConfig {
+        log_name: if log_name.is_empty() { default } else { log_name }.to_owned(),
+        grpc_service: Some(tracing::grpc_service(context, service, port)?),
+        transport_api_version: core::ApiVersion::V3.into(),
+        ..Default::default()
+    })
+}
+
+/// Records of OTLP: as in Istio, what the format says and nothing of Envoy's own labels.
+fn records(context: &Context<'_>, otel: &OtelAlsProvider) -> Option<OpenTelemetryAccessLogConfig> {
+    let own = otel.log_format.as_ref();
+    let line = match own.map_or("", |format| &format.text) {
+        "" => TEXT,
+        own => own,
+    };
+    let labels = own.and_then(|format| format.labels.as_ref());
+    let is_readable = readable::line(line) && labels.is_none_or(|labels| labels.values().all(readable::json));
+    let said = labels.iter().flat_map(|labels| labels.values()).map(Value::to_string).collect::<String>();
+    is_readable.then_some(())?;
+    Some(OpenTelemetryAccessLogConfig {
+        log_name: if otel.log_name.is_empty() { "otel_envoy_accesslog" } else { &otel.log_name }.to_owned(),
+        grpc_service: Some(tracing::grpc_service(context, &otel.service, otel.port)?),
+        disable_builtin_labels: true,
+        body: Some(otlp::AnyValue { value: Some(otlp::any_value::Value::StringValue(line.to_owned())) }),
+        attributes: labels
+            .map(|labels| otlp::KeyValueList { values: labels.iter().map(attribute).collect() }),
+        formatters: formatters(&format!("{line}{said}")),
+        ..Default::default()
+    })
+}
+
+fn attribute((key, value): (&String, &Value)) -> otlp::KeyValue {
+    otlp::KeyValue { key: key.clone(), value: Some(attribute_value(value)), ..Default::default() }
+}
+
+fn attribute_value(value: &Value) -> otlp::AnyValue {
+    use otlp::any_value::Value as Kind;
+    let value = match value {
+        Value::Array(items) => {
+            Kind::ArrayValue(otlp::ArrayValue { values: items.iter().map(attribute_value).collect() })
+        }
+        Value::Object(fields) => {
+            Kind::KvlistValue(otlp::KeyValueList { values: fields.iter().map(attribute).collect() })
+        }
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Kind::StringValue(value.to_string()),
+    };
+    otlp::AnyValue { value: Some(value) }
 }
 
 /// A provider's own format, or Istio's.
@@ -183,13 +285,16 @@ fn json_lines(own: &BTreeMap<String, Value>) -> Option<core::SubstitutionFormatS
 
 /// Envoy wants the extension to be named that an operator comes from.
 fn with_formatters(mut format: core::SubstitutionFormatString, text: &str) -> core::SubstitutionFormatString {
-    if syntax::format::is_for_logs(text) {
-        format.formatters.push(core::TypedExtensionConfig {
-            name: "envoy.formatter.req_without_query".into(),
-            typed_config: Some(any(&ReqWithoutQuery {})),
-        });
-    }
+    format.formatters = formatters(text);
     format
+}
+
+fn formatters(text: &str) -> Vec<core::TypedExtensionConfig> {
+    let extension = || core::TypedExtensionConfig {
+        name: "envoy.formatter.req_without_query".into(),
+        typed_config: Some(any(&ReqWithoutQuery {})),
+    };
+    syntax::format::is_for_logs(text).then(extension).into_iter().collect()
 }
 
 fn text_format(line: &str) -> core::SubstitutionFormatString {

@@ -89,6 +89,15 @@ pub(crate) fn service_cluster(context: &Context<'_>, service: &str, port: u32) -
     Some((host.to_owned(), cluster::name(port, "", host)))
 }
 
+/// A provider's service as one of gRPC.
+pub(super) fn grpc_service(context: &Context<'_>, service: &str, port: u32) -> Option<core::GrpcService> {
+    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+    let (authority, cluster_name) = service_cluster(context, service, port)?;
+    let target = EnvoyGrpc { cluster_name, authority, ..Default::default() };
+    let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
+    Some(core::GrpcService { target_specifier, ..Default::default() })
+}
+
 fn max_tag_length(provider: &ExtensionProvider) -> u32 {
     let zipkin = provider.zipkin.as_ref().map(|zipkin| zipkin.max_tag_length);
     zipkin.or(provider.opentelemetry.as_ref().map(|otlp| otlp.max_tag_length)).unwrap_or_default()
@@ -121,10 +130,10 @@ fn from_provider(context: &Context<'_>, provider: &ExtensionProvider) -> Option<
         return Some(tracer("envoy.tracers.zipkin", any(&config)));
     }
     let otlp = provider.opentelemetry.as_ref()?;
-    let (host, cluster) = service_cluster(context, &otlp.service, otlp.port)?;
     let mut config = trace::OpenTelemetryConfig { service_name: service_name(context), ..Default::default() };
     match &otlp.http {
         Some(http) => {
+            let (host, cluster) = service_cluster(context, &otlp.service, otlp.port)?;
             config.http_service = Some(core::HttpService {
                 http_uri: Some(uri(
                     format!("http://{host}{}", http.path),
@@ -136,23 +145,12 @@ fn from_provider(context: &Context<'_>, provider: &ExtensionProvider) -> Option<
             });
         }
         None => {
-            config.grpc_service = Some(core::GrpcService {
-                target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
-                    core::grpc_service::EnvoyGrpc {
-                        cluster_name: cluster,
-                        authority: host,
-                        ..Default::default()
-                    },
-                )),
-                timeout: otlp.grpc.as_ref().and_then(|grpc| grpc.timeout).map(|t| duration(t.as_std())),
-                initial_metadata: otlp
-                    .grpc
-                    .iter()
-                    .flat_map(|grpc| &grpc.initial_metadata)
-                    .map(header)
-                    .collect(),
-                ..Default::default()
-            });
+            let mut service = grpc_service(context, &otlp.service, otlp.port)?;
+            let grpc = otlp.grpc.as_ref();
+            service.timeout = grpc.and_then(|grpc| grpc.timeout).map(|t| duration(t.as_std()));
+            service.initial_metadata =
+                grpc.iter().flat_map(|grpc| &grpc.initial_metadata).map(header).collect();
+            config.grpc_service = Some(service);
         }
     }
     Some(tracer("envoy.tracers.opentelemetry", any(&config)))

@@ -1,5 +1,9 @@
 //! Access logs: where they go, what lines look like, and which requests get one.
 
+mod entry;
+mod export;
+mod otlp;
+
 use std::sync::Arc;
 
 use proto::pb::envoy::config::accesslog::v3 as pb;
@@ -21,12 +25,27 @@ use crate::matching::{HeaderMatcher, MetadataMatcher};
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::wire::{Chance, flag, type_of, unpack};
 
+use export::ExportFormat;
+pub use export::{LogExport, LogRecord};
+
 /// One access log.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    pub sink: LogSink,
-    format: LogFormat,
+    output: Output,
     filter: Option<LogFilter>,
+}
+
+#[derive(Debug, Clone)]
+enum Output {
+    Lines(LogSink, LogFormat),
+    Records(Arc<LogExport>, ExportFormat),
+}
+
+/// What an entry gets.
+#[derive(Debug)]
+pub enum Logged<'a> {
+    Line(&'a LogSink),
+    Record(&'a Arc<LogExport>, LogRecord),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,14 +101,14 @@ impl AccessLog {
         self.filter.as_ref().is_none_or(|f| f.accepts(entry, rng))
     }
 
-    /// Adds the line, with its end.
-    pub fn render(&self, entry: &LogEntry<'_>, out: &mut String) {
-        match &self.format {
-            LogFormat::Text(format) => format.render(entry, out),
-            LogFormat::Json(format) => {
-                out.push_str(&format.render(entry).to_string());
-                out.push('\n');
+    /// Adds the line, with its end, or makes the record.
+    pub fn log(&self, entry: &LogEntry<'_>, line: &mut String) -> Logged<'_> {
+        match &self.output {
+            Output::Lines(sink, format) => {
+                format.render(entry, line);
+                Logged::Line(sink)
             }
+            Output::Records(to, format) => Logged::Record(to, format.record(entry)),
         }
     }
 
@@ -97,31 +116,58 @@ impl AccessLog {
         let Some(pb::access_log::ConfigType::TypedConfig(any)) = &message.config_type else {
             return Err(Refusal::new("is missing").under("typedConfig"));
         };
-        let (sink, format) = match type_of(any) {
+        let output = match type_of(any) {
             "envoy.extensions.access_loggers.file.v3.FileAccessLog" => unpack(any).and_then(|m| file(&m)),
+            "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig" => {
+                unpack(any).and_then(|m| export::http(&m)).map(Output::exported)
+            }
+            "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => {
+                unpack(any).and_then(|m| export::tcp(&m)).map(Output::exported)
+            }
+            "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig" => {
+                unpack(any).and_then(|m| export::open_telemetry(&m)).map(Output::exported)
+            }
             "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog" => {
                 unpack(any).and_then(|m: StdoutAccessLog| {
                     let format =
                         m.access_log_format.map(|stdout_access_log::AccessLogFormat::LogFormat(f)| f);
-                    Ok((LogSink::Stdout, substitution(&format)?))
+                    Ok(Output::Lines(LogSink::Stdout, substitution(&format)?))
                 })
             }
             "envoy.extensions.access_loggers.stream.v3.StderrAccessLog" => {
                 unpack(any).and_then(|m: StderrAccessLog| {
                     let format =
                         m.access_log_format.map(|stderr_access_log::AccessLogFormat::LogFormat(f)| f);
-                    Ok((LogSink::Stderr, substitution(&format)?))
+                    Ok(Output::Lines(LogSink::Stderr, substitution(&format)?))
                 })
             }
             other => Err(Refusal::new(format_args!("access logger {other} is not supported by this proxy"))),
         }
         .within("typedConfig")?;
         let filter = message.filter.as_ref().map(|f| LogFilter::compile(f).within("filter")).transpose()?;
-        Ok(Self { sink, format, filter })
+        Ok(Self { output, filter })
     }
 }
 
-fn file(m: &FileAccessLog) -> Taken<(LogSink, LogFormat)> {
+impl Output {
+    fn exported((to, format): (LogExport, ExportFormat)) -> Self {
+        Self::Records(Arc::new(to), format)
+    }
+}
+
+impl LogFormat {
+    fn render(&self, entry: &LogEntry<'_>, out: &mut String) {
+        match self {
+            Self::Text(format) => format.render(entry, out),
+            Self::Json(format) => {
+                out.push_str(&format.render(entry).to_string());
+                out.push('\n');
+            }
+        }
+    }
+}
+
+fn file(m: &FileAccessLog) -> Taken<Output> {
     use file_access_log::AccessLogFormat;
     let sink = match m.path.as_str() {
         "/dev/stdout" => LogSink::Stdout,
@@ -145,7 +191,7 @@ fn file(m: &FileAccessLog) -> Taken<(LogSink, LogFormat)> {
         }
         Some(AccessLogFormat::LogFormat(f)) => substitution(&Some(f.clone())).within("logFormat")?,
     };
-    Ok((sink, format))
+    Ok(Output::Lines(sink, format))
 }
 
 fn substitution(format: &Option<core::SubstitutionFormatString>) -> Taken<LogFormat> {
@@ -198,10 +244,7 @@ impl BodyFormat {
 
     pub(crate) fn render(&self, entry: &LogEntry<'_>) -> String {
         let mut out = String::new();
-        match &self.format {
-            LogFormat::Text(format) => format.render(entry, &mut out),
-            LogFormat::Json(format) => out = format!("{}\n", format.render(entry)),
-        }
+        self.format.render(entry, &mut out);
         out
     }
 }
