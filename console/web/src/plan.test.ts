@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Resource } from "./api";
-import { allowedBy, difference, onlyCallers, settings, withSettings } from "./plan";
+import { allowedBy, difference, onlyCallers, rebased, settings, withSettings } from "./plan";
 
 const rule = { spec: { host: "reviews", subsets: [{ name: "v1" }, { name: "v2" }] } } as unknown as Resource;
 const routes: Resource = {
@@ -37,6 +37,14 @@ test("settings that are taken back leave no trace, and a service without routes 
   const healed = withSettings("reviews", "default", faulty, { ...settings(faulty, rule), abortPercent: 0 });
   expect(healed).toEqual(routes);
   expect(withSettings("a", "n", null, settings(null, null)).spec.http).toEqual([{ route: [{ destination: { host: "a" } }] }]);
+});
+
+test("what was touched survives what is loaded late, and what was applied is wanted no more", () => {
+  const none = settings(null, rule);
+  const touched = { ...none, abortPercent: 100 };
+  expect(rebased(touched, none, settings(routes, rule))).toEqual({ ...settings(routes, rule), abortPercent: 100 });
+  expect(rebased(touched, none, none)).toEqual(touched);
+  expect(rebased(touched, touched, none)).toEqual(none);
 });
 
 test("a difference keeps what stays", () => {

@@ -40,6 +40,12 @@ export function settings(routes: Resource | null, rule: Resource | null): Settin
   };
 }
 
+/** What somebody wants who began with `before` and finds `after`: what was touched stays, the rest follows. */
+export function rebased(wanted: Settings, before: Settings, after: Settings): Settings {
+  const touched = Object.entries(wanted).filter(([field, value]) => JSON.stringify(value) !== JSON.stringify(before[field as keyof Settings]));
+  return { ...after, ...Object.fromEntries(touched) };
+}
+
 /** The VirtualService with these settings; everything that they do not speak of stays as it was. */
 export function withSettings(name: string, namespace: string, routes: Resource | null, wanted: Settings): Resource {
   const base: Resource = routes

@@ -1,12 +1,13 @@
 // The levers of a service's policies: who may call it, and whether plaintext is taken.
 
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { type Edge, type Resource, written } from "./api";
 import { perSecond } from "./figures";
 import { callers } from "./effects";
 import { allowedBy, onlyCallers } from "./plan";
 import { Proposal, type Wish } from "./proposal";
 import { seconds } from "./state";
+import { useWanted } from "./wanted";
 
 interface Props {
   name: string;
@@ -25,11 +26,9 @@ export function Policies({ name, namespace, authentication, authorizations, sele
   const others = authorizations.filter((r) => r !== own);
   const stored = allowedBy(own);
   const mode = authentication?.spec.mtls?.mode ?? "";
-  const [allowed, allow] = useState<string[] | null>(stored);
-  const [wanted, want] = useState<string>(mode);
+  const [allowed, allow] = useWanted<string[] | null>(stored);
+  const [wanted, want] = useWanted<string>(mode);
   const [proposal, propose] = useState<Wish | null>(null);
-  useEffect(() => allow(stored), [own?.metadata.resourceVersion]);
-  useEffect(() => want(mode), [mode]);
   const seen = callers(its, seconds.value);
   const known = [...new Set([...seen.map((c) => c.principal), ...(allowed ?? []), ...(stored ?? [])])].filter((p) => p !== null);
   const labels = selector ?? { app: name };

@@ -1,9 +1,10 @@
 // The levers of a service's routes: weights, timeout, faults. Nothing is written before its YAML was shown.
 
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import { type Resource, written } from "./api";
-import { settings, type Settings, subsets, withSettings } from "./plan";
+import { rebased, settings, type Settings, subsets, withSettings } from "./plan";
 import { Proposal, type Wish } from "./proposal";
+import { useWanted } from "./wanted";
 
 interface Props {
   name: string;
@@ -15,9 +16,8 @@ interface Props {
 
 export function Steer({ name, namespace, routes, rule, changed }: Props) {
   const initial = useMemo(() => settings(routes, rule), [routes, rule]);
-  const [wanted, want] = useState<Settings>(initial);
+  const [wanted, want] = useWanted(initial, rebased);
   const [proposal, propose] = useState<Wish | null>(null);
-  useEffect(() => want(initial), [JSON.stringify(initial)]);
   // From what is wanted by then: several fields may change before the page is drawn again.
   const set = (part: (now: Settings) => Partial<Settings>) => want((now) => ({ ...now, ...part(now) }));
   const number = (label: string, field: keyof Settings, max: number, step = 1) => (
