@@ -52,6 +52,13 @@ enum Service {
     },
 }
 
+/// What counters say of records, either way.
+#[derive(Debug)]
+pub struct Counts {
+    pub sent: Vec<(Count, u64)>,
+    pub lost: (Count, u64),
+}
+
 /// What is told of a request or a connection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LogRecord {
@@ -190,15 +197,26 @@ impl LogExport {
         }
     }
 
-    /// How it is counted what became of records: `logs_written` or `logs_dropped`.
-    pub fn count(&self, stat: &str) -> Count {
-        let (owner, stat) = match &self.service {
-            Service::Own { .. } => ("access_logs.grpc_access_log", stat.into()),
-            Service::Otlp { stat_prefix, .. } => {
-                ("access_logs.open_telemetry_access_log", format!("{stat_prefix}{stat}").into())
-            }
+    /// How it is counted that records were sent, or are lost; by Envoy's names.
+    pub fn counts(&self, records: &[LogRecord]) -> Counts {
+        let all = records.len() as u64;
+        let (owner, prefix) = match &self.service {
+            Service::Own { .. } => ("access_logs.grpc_access_log", ""),
+            Service::Otlp { stat_prefix, .. } => ("access_logs.open_telemetry_access_log", &**stat_prefix),
         };
-        Count { scope: CountScope::Logs, owner: owner.into(), stat }
+        let count = |stat: &str, n: u64| {
+            let stat = format!("{prefix}{stat}").into();
+            (Count { scope: CountScope::Logs, owner: owner.into(), stat }, n)
+        };
+        let sent = match &self.service {
+            // Entries of TCP are not counted as written.
+            Service::Own { .. } => {
+                let http = records.iter().filter(|record| matches!(record, LogRecord::Http(_))).count();
+                vec![count("logs_written", http as u64), count("grpc_entries_flushed", all)]
+            }
+            Service::Otlp { .. } => vec![count("logs_written", all)],
+        };
+        Counts { sent, lost: count("logs_dropped", all) }
     }
 }
 

@@ -181,8 +181,8 @@ impl Operator {
             F::UpstreamProtocol => Self::Borrowed(|e| e.upstream.protocol.map_or("", |v| v.as_str())),
             F::ResponseCodeDetails => Self::Borrowed(|e| e.response_code_details),
             F::ConnectionTerminationDetails => Self::Borrowed(|e| e.connection_termination_details),
-            F::UpstreamTransportFailureReason => Self::Borrowed(|e| e.upstream.transport_failure),
-            F::DownstreamTransportFailureReason => Self::Borrowed(|e| e.downstream_transport_failure),
+            F::UpstreamTransportFailureReason => Self::Simple(|e| one_word(e.upstream.transport_failure)),
+            F::DownstreamTransportFailureReason => Self::Simple(|e| one_word(e.downstream_transport_failure)),
             F::UpstreamCluster => Self::Borrowed(|e| e.upstream.cluster),
             F::UpstreamClusterRaw => Self::Borrowed(|e| e.upstream.cluster_raw),
             F::RequestedServerName => Self::Borrowed(|e| &e.connection.server_name),
@@ -239,6 +239,11 @@ impl Operator {
             }
         }
     }
+}
+
+/// As Envoy writes it: a line's words are its fields.
+fn one_word(text: &str) -> Owned {
+    if text.is_empty() { Owned::Missing } else { Owned::Text(text.replace(' ', "_")) }
 }
 
 fn duration<'a>(entry: &LogEntry<'_>, from: Point, to: Point, unit: Unit) -> Rendered<'a> {

@@ -49,13 +49,13 @@ impl Exchange<'_, '_> {
             let sessions = self.sessions(&head.request);
             match filter {
                 BodyFilter::WebMessage => {
-                    let message = gather(self.down, origin, passed, LONGEST_MESSAGE, true).await?;
+                    let message = Box::pin(gather(self.down, origin, passed, LONGEST_MESSAGE, true)).await?;
                     as_grpc_message(&mut answer.response, &message.data);
                     answer.body = BodyLength::Known(0);
                     passed.flow = Flow::whole(Bytes::new(), message.trailers);
                 }
                 BodyFilter::Process(processing) => {
-                    self.process(*processing, &sessions, answer, has_body, origin, passed).await?;
+                    Box::pin(self.process(*processing, &sessions, answer, has_body, origin, passed)).await?;
                 }
                 filter => {
                     answer.body = BodyLength::Unknown;

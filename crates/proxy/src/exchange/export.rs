@@ -40,15 +40,15 @@ pub async fn send_spans(worker: &Rc<Worker>) {
 
 /// Sends a batch of records.
 pub async fn send_records(worker: &Worker, Batch { to, records, .. }: Batch) {
-    let count = records.len() as u64;
-    let stat = match deliver(worker, &to.collector, to.pack(records, &worker.node.wire)).await {
-        Ok(()) => "logs_written",
+    let counts = to.counts(&records);
+    match deliver(worker, &to.collector, to.pack(records, &worker.node.wire)).await {
+        Ok(()) => counts.sent.iter().for_each(|(count, by)| worker.count_by(count, *by)),
         Err(reason) => {
-            tracing::debug!(cluster = %to.collector.cluster, count, reason, "records of access logs are lost");
-            "logs_dropped"
+            let (count, by) = &counts.lost;
+            tracing::debug!(cluster = %to.collector.cluster, by, reason, "records of access logs are lost");
+            worker.count_by(count, *by);
         }
-    };
-    worker.count_by(&to.count(stat), count);
+    }
 }
 
 fn call(collector: &Collector, message: Bytes) -> Call {

@@ -50,12 +50,11 @@ impl TryError {
         }
     }
 
-    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    /// Why there is no connection.
     pub fn transport_failure(&self) -> String {
         match self {
             Self::Acquire(AcquireError::Dial(error @ (DialError::Connect(_) | DialError::Tls(_)))) => {
-                // As Envoy writes it: one word of a log's line.
-                error.to_string().replace(' ', "_")
+                error.to_string()
             }
             _ => String::new(),
         }

@@ -68,7 +68,7 @@ pub async fn handle(
     let mut sessions = exchange.sessions.take();
     loop {
         settle_length(&decision, received.as_ref(), &mut head);
-        record.bytes_received = received.as_ref().map_or(0, |body| body.received);
+        record.received(received.as_ref(), head.body == BodyLength::None);
         count(connection, &decision);
         record.flags.insert(decision.flags);
         record.trace = spans::begin(connection, hcm, &decision, &mut head.request);
@@ -455,7 +455,7 @@ impl Exchange<'_, '_> {
             timers.start();
         }
         let result = self.try_hosts(decision, forward, head, cluster, &mut body, &mut timers).await;
-        self.record.bytes_received = body.received;
+        self.record.received(Some(&body), false);
         match result {
             Ok((begun, host, own)) => {
                 let Some(begun) = self.follow(decision, head, cluster, begun, &mut body).await else {
@@ -475,9 +475,9 @@ impl Exchange<'_, '_> {
                     )
                     .await;
                 if let Err(interrupt) = passed {
-                    self.broken(decision, cluster, &interrupt, head).await;
+                    Box::pin(self.broken(decision, cluster, &interrupt, head)).await;
                 }
-                self.record.bytes_received = body.received;
+                self.record.received(Some(&body), false);
             }
             Err(None) => {
                 cluster.stats().rq_cancelled.inc();

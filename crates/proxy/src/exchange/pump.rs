@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use decide::{BodyFilter, Headers, Side};
@@ -81,6 +82,8 @@ pub struct RequestBody {
     flow: Flow,
     /// The client sent its last byte.
     pub complete: bool,
+    /// When it did, where there is a body at all.
+    pub completed: Option<Instant>,
     cursor: Cursor,
     replayable: bool,
     limit: usize,
@@ -325,6 +328,7 @@ impl RequestBody {
 
     fn finish(&mut self, trailers: Option<Headers>) {
         self.complete = true;
+        self.completed = Some(Instant::now());
         self.trailers = trailers;
         for tee in self.tee.take().into_iter().flatten() {
             let _ = tee.try_send(MirrorPiece::End(self.trailers.clone()));

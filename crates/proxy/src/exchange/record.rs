@@ -11,7 +11,7 @@ use decide::{
 };
 use upstream::Host;
 
-use super::pump::Interrupt;
+use super::pump::{Interrupt, RequestBody};
 use super::serve::HttpConnection;
 use super::spans::{Traced, Tried};
 use crate::cluster::{Cluster, UpstreamInfo};
@@ -91,6 +91,15 @@ impl Record {
         }
     }
 
+    /// What came by now of the request's body, where it has one.
+    pub fn received(&mut self, body: Option<&RequestBody>, bodiless: bool) {
+        self.bytes_received = body.map_or(0, |body| body.received);
+        let complete = body.map_or(bodiless, |body| body.complete);
+        let since = |at: Instant| at.saturating_duration_since(self.started);
+        self.request_complete =
+            complete.then(|| body.and_then(|body| body.completed).map_or(Duration::ZERO, since));
+    }
+
     /// The client did not wait for its answer; other interrupts say nothing of that.
     pub fn client_left(&mut self, interrupt: &Interrupt) {
         let (flag, details) = match interrupt {
@@ -158,9 +167,13 @@ impl Record {
             total: Some(total),
             last_request_byte: self.request_complete,
             first_upstream_tx: self.sent_at,
+            last_upstream_tx: self
+                .sent_at
+                .zip(self.request_complete)
+                .map(|(sent, complete)| sent.max(complete)),
             first_upstream_rx: self.first_byte,
             last_upstream_rx: self.last_byte,
-            first_downstream_tx: self.first_byte,
+            first_downstream_tx: self.first_byte.or((self.code != 0).then_some(total)),
             last_downstream_tx: Some(total),
             ..Times::default()
         };

@@ -433,6 +433,9 @@ fn log(
     entry.metadata = Some(facts.metadata);
     entry.bytes_received = carried.forth;
     entry.bytes_sent = carried.back;
+    if opened.is_some() {
+        (entry.upstream_wire_bytes_sent, entry.upstream_wire_bytes_received) = (carried.forth, carried.back);
+    }
     entry.times = Times { total: Some(started.elapsed()), ..Times::default() };
     entry.listener = &arrived.listener.name;
     entry.hostname = &worker.node.hostname;

@@ -94,6 +94,7 @@ mod tests {
             });
             let listener = serde_json::json!({
                 "name": "l", "address": {"socketAddress": {"address": "127.0.0.1", "portValue": 1}},
+                "filterChains": [{"filters": []}],
                 "accessLog": [{"name": "log", "typedConfig": log}],
             });
             let body = proto::json::from_value("envoy.config.listener.v3.Listener", &listener).unwrap();

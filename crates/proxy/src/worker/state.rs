@@ -412,7 +412,8 @@ impl Worker {
         loop {
             let (due, lost) = self.records.borrow_mut().take(Instant::now());
             for batch in lost {
-                self.count_by(&batch.to.count("logs_dropped"), batch.records.len() as u64);
+                let (count, by) = batch.to.counts(&batch.records).lost;
+                self.count_by(&count, by);
             }
             if !due.is_empty() {
                 return due;
