@@ -200,13 +200,12 @@ impl LogExport {
     /// How it is counted that records were sent, or are lost; by Envoy's names.
     pub fn counts(&self, records: &[LogRecord]) -> Counts {
         let all = records.len() as u64;
-        let (owner, prefix) = match &self.service {
-            Service::Own { .. } => ("access_logs.grpc_access_log", ""),
-            Service::Otlp { stat_prefix, .. } => ("access_logs.open_telemetry_access_log", &**stat_prefix),
-        };
         let count = |stat: &str, n: u64| {
-            let stat = format!("{prefix}{stat}").into();
-            (Count { scope: CountScope::Logs, owner: owner.into(), stat }, n)
+            let stat = match &self.service {
+                Service::Own { .. } => format!("grpc_access_log.{stat}"),
+                Service::Otlp { stat_prefix, .. } => format!("open_telemetry_access_log.{stat_prefix}{stat}"),
+            };
+            (Count { scope: CountScope::Logs, owner: "".into(), stat: stat.into() }, n)
         };
         let sent = match &self.service {
             // Entries of TCP are not counted as written.
@@ -230,4 +229,63 @@ fn labels(log_name: &str, node: &Node) -> Vec<KeyValue> {
             ..Default::default()
         })
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::json;
+    use serde_json::{Value, json};
+
+    use crate::access_log::AccessLog;
+
+    const OWN: &str = "grpc.v3.TcpGrpcAccessLogConfig";
+    const OTLP: &str = "open_telemetry.v3.OpenTelemetryAccessLogConfig";
+
+    fn refused(kind: &str, mut config: Value) -> String {
+        config["@type"] = format!("type.googleapis.com/envoy.extensions.access_loggers.{kind}").into();
+        let log = json!({"name": "log", "typedConfig": config});
+        let message = json::decode(&log).unwrap();
+        AccessLog::compile(&message)
+            .map_or_else(|it| format!("{}: {}", it.field(), it.reason), |_| String::new())
+    }
+
+    #[test]
+    fn what_no_collector_could_be_sent_is_refused_by_its_field() {
+        let service = json!({"envoyGrpc": {"clusterName": "c"}});
+        let said = |body: Value| json!({"grpcService": service, "body": body});
+        for (kind, config, expected) in [
+            (OWN, json!({}), "typedConfig.commonConfig: is missing"),
+            (
+                OWN,
+                json!({"commonConfig": {"grpcService": service}}),
+                "typedConfig.commonConfig.logName: is empty",
+            ),
+            (
+                OWN,
+                json!({"commonConfig": {"logName": "l"}}),
+                "typedConfig.commonConfig.grpcService: is missing",
+            ),
+            (OWN, json!({"commonConfig": {"logName": "l", "grpcService": service}}), ""),
+            (OTLP, json!({}), "typedConfig.grpcService: is missing"),
+            (OTLP, json!({"commonConfig": {"grpcService": service}}), ""),
+            (
+                OTLP,
+                json!({"grpcService": service, "httpService": {"httpUri": {"uri": "/v1/logs", "cluster": "c", "timeout": "1s"}}}),
+                "typedConfig.httpService: stands beside grpcService; write one",
+            ),
+            (OTLP, said(json!({"stringValue": "%PROTOCOL%"})), ""),
+            (
+                OTLP,
+                said(json!({"intValue": 1})),
+                "typedConfig.body: must be stringValue, arrayValue or kvlistValue, as in Envoy",
+            ),
+            (
+                OTLP,
+                said(json!({"kvlistValue": {"values": [{"key": "a"}]}})),
+                "typedConfig.body.kvlistValue.values[0].value: is missing",
+            ),
+        ] {
+            assert_eq!(refused(kind, config.clone()), expected, "{config}");
+        }
+    }
 }

@@ -27,7 +27,7 @@ pub enum CountScope {
     Connections,
     /// `ext_authz.OWNER.STAT`: connections that somebody else is asked about.
     Authz,
-    /// `OWNER.STAT`: records of access logs that collectors are sent.
+    /// `access_logs.STAT`: records that collectors are sent.
     Logs,
 }
 

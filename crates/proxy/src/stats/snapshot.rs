@@ -53,7 +53,7 @@ impl Sample {
             CountScope::Http => ("http", "envoy_http_conn_manager_prefix"),
             CountScope::Cluster => ("cluster", "envoy_cluster_name"),
             CountScope::Requests => ("", "envoy_local_http_ratelimit_prefix"),
-            CountScope::Logs => ("", "envoy_access_logs_prefix"),
+            CountScope::Logs => ("access_logs", ""),
             CountScope::Authz => ("ext_authz", "envoy_ext_authz_prefix"),
             CountScope::Connections => ("local_rate_limit", "envoy_local_network_ratelimit_prefix"),
         };
