@@ -156,12 +156,12 @@ fn play_apart(name: &str) -> std::io::Result<Result<(), String>> {
 pub fn own_temporary_folders() -> anyhow::Result<()> {
     use nix::mount::{MsFlags, mount};
     const NONE: Option<&str> = None;
-    let program = std::env::current_exe()?;
+    let (program, peers) = (std::env::current_exe()?, testkit::peers::folder());
     unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
     for folder in ["/tmp", "/var/tmp", "/dev/shm"] {
-        // A project that lies there itself must stay in sight.
-        if !program.starts_with(folder) {
+        // A project or peers that lie there themselves must stay in sight.
+        if ![&program, &peers].iter().any(|needed| needed.starts_with(folder)) {
             mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))
                 .with_context(|| format!("cover {folder}"))?;
         }
