@@ -12,6 +12,9 @@ pub(crate) struct Latency(AtomicU64);
 /// Of the clock in the low half: it comes round after five days.
 const TICK_MICROS: u128 = 100;
 
+/// Who measured so much before others may come to write after them: an hour.
+const LATE: u32 = 36_000_000;
+
 /// A moment of the cluster's time.
 pub(crate) fn tick(since_origin: Duration) -> u32 {
     (since_origin.as_micros() / TICK_MICROS) as u32
@@ -22,13 +25,13 @@ impl Latency {
         let new = rtt.as_secs_f64() as f32 * 1000.0;
         // Others measure as well: each of them counts.
         let _ = self.0.fetch_update(Relaxed, Relaxed, |before| {
+            if before == 0 {
+                return Some(packed(new, at));
+            }
             let (old, since) = unpacked(before);
-            let average = match before {
-                0 => new,
-                _ if new >= old => new,
-                _ => new + (old - new) * kept(since, at, config),
-            };
-            Some(packed(average, at))
+            let passed = passed(since, at);
+            let average = if new >= old { new } else { new + (old - new) * kept(passed, config) };
+            Some(packed(average, since.wrapping_add(passed)))
         });
     }
 
@@ -40,17 +43,21 @@ impl Latency {
             0 => config.default_rtt.as_secs_f64() * 1000.0,
             measured => {
                 let (old, since) = unpacked(measured);
-                f64::from(old * kept(since, at, config)) * (busy + 1.0)
+                f64::from(old * kept(passed(since, at), config)) * (busy + 1.0)
             }
         }
     }
 }
 
-/// The share that is left of what was measured then. Who is late to measure may be a little before it.
-fn kept(since: u32, at: u32, config: &PeakEwma) -> f32 {
-    let ticks = at.wrapping_sub(since) as i32 as i64;
-    let ticks = if ticks < 0 && ticks > -10_000 { 0 } else { i64::from(at.wrapping_sub(since)) };
-    let passed = ticks as f64 * TICK_MICROS as f64 / 1e6;
+/// Time does not go back for who is late.
+fn passed(since: u32, at: u32) -> u32 {
+    let passed = at.wrapping_sub(since);
+    if passed > u32::MAX - LATE { 0 } else { passed }
+}
+
+/// The share that is left after so many ticks.
+fn kept(passed: u32, config: &PeakEwma) -> f32 {
+    let passed = f64::from(passed) * TICK_MICROS as f64 / 1e6;
     (-passed / config.decay.as_secs_f64().max(1e-3)).exp() as f32
 }
 
@@ -91,7 +98,9 @@ mod tests {
         close(latency.cost(0, at(9000), &config), 10.16);
         // Who measured before others comes to write after them.
         latency.observe(Duration::from_millis(5), at(8990), &config);
-        close(latency.cost(0, at(8990), &config), 10.16);
+        latency.observe(Duration::from_millis(5), at(2000), &config);
+        close(latency.cost(0, at(2000), &config), 10.16);
+        close(latency.cost(0, at(9000), &config), 10.16);
     }
 
     #[test]
