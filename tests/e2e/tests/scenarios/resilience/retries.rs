@@ -151,7 +151,7 @@ pub(crate) fn over_a_lossy_and_cut_network() -> anyhow::Result<()> {
     let wire = far.wire()?;
     wire.lose(2)?;
     let (waits, gives_up) = (load("patient", patient)?, load("hasty", hasty)?);
-    let lossy = mesh.load_as("lossy", &[], &["--url", patient, "--count", "150", "--connections", "8"])?;
+    let lossy = mesh.load_as("lossy", &[], &["--url", patient, "--count", "100", "--connections", "8"])?;
     let lost = wire.dropped()?;
     ensure!(lost > 0 && lossy.failed() == 0, "{lost} packets lost: {lossy:?}");
     ensure!(mesh.logged("lossy").iter().all(|request| request.attempts <= 4), "more than three retries");
