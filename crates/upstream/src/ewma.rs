@@ -98,6 +98,7 @@ mod tests {
         close(latency.cost(0, at(9000), &config), 10.16);
         // Who measured before others comes to write after them.
         latency.observe(Duration::from_millis(5), at(8990), &config);
+        close(latency.cost(0, at(8990), &config), 10.16);
         latency.observe(Duration::from_millis(5), at(2000), &config);
         close(latency.cost(0, at(2000), &config), 10.16);
         close(latency.cost(0, at(9000), &config), 10.16);

@@ -35,7 +35,7 @@ struct Flight<'f> {
     idle: Alarm,
     /// Another stands in for it.
     retried: bool,
-    span: Option<spans::Attempt>,
+    span: Option<Box<spans::Attempt>>,
 }
 
 /// A host, and whose it is.

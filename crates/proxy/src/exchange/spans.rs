@@ -21,7 +21,7 @@ pub struct Traced {
     shared: bool,
     /// `tracestate` as it came.
     state: String,
-    attempt: Option<Attempt>,
+    attempt: Option<Box<Attempt>>,
     /// While the application is at work on it.
     _in_service: Option<InService>,
 }
@@ -111,11 +111,11 @@ impl Traced {
         if tracing.propagates {
             context.inject(headers, tracer.headers);
         }
-        self.attempt = Some(Attempt { context, wall: SystemTime::now(), started: Instant::now() });
+        self.attempt = Some(Box::new(Attempt { context, wall: SystemTime::now(), started: Instant::now() }));
     }
 
     /// Where several tries are under way: turns to another of them.
-    pub fn turn_to(&mut self, attempt: &mut Option<Attempt>) {
+    pub fn turn_to(&mut self, attempt: &mut Option<Box<Attempt>>) {
         std::mem::swap(&mut self.attempt, attempt);
     }
 
