@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proto::pb::envoy::config::core::v3 as core;
 
+use crate::ask::GrpcTarget;
 use crate::headers::HeaderName;
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::wire::duration;
@@ -17,7 +19,7 @@ pub struct Collector {
     pub authority: Arc<str>,
     /// Where to post, or the method of a gRPC service.
     pub path: Arc<str>,
-    pub headers: Vec<(HeaderName, Arc<str>)>,
+    pub headers: Vec<(HeaderName, Bytes)>,
     pub timeout: Option<Duration>,
 }
 
@@ -30,18 +32,14 @@ pub enum CollectorProtocol {
 
 /// One that a unary method of a gRPC service is called on.
 pub(crate) fn grpc(service: &core::GrpcService, method: &str) -> Taken<Collector> {
-    use core::grpc_service::TargetSpecifier;
-    let Some(TargetSpecifier::EnvoyGrpc(envoy)) = &service.target_specifier else {
-        return Err(Refusal::new("needs envoyGrpc"));
-    };
-    let authority = if envoy.authority.is_empty() { &envoy.cluster_name } else { &envoy.authority };
+    let GrpcTarget { cluster, authority, metadata: headers, timeout } = GrpcTarget::compile(service, None)?;
     Ok(Collector {
-        cluster: envoy.cluster_name.as_str().into(),
+        cluster,
         protocol: CollectorProtocol::Grpc,
-        authority: authority.as_str().into(),
+        authority,
         path: method.into(),
-        headers: each(&service.initial_metadata, "initialMetadata", header)?,
-        timeout: duration(&service.timeout, "timeout")?,
+        headers,
+        timeout,
     })
 }
 
@@ -75,8 +73,8 @@ pub(crate) fn http(
     })
 }
 
-/// A header of what is sent to a collector, where no request is at hand that operators could speak of.
-fn header(header: &core::HeaderValue) -> Taken<(HeaderName, Arc<str>)> {
+/// A header of a call of the proxy's own, where no request is at hand that operators could speak of.
+pub(crate) fn header(header: &core::HeaderValue) -> Taken<(HeaderName, Bytes)> {
     if header.value.replace("%%", "").contains('%') {
         return Err(Refusal::new("operators are not supported here; % is written %%").under("value"));
     }

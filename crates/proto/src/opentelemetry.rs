@@ -8,6 +8,12 @@ pub use envoy_types::pb::opentelemetry::proto::common::v1::{
     AnyValue, InstrumentationScope, KeyValue, any_value::Value,
 };
 
+/// An attribute that is text.
+pub fn attribute(key: &str, value: &str) -> KeyValue {
+    let value = AnyValue { value: Some(Value::StringValue(value.to_owned())) };
+    KeyValue { key: key.to_owned(), value: Some(value), ..Default::default() }
+}
+
 /// `collector.trace.v1.ExportTraceServiceRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExportRequest {

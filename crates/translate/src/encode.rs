@@ -15,6 +15,13 @@ pub(crate) fn resource(name: Arc<str>, body: Bytes) -> Resource {
     Resource { version: content_hash(&body), name, body }
 }
 
+/// A service of gRPC at a cluster; without an authority it goes by the cluster's name.
+pub(crate) fn grpc_service(cluster_name: String, authority: String) -> core::GrpcService {
+    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+    let target = TargetSpecifier::EnvoyGrpc(EnvoyGrpc { cluster_name, authority, ..Default::default() });
+    core::GrpcService { target_specifier: Some(target), ..Default::default() }
+}
+
 /// Encoded so that equal messages have equal bytes: hash maps have no order of their own.
 pub(crate) fn stable<M: Message + Name>(message: &M) -> Vec<u8> {
     let bytes = message.encode_to_vec();

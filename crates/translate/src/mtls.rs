@@ -11,7 +11,7 @@ use proto::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use proto::pb::envoy::r#type::matcher::v3 as matcher;
 
 use crate::build::Context;
-use crate::encode::{ads, any, boolv, seconds};
+use crate::encode::{ads, any, boolv, grpc_service, seconds};
 use crate::secret::uri;
 
 pub(crate) const TLS: &str = "envoy.transport_sockets.tls";
@@ -27,18 +27,10 @@ pub(crate) const CIPHERS: [&str; 6] = [
 /// A secret from the agent beside the proxy.
 fn agent_secret(name: &str) -> tls::SdsSecretConfig {
     use core::config_source::ConfigSourceSpecifier;
-    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
-    let service = core::GrpcService {
-        target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-            cluster_name: "sds-grpc".into(),
-            ..Default::default()
-        })),
-        ..Default::default()
-    };
     let source = core::ApiConfigSource {
         api_type: core::api_config_source::ApiType::Grpc as i32,
         transport_api_version: core::ApiVersion::V3 as i32,
-        grpc_services: vec![service],
+        grpc_services: vec![grpc_service("sds-grpc".into(), String::new())],
         set_node_on_first_message_only: true,
         ..Default::default()
     };

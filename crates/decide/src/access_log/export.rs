@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use proto::opentelemetry::{self as otlp, AnyValue, KeyValue, Value};
+use proto::opentelemetry::{self as otlp, KeyValue};
 use proto::pb::envoy::config::core::v3::Node;
 use proto::pb::envoy::data::accesslog::v3::{HttpAccessLogEntry, TcpAccessLogEntry};
 use proto::pb::envoy::extensions::access_loggers::grpc::v3::{
@@ -223,11 +223,7 @@ impl LogExport {
 fn labels(log_name: &str, node: &Node) -> Vec<KeyValue> {
     let zone = node.locality.as_ref().map_or("", |locality| &locality.zone);
     [("log_name", log_name), ("zone_name", zone), ("cluster_name", &node.cluster), ("node_name", &node.id)]
-        .map(|(key, value)| KeyValue {
-            key: key.to_owned(),
-            value: Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) }),
-            ..Default::default()
-        })
+        .map(|(key, value)| otlp::attribute(key, value))
         .into()
 }
 

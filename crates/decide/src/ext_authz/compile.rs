@@ -6,6 +6,7 @@ use proto::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 
 use super::{BodySettings, ExtAuthz, HttpService, Names, PerRoute, RouteBody, Service, Stats};
 use crate::ask::GrpcTarget;
+use crate::collector;
 use crate::matching::{MetadataMatcher, StringMatcher};
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::route::Mutations;
@@ -118,13 +119,7 @@ impl GrpcTarget {
             return Err(Refusal::new("needs envoyGrpc"));
         };
         let authority = if envoy.authority.is_empty() { &envoy.cluster_name } else { &envoy.authority };
-        let metadata = each(&service.initial_metadata, "initialMetadata", |header| {
-            if header.value.replace("%%", "").contains('%') {
-                let fault = "operators are not supported here; % is written %%";
-                return Err(Refusal::new(fault).under("value"));
-            }
-            Ok((header.key.as_str().into(), header.value.replace("%%", "%").into()))
-        })?;
+        let metadata = each(&service.initial_metadata, "initialMetadata", collector::header)?;
         Ok(Self {
             cluster: envoy.cluster_name.as_str().into(),
             authority: authority.as_str().into(),

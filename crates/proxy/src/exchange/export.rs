@@ -67,7 +67,7 @@ fn call(collector: &Collector, message: Bytes) -> Call {
         request.headers.append(Known::ContentLength, body.len().to_string());
     }
     for (name, value) in &collector.headers {
-        request.headers.append(name.clone(), value.to_string());
+        request.headers.append(name.clone(), value.clone());
     }
     let limit = collector.timeout.filter(|limit| !limit.is_zero()).unwrap_or(WITHIN);
     Call { grpc, ..Call::http(collector.cluster.clone(), request, body, Some(limit)) }

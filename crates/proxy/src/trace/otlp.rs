@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::{BufMut, Bytes, BytesMut};
 use decide::{Headers, Known};
 use prost::Message;
-use proto::opentelemetry as pb;
+use proto::opentelemetry::{self as pb, attribute};
 
 use super::span::{Span, SpanKind};
 
@@ -39,11 +39,6 @@ fn of_service(service: &str, spans: Vec<pb::Span>) -> pb::ResourceSpans {
         resource: Some(pb::Resource { attributes: attributes.map(|(k, v)| attribute(k, v)).into() }),
         scope_spans: vec![pb::ScopeSpans { scope: Some(scope), spans }],
     }
-}
-
-fn attribute(key: &str, value: &str) -> pb::KeyValue {
-    let value = pb::AnyValue { value: Some(pb::Value::StringValue(value.into())) };
-    pb::KeyValue { key: key.into(), value: Some(value), ..Default::default() }
 }
 
 fn written(span: &Span) -> pb::Span {

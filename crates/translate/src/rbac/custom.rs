@@ -18,7 +18,7 @@ use proto::pb::envoy::r#type::v3::HttpStatus;
 
 use super::{Layer, policies, rule};
 use crate::build::Context;
-use crate::encode::{any, duration, seconds};
+use crate::encode::{self, any, duration, seconds};
 use crate::listener::http::http_filter;
 use crate::listener::tcp::network_filter;
 use crate::mtls::trust_domains;
@@ -218,12 +218,7 @@ fn grpc_service(context: &Context<'_>, it: &ExtAuthzGrpcProvider) -> Option<core
     let (_, cluster) = service_cluster(context, &it.service, it.port)?;
     // A cluster's name is no authority.
     let authority = cluster.replace('|', "_.");
-    let envoy = core::grpc_service::EnvoyGrpc { cluster_name: cluster, authority, ..Default::default() };
-    Some(core::GrpcService {
-        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(envoy)),
-        timeout: Some(limit(it.timeout)),
-        ..Default::default()
-    })
+    Some(core::GrpcService { timeout: Some(limit(it.timeout)), ..encode::grpc_service(cluster, authority) })
 }
 
 fn limit(timeout: Option<Duration>) -> proto::pb::google::protobuf::Duration {

@@ -177,9 +177,13 @@ fn logger(context: &Context<'_>, mesh: &MeshConfig, name: &str) -> Option<Logger
     Some(both("envoy.access_loggers.open_telemetry", any(&config)))
 }
 
+fn named(own: &str, default: &str) -> String {
+    if own.is_empty() { default } else { own }.to_owned()
+}
+
 fn lines(path: &str, format: core::SubstitutionFormatString) -> Any {
     any(&file::FileAccessLog {
-        path: if path.is_empty() { "/dev/stdout" } else { path }.to_owned(),
+        path: named(path, "/dev/stdout"),
         access_log_format: Some(file::file_access_log::AccessLogFormat::LogFormat(format)),
     })
 }
@@ -192,7 +196,7 @@ fn collector(
     default: &str,
 ) -> Option<als::CommonGrpcAccessLogConfig> {
     Some(als::CommonGrpcAccessLogConfig {
-        log_name: if log_name.is_empty() { default } else { log_name }.to_owned(),
+        log_name: named(log_name, default),
         grpc_service: Some(tracing::grpc_service(context, service, port)?),
         transport_api_version: core::ApiVersion::V3.into(),
         ..Default::default()
@@ -211,7 +215,7 @@ fn records(context: &Context<'_>, otel: &OtelAlsProvider) -> Option<OpenTelemetr
     let said = labels.iter().flat_map(|labels| labels.values()).map(Value::to_string).collect::<String>();
     is_readable.then_some(())?;
     Some(OpenTelemetryAccessLogConfig {
-        log_name: if otel.log_name.is_empty() { "otel_envoy_accesslog" } else { &otel.log_name }.to_owned(),
+        log_name: named(&otel.log_name, "otel_envoy_accesslog"),
         grpc_service: Some(tracing::grpc_service(context, &otel.service, otel.port)?),
         disable_builtin_labels: true,
         body: Some(otlp::AnyValue { value: Some(otlp::any_value::Value::StringValue(line.to_owned())) }),

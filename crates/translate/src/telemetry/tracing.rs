@@ -16,7 +16,7 @@ use proto::pb::envoy::r#type::v3::Percent;
 use super::{Side, canonical, meant};
 use crate::build::Context;
 use crate::cluster;
-use crate::encode::{any, boolv, duration, seconds, u32v};
+use crate::encode::{self, any, boolv, duration, seconds, u32v};
 use crate::readable;
 use crate::scope::Facet;
 
@@ -91,11 +91,8 @@ pub(crate) fn service_cluster(context: &Context<'_>, service: &str, port: u32) -
 
 /// A provider's service as one of gRPC.
 pub(super) fn grpc_service(context: &Context<'_>, service: &str, port: u32) -> Option<core::GrpcService> {
-    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
-    let (authority, cluster_name) = service_cluster(context, service, port)?;
-    let target = EnvoyGrpc { cluster_name, authority, ..Default::default() };
-    let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
-    Some(core::GrpcService { target_specifier, ..Default::default() })
+    let (host, cluster) = service_cluster(context, service, port)?;
+    Some(encode::grpc_service(cluster, host))
 }
 
 fn max_tag_length(provider: &ExtensionProvider) -> u32 {
