@@ -6,6 +6,7 @@ mod codegen;
 mod fuzz;
 mod peers;
 mod shell;
+mod soak;
 mod test;
 mod tidy;
 
@@ -41,6 +42,7 @@ enum Command {
         what: Codegen,
     },
     Fuzz(fuzz::Args),
+    Soak(soak::Args),
     /// Install what the tests need and run everything
     Test(test::Args),
 }
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Bench { what: Bench::Proxy(args) } => bench_proxy::run(&args),
         Command::Codegen { what: Codegen::Proto { check } } => codegen::proto(&shell::root(), check),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Test(args) => test::run(&args),
     };
     match result {

@@ -76,7 +76,7 @@ pub(crate) async fn serve() -> Result<()> {
     Ok(())
 }
 
-async fn accept<F: Future<Output = ()> + Send + 'static>(
+pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) {
@@ -135,7 +135,7 @@ impl Heads {
     }
 }
 
-async fn http2(stream: TcpStream) {
+pub(crate) async fn http2(stream: TcpStream) {
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder.max_concurrent_streams(4096);
     let service =

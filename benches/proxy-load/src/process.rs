@@ -32,6 +32,14 @@ impl Process {
         Ok(Self { child, log: log.to_owned(), started })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     pub(crate) fn cost(&self) -> Result<Cost> {
         Cost::with_children(self.child.id())
     }
@@ -54,7 +62,7 @@ impl Process {
         bail!("no answer after {PATIENCE:?}: {}", self.last_words())
     }
 
-    fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();

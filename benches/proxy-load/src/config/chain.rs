@@ -144,11 +144,11 @@ impl Chain<'_> {
     }
 }
 
-pub(super) fn router() -> Value {
+pub(crate) fn router() -> Value {
     extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({}))
 }
 
-pub(super) fn manager(config: Value) -> Value {
+pub(crate) fn manager(config: Value) -> Value {
     let of = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     extension("envoy.filters.network.http_connection_manager", of, config)
 }

@@ -10,12 +10,12 @@ use crate::keys::Leaf;
 const TYPE: &str = "type.googleapis.com/";
 
 /// An extension's typed configuration.
-pub(super) fn typed(of: &str, mut config: Value) -> Value {
+pub(crate) fn typed(of: &str, mut config: Value) -> Value {
     config["@type"] = format!("{TYPE}{of}").into();
     config
 }
 
-pub(super) fn extension(name: &str, of: &str, config: Value) -> Value {
+pub(crate) fn extension(name: &str, of: &str, config: Value) -> Value {
     json!({"name": name, "typed_config": typed(of, config)})
 }
 
@@ -139,7 +139,7 @@ pub(crate) struct Hop<'a> {
     pub(crate) peer: Option<&'a str>,
 }
 
-fn address(ip: &str, port: u16) -> Value {
+pub(crate) fn address(ip: &str, port: u16) -> Value {
     json!({"address": {"socket_address": {"address": ip, "port_value": port}}})
 }
 
