@@ -193,3 +193,45 @@ async fn the_server_name_of_a_connection_is_looked_up_and_called() {
     assert_eq!(seen.all(), [format!("{} bytes", hello.len())]);
     handle.stop().await;
 }
+
+/// A connection keeps to the listener by which it came, its certificate included, though there is another by the time that
+/// the client says hello.
+#[tokio::test]
+async fn a_handshake_is_that_of_the_listener_by_which_the_client_came() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let secure = |prefix: &str| {
+        let mut hcm = common::hcm(json!([{"match": {"prefix": "/"}, "directResponse": {"status": 204}}]));
+        hcm["typedConfig"]["statPrefix"] = prefix.into();
+        let mut listener = listener("l", json!([hcm]));
+        listener["listenerFilters"] = json!([{"name": "envoy.filters.listener.tls_inspector", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}}]);
+        listener["filterChains"][0]["transportSocket"] = json!({
+        "name": "envoy.transport_sockets.tls", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "commonTlsContext": {"tlsCertificates": [{
+                "certificateChain": {"inlineString": certificate.pem()},
+                "privateKey": {"inlineString": key.serialize_pem()},
+            }]}}});
+        listener
+    };
+    let handle = start(vec![secure("before")], Vec::new(), 1).await;
+    let address = handle.address("l").await.unwrap();
+    let stream = reads(address).await;
+    while stat(&handle, "listener.127.0.0.1_0.downstream_cx_total").await != 1 {
+        tokio::task::yield_now().await;
+    }
+    common::change(&handle, vec![secure("after")]).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 204 "), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(stat(&handle, "http.before.downstream_rq_total").await, 1);
+    handle.stop().await;
+}

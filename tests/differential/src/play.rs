@@ -474,6 +474,7 @@ const CLUSTER: &[&str] = &[
     "upstream_rq_timeout",
     "upstream_rq_per_try_timeout",
     "upstream_rq_pending_overflow",
+    "upstream_rq_pending_failure_eject",
     "upstream_rq_rx_reset",
     "upstream_rq_tx_reset",
     "upstream_cx_connect_fail",

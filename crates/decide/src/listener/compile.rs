@@ -50,10 +50,14 @@ pub(crate) fn compile_listener(message: &pb::Listener, ids: &mut Ids) -> Taken<L
         .bind_to_port
         .as_ref()
         .or(message.deprecated_v1.as_ref().and_then(|d| d.bind_to_port.as_ref()));
-    let stat_prefix = if message.stat_prefix.is_empty() { &message.name } else { &message.stat_prefix };
+    // A colon would part a counter's name.
+    let stat_prefix = match (message.stat_prefix.as_str(), addresses.first()) {
+        ("", Some(address)) => address.to_string().replace(':', "_"),
+        (prefix, _) => prefix.to_owned(),
+    };
     Ok(Listener {
         name: message.name.as_str().into(),
-        stat_prefix: stat_prefix.as_str().into(),
+        stat_prefix: stat_prefix.into(),
         addresses,
         bind_to_port: bind.is_none_or(|b| b.value),
         use_original_dst: flag(&message.use_original_dst, false),

@@ -158,7 +158,8 @@ impl Cluster {
         };
         self.stats().pending_total.inc();
         loop {
-            match self.next_in_line(&key, want).await? {
+            let turn = self.next_in_line(&key, want).await;
+            match turn.inspect_err(|_| self.stats().pending_failure_eject.inc())? {
                 Lease::H1(mut lease) if want.careful && lease.is_gone() => lease.client = None,
                 lease => return Ok(lease),
             }

@@ -131,6 +131,8 @@ impl Control {
         if !touched.listeners.is_empty() {
             self.compile_servers(rejections);
         }
+        // Nobody is to come in by a listener of which the plan knows nothing any more.
+        self.unbind(&touched.listeners).await;
         if touched.plan || !upserted.is_empty() {
             let upserted: Arc<[ClusterUpdate]> = upserted.into();
             let removed: Arc<[Arc<str>]> = removed.into();

@@ -45,6 +45,18 @@ impl Control {
         self.servers = Arc::new(servers);
     }
 
+    /// Closes the sockets of listeners that have gone: whoever has not been accepted yet finds nobody, as with Envoy.
+    pub(super) async fn unbind(&mut self, touched: &[Arc<str>]) {
+        if self.draining {
+            return;
+        }
+        for name in touched.iter().filter(|name| self.plan.listener(name).is_none()) {
+            for bound in self.bound.remove(name).unwrap_or_default() {
+                self.tell_all(|| Message::Unlisten { key: bound.key }).await;
+            }
+        }
+    }
+
     /// Opens and closes sockets so that they are those of the plan.
     pub(super) async fn bind(&mut self, touched: &[Arc<str>], rejections: &mut Vec<Rejection>) {
         if self.draining {

@@ -34,7 +34,7 @@ use crate::net::{DnsCache, LookUp, Outside};
 use crate::overload::Manager;
 use crate::restart::{Given, Inherited, Parent};
 use crate::stats::Snapshot;
-use crate::worker::{Node, WorkerHandle};
+use crate::worker::{Node, Servers, WorkerHandle};
 
 pub use secrets::{SecretError, Secrets};
 
@@ -182,7 +182,7 @@ struct Bound {
 struct Control {
     plan: Arc<Plan>,
     secrets: Secrets,
-    servers: Arc<ahash::AHashMap<usize, Arc<tls::ServerTls>>>,
+    servers: Servers,
     workers: Vec<WorkerHandle>,
     clusters: HashMap<Arc<str>, ClusterEntry>,
     /// Clusters by the name that their endpoints are assigned under.

@@ -15,7 +15,7 @@ use super::proxy_protocol;
 use crate::net::{Io, Kind, local_address, original_destination};
 use crate::overload::Counted;
 use crate::stats::ListenerStats;
-use crate::worker::Worker;
+use crate::worker::{Config, Servers, Worker};
 
 /// How long to pause when the process is out of descriptors: whoever waits in the backlog is served later.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(20);
@@ -30,19 +30,29 @@ pub struct Arrived {
     pub io: Kind,
     /// Read ahead by inspectors.
     pub first: BytesMut,
+    /// For the handshake, which is to be the listener's even when there is another in its place by then.
+    pub servers: Option<Servers>,
+}
+
+impl Arrived {
+    fn new(listener: Arc<Listener>, connection: Connection, io: Kind, servers: Servers) -> Self {
+        Self { listener, connection, io, first: BytesMut::new(), servers: Some(servers) }
+    }
 }
 
 pub async fn accept_tcp(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
     loop {
         match socket.accept().await {
             Ok((stream, remote)) => {
+                // As it is now: what was accepted is served, though the listener may go meanwhile.
+                let config = worker.config();
                 let Ok(counted) = admit(&worker, &name).await else { continue };
                 let worker = worker.clone();
                 let name = name.clone();
                 tokio::task::spawn_local(async move {
                     let live = worker.begin();
                     let _ = stream.set_nodelay(true);
-                    stay(Box::pin(arrive(&worker, &name, stream, remote)).await).await;
+                    stay(Box::pin(arrive(&worker, config, &name, stream, remote)).await).await;
                     drop((live, counted));
                 });
             }
@@ -55,17 +65,17 @@ pub async fn accept_unix(worker: Rc<Worker>, name: Arc<str>, socket: UnixListene
     loop {
         match socket.accept().await {
             Ok((stream, _)) => {
+                let config = worker.config();
                 let Ok(counted) = admit(&worker, &name).await else { continue };
                 let worker = worker.clone();
                 let name = name.clone();
                 tokio::task::spawn_local(async move {
                     let live = worker.begin();
                     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-                    if let Some(listener) = worker.config().plan.listener(&name).cloned() {
+                    if let Some(listener) = config.plan.listener(&name).cloned() {
                         let connection =
                             Connection { id: worker.connection_id(), ..Connection::new(nowhere, nowhere) };
-                        let arrived =
-                            Arrived { listener, connection, io: Kind::Unix(stream), first: BytesMut::new() };
+                        let arrived = Arrived::new(listener, connection, Kind::Unix(stream), config.servers);
                         stay(Some(Box::pin(inspect(&worker, arrived)).await)).await;
                     }
                     drop((live, counted));
@@ -122,8 +132,13 @@ async fn stay(mut led: Option<Led>) {
 }
 
 /// Finds where the connection wanted to go and which listener is for that.
-async fn arrive(worker: &Rc<Worker>, name: &str, stream: TcpStream, remote: SocketAddr) -> Option<Led> {
-    let plan = worker.config().plan;
+async fn arrive(
+    worker: &Rc<Worker>,
+    Config { plan, servers }: Config,
+    name: &str,
+    stream: TcpStream,
+    remote: SocketAddr,
+) -> Option<Led> {
     let bound = plan.listener(name).cloned()?;
     let local = local_address(&stream)?;
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
@@ -140,7 +155,7 @@ async fn arrive(worker: &Rc<Worker>, name: &str, stream: TcpStream, remote: Sock
         bound
     };
     drop(plan);
-    let arrived = Arrived { listener, connection, io: Kind::Tcp(stream), first: BytesMut::new() };
+    let arrived = Arrived::new(listener, connection, Kind::Tcp(stream), servers);
     Some(inspect(worker, arrived).await)
 }
 

@@ -17,7 +17,7 @@ use super::exchange_tcp::ALPN;
 use super::tcp_proxy::{self, Opened};
 use crate::exchange::serve_http;
 use crate::net::{Io, Kind};
-use crate::worker::Worker;
+use crate::worker::{Servers, Worker};
 
 /// A handshake without a configured limit takes no longer than this.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -169,10 +169,11 @@ fn too_soon(worker: &Worker, chain: &FilterChain) -> bool {
 /// Does the handshake where the chain has TLS. Bytes that were read ahead come first.
 async fn secure(worker: &Rc<Worker>, arrived: &mut Arrived, chain: &FilterChain) -> Option<Io> {
     let kind = std::mem::replace(&mut arrived.io, Kind::Taken);
+    let servers = arrived.servers.take();
     let DownstreamTransport::Tls(context) = &chain.transport else { return Some(Io::new(kind)) };
     let stats = worker.listener_stats(&arrived.listener.stat_prefix);
-    let server = worker.config().servers.get(&(Arc::as_ptr(context) as usize)).cloned();
-    let Some(server) = server else {
+    let of_context = |servers: Servers| servers.get(&(Arc::as_ptr(context) as usize)).cloned();
+    let Some(server) = servers.and_then(of_context) else {
         stats.ssl_connection_error.inc();
         return None;
     };

@@ -158,6 +158,7 @@ async fn open_to(worker: &Rc<Worker>, cluster: &Rc<Cluster>, host: Host) -> Resu
         Ok(io) => io,
         Err(error) => {
             cluster.stats().cx_connect_fail.inc();
+            cluster.stats().pending_failure_eject.inc();
             let outcome = if error == DialError::Timeout { Outcome::Timeout } else { Outcome::ConnectFailed };
             worker.with_rng(|rng| cluster.record(&host, outcome, rng));
             return Err(fail(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, error.to_string()));

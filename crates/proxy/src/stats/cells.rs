@@ -102,6 +102,7 @@ stats! {
             cx_rx_bytes = "upstream_cx_rx_bytes_total", cx_tx_bytes = "upstream_cx_tx_bytes_total",
             rq_total = "upstream_rq_total", rq_completed = "upstream_rq_completed",
             pending_total = "upstream_rq_pending_total", pending_overflow = "upstream_rq_pending_overflow",
+            pending_failure_eject = "upstream_rq_pending_failure_eject",
             rq_cancelled = "upstream_rq_cancelled", rq_timeout = "upstream_rq_timeout",
             rq_per_try_timeout = "upstream_rq_per_try_timeout",
             rq_per_try_idle_timeout = "upstream_rq_per_try_idle_timeout", rq_rx_reset = "upstream_rq_rx_reset",

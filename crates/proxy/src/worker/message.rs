@@ -11,12 +11,15 @@ use upstream::{ClusterState, EndpointSet};
 use crate::cluster::Target;
 use crate::stats::Snapshot;
 
+/// What the contexts of TLS listeners have become, by the address of each compiled context.
+pub type Servers = Arc<AHashMap<usize, Arc<ServerTls>>>;
+
 /// A configuration to serve from now on. Live connections finish under the chain that took them.
 #[derive(Clone)]
 pub struct Config {
     pub plan: Arc<Plan>,
-    /// By the address of the compiled context, which `plan` keeps alive.
-    pub servers: Arc<AHashMap<usize, Arc<ServerTls>>>,
+    /// Of the contexts that `plan` keeps alive.
+    pub servers: Servers,
 }
 
 /// A cluster that is new or was changed.
@@ -52,7 +55,6 @@ pub enum Message {
         key: u64,
     },
     Stats(oneshot::Sender<Box<Snapshot>>),
-    /// Hosts and pools of a cluster, for `/clusters`.
     FlushLogs(oneshot::Sender<()>),
     /// Stop accepting and end connections as they fall idle; answer when none is left.
     Drain(oneshot::Sender<()>),
