@@ -11,6 +11,7 @@ use crate::ext_proc::{ProcessAsk, Processed};
 use crate::filters::BodyFilter;
 use crate::headers::{HeaderName, Headers, Known};
 use crate::request::{Method, Request, Response};
+use crate::route::RouteTable;
 
 /// What the driver is asked for before it steps again. All but a delay are answered by [`crate::Deciding::answer`].
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub enum Ask {
     Body { more_than: u64, filters: Vec<BodyFilter> },
     /// Tell an external processor of a part, and wait for its word.
     Process(Box<ProcessAsk>),
+    /// Ask the table's source for a virtual host, and decide by the newest plan from then on.
+    VirtualHost { table: Arc<RouteTable>, name: Arc<str> },
     /// What was received of the body becomes this. Where it is `whole`, what else comes of it is dropped.
     Replace { body: Bytes, whole: bool },
 }
@@ -56,6 +59,8 @@ pub enum Answer {
     /// What is there of the body; nothing when the request has none.
     Body(Option<ReceivedBody>),
     Processed(Processed),
+    /// Whether the virtual host is there now.
+    VirtualHost(bool),
 }
 
 /// The whole answer to a [`Call`].

@@ -3,6 +3,7 @@
 mod authz;
 mod count;
 mod limit;
+mod on_demand;
 mod process;
 mod router;
 mod shed;
@@ -96,6 +97,10 @@ pub struct Deciding {
     /// How far the filter is that an external processor serves.
     processes: Option<process::Processes>,
     unfetched: Vec<usize>,
+    /// A virtual host was asked for.
+    demanded: bool,
+    /// Somebody has seen the body: the request cannot begin again.
+    told_of_body: bool,
     pub(crate) state: State,
 }
 
@@ -151,6 +156,8 @@ impl Deciding {
             fetching: None,
             processes: None,
             unfetched: Vec::new(),
+            demanded: false,
+            told_of_body: false,
             state: State {
                 table: None,
                 matched: None,
@@ -242,7 +249,17 @@ impl Deciding {
                     self.unfetched.clear();
                     self.processes = None;
                 }
-                Passed::Ask(ask) => return Step::Ask(ask),
+                Passed::Ask(ask) => {
+                    self.told_of_body |=
+                        matches!(ask, Ask::Body { .. } | Ask::Process(_) | Ask::Replace { .. });
+                    return Step::Ask(ask);
+                }
+                Passed::Again => {
+                    self.begun = true;
+                    if let Err(reply) = self.begin(cx, request, rng, recorder) {
+                        return self.done(cx, request, Outcome::Reply(reply));
+                    }
+                }
                 Passed::Reply(reply) => return self.done(cx, request, Outcome::Reply(reply)),
             }
         }
@@ -411,6 +428,7 @@ impl Deciding {
                 let gradient = Arc::clone(gradient);
                 self.state.concurrency(cx, &gradient, recorder)
             }
+            FilterKind::OnDemand => self.on_demand(cx, request, recorder),
             FilterKind::Learn(base) => {
                 let rules = match own {
                     Some(Override::Learn(own)) => own,
@@ -537,6 +555,8 @@ impl Deciding {
 
 enum Passed {
     Next,
+    /// The request has begun again, from the first filter.
+    Again,
     Ask(Ask),
     Reply(Box<LocalReply>),
 }

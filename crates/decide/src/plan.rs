@@ -10,7 +10,9 @@ use std::sync::Arc;
 use proto::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use proto::pb::envoy::config::listener::v3::Listener as PbListener;
-use proto::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
+use proto::pb::envoy::config::route::v3::{
+    RouteConfiguration, ScopedRouteConfiguration, VirtualHost as PbVirtualHost,
+};
 use proto::{Delta, Rejection, Resource, ResourceType};
 use upstream::Assignment;
 
@@ -19,7 +21,7 @@ use crate::hcm::{RouteSource, Scope, ScopeKey, ScopeTable, compile_scope};
 use crate::listener::{Listener, Terminal, compile_listener};
 use crate::origin::Origin;
 use crate::refusal::{Refusal, Taken};
-use crate::route::{RouteTable, compile_table};
+use crate::route::{RouteTable, VirtualHost, compile_table, compile_virtual_host};
 use crate::support::read;
 use crate::tls::{CertificateSource, SecretRef, TlsCommon, Transport};
 use store::{Shards, Slab};
@@ -33,6 +35,8 @@ pub struct Plan {
     names: Arc<ids::Names>,
     clusters: Slab<Versioned<Cluster>>,
     tables: Slab<Versioned<RouteTable>>,
+    /// What came by VHDS; the tables that they are of have them too.
+    virtual_hosts: Arc<BTreeMap<Arc<str>, Versioned<VirtualHost>>>,
     assignments: Shards<Versioned<Assignment>>,
     listeners: Arc<BTreeMap<Arc<str>, Versioned<Listener>>>,
     scopes: Arc<BTreeMap<Arc<str>, Versioned<Scope>>>,
@@ -62,6 +66,11 @@ impl Plan {
         let mut plan = self.clone();
         let mut rejections = Vec::new();
         let mut ids = Ids::new(Arc::clone(&self.names));
+        if delta.resource_type == ResourceType::VirtualHost {
+            let rejections = plan.take_virtual_hosts(delta, &mut ids);
+            plan.names = ids.finish();
+            return (plan, rejections);
+        }
         if delta.resource_type == ResourceType::ScopedRoute {
             // A key may go from one scope to another.
             plan.remove_scopes(&delta.removed);
@@ -76,18 +85,16 @@ impl Plan {
                 other => Err(Refusal::new(format_args!("{other} is not for a plan"))),
             };
             if let Err(refusal) = taken {
-                rejections.push(Rejection {
-                    resource_type: delta.resource_type,
-                    name: Arc::clone(&resource.name),
-                    field: refusal.field(),
-                    reason: refusal.reason,
-                });
+                rejections.push(rejection(delta.resource_type, &resource.name, refusal));
             }
         }
         for name in &delta.removed {
             plan.remove(delta.resource_type, name, &ids);
         }
         plan.names = ids.finish();
+        if delta.resource_type == ResourceType::Route && !plan.virtual_hosts.is_empty() {
+            plan.forget_virtual_hosts();
+        }
         if delta.resource_type == ResourceType::Listener {
             plan.by_socket = Arc::new(plan.index_sockets());
         }
@@ -235,9 +242,93 @@ impl Plan {
         }
         let message: RouteConfiguration = read(&resource.body)?;
         named(&message.name, &resource.name, "name")?;
-        let value = Arc::new(compile_table(&message, ids)?);
+        let table = compile_table(&message, ids)?;
+        // One whose domain the table has itself by now is left out.
+        let value =
+            Arc::new(if table.vhds.is_some() { self.with_hosts(&table, &|_| false).0 } else { table });
         self.tables.set(id.index(), Some(Versioned { version: resource.version, value }));
         Ok(())
+    }
+
+    /// The table with what is there for it; of two that want one domain it is the newer that is left out.
+    fn with_hosts(
+        &self,
+        table: &RouteTable,
+        is_new: &dyn Fn(&str) -> bool,
+    ) -> (RouteTable, Vec<(Arc<str>, Refusal)>) {
+        let of_table = || self.virtual_hosts.iter().filter(|(key, _)| table.owns(key));
+        let (old, new) =
+            (of_table().filter(|(key, _)| !is_new(key)), of_table().filter(|(key, _)| is_new(key)));
+        let (table, mut refused) = table.with_hosts(old.chain(new).map(|(key, host)| (key, &host.value)));
+        refused.retain(|(key, _)| is_new(key));
+        (table, refused)
+    }
+
+    /// Takes all that came at once, as each of them makes its table anew.
+    fn take_virtual_hosts(&mut self, delta: &Delta, ids: &mut Ids) -> Vec<Rejection> {
+        let before = Arc::clone(&self.virtual_hosts);
+        let mut refused: Vec<(Arc<str>, Refusal)> = Vec::new();
+        let mut hosts = (*before).clone();
+        for name in &delta.removed {
+            hosts.remove(name);
+        }
+        for resource in &delta.changed {
+            if hosts.get(&resource.name).is_some_and(|host| host.version == resource.version) {
+                continue;
+            }
+            let of = self.route_tables().find(|table| table.owns(&resource.name));
+            let most_body = of.map_or(DIRECT_BODY, |table| table.most_body);
+            let taken = read::<PbVirtualHost>(&resource.body)
+                .and_then(|message| compile_virtual_host(&message, most_body, ids));
+            match taken {
+                Ok(host) => {
+                    let value = Arc::new(host);
+                    hosts.insert(Arc::clone(&resource.name), Versioned { version: resource.version, value });
+                }
+                Err(refusal) => refused.push((Arc::clone(&resource.name), refusal)),
+            }
+        }
+        self.virtual_hosts = Arc::new(hosts);
+        let is_new = |key: &str| delta.changed.iter().any(|resource| *resource.name == *key);
+        let spoken = || delta.changed.iter().map(|resource| &resource.name).chain(&delta.removed);
+        let is_touched = |table: &Versioned<RouteTable>| spoken().any(|key| table.value.owns(key));
+        for (index, Versioned { version, value: table }) in self.tables.indexed(is_touched) {
+            let (mut with_hosts, clashes) = self.with_hosts(&table, &is_new);
+            if !clashes.is_empty() {
+                // What was good before stays where what came is not.
+                let hosts = Arc::make_mut(&mut self.virtual_hosts);
+                for (key, _) in &clashes {
+                    match before.get(key) {
+                        Some(good) => _ = hosts.insert(Arc::clone(key), good.clone()),
+                        None => _ = hosts.remove(key),
+                    }
+                }
+                with_hosts = self.with_hosts(&table, &is_new).0;
+                refused.extend(clashes);
+            }
+            self.tables.set(index, Some(Versioned { version, value: Arc::new(with_hosts) }));
+        }
+        let rejections = refused.into_iter();
+        rejections.map(|(name, refusal)| rejection(ResourceType::VirtualHost, &name, refusal)).collect()
+    }
+
+    /// Those of tables that have gone, or that take none any more.
+    fn forget_virtual_hosts(&mut self) {
+        let mut hosts = std::mem::take(&mut self.virtual_hosts);
+        if hosts.keys().any(|key| !self.route_tables().any(|table| table.owns(key))) {
+            Arc::make_mut(&mut hosts).retain(|key, _| self.route_tables().any(|table| table.owns(key)));
+        }
+        self.virtual_hosts = hosts;
+    }
+
+    /// Where the virtual host of this key is asked for; nothing where no table has it.
+    pub fn source_of_virtual_host(&self, key: &str) -> Option<Origin> {
+        self.route_tables().find(|table| table.owns(key))?.vhds.clone()
+    }
+
+    /// Whether the virtual host that is asked for under this key is there.
+    pub fn has_virtual_host(&self, key: &str) -> bool {
+        self.route_tables().any(|table| table.owns(key) && table.has_host(Origin::name_of(key)))
     }
 
     fn take_scope(&mut self, resource: &Resource, ids: &mut Ids) -> Taken<()> {
@@ -320,6 +411,13 @@ impl Plan {
             .map(|(s, l)| (SocketAddr::new(s.ip().to_canonical(), s.port()), Arc::clone(l)))
             .collect()
     }
+}
+
+/// The longest body of a direct response, in bytes, where no table says.
+pub(crate) const DIRECT_BODY: usize = 4096;
+
+fn rejection(resource_type: ResourceType, name: &Arc<str>, refusal: Refusal) -> Rejection {
+    Rejection { resource_type, name: Arc::clone(name), field: refusal.field(), reason: refusal.reason }
 }
 
 /// A resource must be what it is called.

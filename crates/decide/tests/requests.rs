@@ -35,7 +35,7 @@ fn listener(mut hcm: Value, filters: Vec<Value>, routes: &Value) -> Value {
     fields.insert("@type".into(), "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager".into());
     fields.insert("statPrefix".into(), "t".into());
     fields.insert("httpFilters".into(), all.into());
-    if !fields.contains_key("scopedRoutes") {
+    if !["scopedRoutes", "rds"].iter().any(|other| fields.contains_key(*other)) {
         fields.insert("routeConfig".into(), routes.clone());
     }
     json!({"name": "l", "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 8080}},
@@ -646,4 +646,61 @@ fn scopes_come_and_go_and_no_key_is_of_two() {
     assert_eq!((of(&world, "one"), of(&world, "moved")), ("404 route_not_found".into(), "a".into()));
     let on_demand = json!({"name": "x", "onDemand": true, "key": key("x"), "routeConfigurationName": "r"});
     assert!(apply(&mut world, "x", on_demand)[0].starts_with("onDemand: "));
+}
+
+/// Virtual hosts that come by VHDS stand beside their table's own, and one that lacks is asked for.
+#[test]
+fn virtual_hosts_come_and_go_and_are_asked_for() {
+    let mut world = world(
+        json!({"rds": {"routeConfigName": "r", "configSource": {"ads": {}}}}),
+        vec![json!({"name": "on_demand", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand"}})],
+        &json!({}),
+    );
+    let apply = |world: &mut World, delta: &proto::Delta| {
+        let (plan, rejections) = world.plan.apply(delta);
+        world.plan = plan;
+        rejections.into_iter().map(|r| format!("{} {}", r.name, r.field)).collect::<Vec<_>>()
+    };
+    let host = |domain: &str, cluster: &str| json!({"name": "v", "domains": [domain], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": cluster}}]});
+    let table = |own: &str| {
+        delta(
+            ResourceType::Route,
+            "r",
+            &json!({"name": "r", "virtualHosts": [host(own, "a")],
+            "vhds": {"configSource": {"ads": {}}}}),
+        )
+    };
+    let of = |world: &World, authority: &str| world.fate(Request::new(Method::Get, authority, "/"));
+    assert!(apply(&mut world, &table("own.example")).is_empty());
+    let more = |name: &str, domain: &str| delta(ResourceType::VirtualHost, name, &host(domain, "b"));
+    assert!(apply(&mut world, &more("r/x", "x.example")).is_empty());
+    assert!(apply(&mut world, &more("other/y", "y.example")).is_empty(), "its table may come");
+    assert_eq!((of(&world, "own.example"), of(&world, "X.example")), ("a".into(), "b".into()));
+    assert!(world.plan.has_virtual_host("r/x.example") && !world.plan.has_virtual_host("r/y.example"));
+    // A domain is there once; who had it before keeps it, and what else came is taken.
+    let mut two = more("r/z", "own.example");
+    two.changed.extend(more("r/w", "w.example").changed);
+    assert_eq!(apply(&mut world, &two), ["r/z domains[0]"]);
+    assert_eq!(apply(&mut world, &more("r/x", "OWN.example")), ["r/x domains[0]"]);
+    assert_eq!((of(&world, "w.example"), of(&world, "x.example")), ("b".into(), "b".into()));
+    // Another form of the table has them too, but for one whose domain it has itself.
+    assert!(apply(&mut world, &table("w.example")).is_empty());
+    assert_eq!((of(&world, "w.example"), of(&world, "x.example")), ("a".into(), "b".into()));
+    // One that lacks is asked for, once.
+    let (_, told) = world.ask(&mut Request::new(Method::Get, "Y.example:80", "/"), 1);
+    assert!(format!("{told:?}").contains("r/y.example:80"), "{told:?}");
+    assert_eq!(of(&world, "y.example"), "404 route_not_found");
+    let mut gone = more("r/x", "x.example");
+    gone.changed.clear();
+    gone.removed.push("r/x".into());
+    assert!(apply(&mut world, &gone).is_empty());
+    assert!(!world.plan.has_virtual_host("r/x.example"));
+    // With their table they go.
+    let mut without =
+        delta(ResourceType::Route, "r", &json!({"name": "r", "virtualHosts": [host("w.example", "a")]}));
+    assert!(apply(&mut world, &without).is_empty());
+    without = table("own.example");
+    assert!(apply(&mut world, &without).is_empty());
+    assert!(!world.plan.has_virtual_host("r/w.example"));
 }

@@ -26,6 +26,10 @@ pub fn own_path(t: proto::ResourceType, mode: crate::Mode) -> Option<String> {
         T::Endpoint => ("endpoint", "EndpointDiscoveryService", "Endpoints"),
         T::Listener => ("listener", "ListenerDiscoveryService", "Listeners"),
         T::Route => ("route", "RouteDiscoveryService", "Routes"),
+        // By Envoy's definition there is no other than this.
+        T::VirtualHost if mode == crate::Mode::Delta => {
+            ("route", "VirtualHostDiscoveryService", "VirtualHosts")
+        }
         T::Secret => ("secret", "SecretDiscoveryService", "Secrets"),
         _ => return None,
     };

@@ -104,6 +104,12 @@ async fn answer(request: Request<Incoming>, store: watch::Receiver<Arc<Store>>) 
     missing
 }
 
+/// Whoever follows a table is told of its virtual hosts, those apart that are called by a domain.
+fn is_told_unasked(t: ResourceType, name: &str, names: &BTreeSet<String>) -> bool {
+    let table = name.rsplit_once('/').filter(|(_, own)| !own.contains('.')).map(|(table, _)| table);
+    t == ResourceType::VirtualHost && table.is_some_and(|table| names.contains(table))
+}
+
 fn chosen(store: &Store, t: ResourceType, names: &[String]) -> Vec<Any> {
     let all = store.resources.get(&t).into_iter().flatten();
     all.filter(|(name, _)| names.is_empty() || names.contains(name)).map(|(_, any)| any.clone()).collect()
@@ -177,6 +183,7 @@ async fn delta(
     let mut names: BTreeSet<String> = BTreeSet::new();
     let (mut all, mut asked_once) = (false, false);
     let mut sent: BTreeMap<String, Any> = BTreeMap::new();
+    let mut newly_asked: Vec<String> = Vec::new();
     let mut nonce = 0;
     loop {
         tokio::select! {
@@ -189,16 +196,20 @@ async fn delta(
                     names.remove(gone);
                     sent.remove(gone);
                 }
+                newly_asked.extend(subscribe.iter().cloned());
                 names.extend(subscribe);
             }
             changed = store.changed() => if changed.is_err() { return },
         }
         let now = store.borrow_and_update().clone();
-        let wanted = now.resources.get(&t).cloned().unwrap_or_default();
-        let wanted: BTreeMap<_, _> =
-            wanted.into_iter().filter(|(name, _)| all || names.contains(name)).collect();
+        let there = now.resources.get(&t).cloned().unwrap_or_default();
+        let wanted: BTreeMap<_, _> = there
+            .iter()
+            .filter(|(name, _)| all || names.contains(*name) || is_told_unasked(t, name, &names))
+            .map(|(name, any)| (name.clone(), any.clone()))
+            .collect();
         let removed: Vec<String> = sent.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
-        let changed: Vec<pb::Resource> = wanted
+        let mut changed: Vec<pb::Resource> = wanted
             .iter()
             .filter(|(name, any)| sent.get(*name) != Some(any))
             .map(|(name, any)| pb::Resource {
@@ -209,6 +220,18 @@ async fn delta(
             })
             .collect();
         sent = wanted;
+        if t == ResourceType::VirtualHost {
+            // Who asks for one that does not exist is told so at once.
+            let missing = std::mem::take(&mut newly_asked)
+                .into_iter()
+                .filter(|name| name.contains('/') && !there.contains_key(name));
+            changed.extend(missing.map(|name| pb::Resource {
+                aliases: vec![name.clone()],
+                name,
+                version: now.version.to_string(),
+                ..Default::default()
+            }));
+        }
         if !asked_once || (changed.is_empty() && removed.is_empty() && nonce > 0) {
             continue;
         }

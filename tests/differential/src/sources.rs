@@ -1,5 +1,7 @@
 //! Envoy and the proxy beside each other, configured by files and by servers of single types, while requests go on.
 
+mod on_demand;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::contestant::{Contestant, Kind, Place};
 use crate::management::Management;
+
+pub use on_demand::on_demand;
 
 const FIRST: u16 = 21_900;
 const SECOND: u16 = 21_901;
@@ -93,10 +97,12 @@ async fn upstream(name: &'static str) -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Status and body of one request; nothing where nobody listens.
+/// Status and body of one request; nothing where nobody listens. The path may have an authority before it.
 async fn get(host: &str, port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect((host, port)).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let (authority, path) = path.split_at(path.find('/')?);
+    let authority = if authority.is_empty() { "a" } else { authority };
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.ok()?;

@@ -1,6 +1,6 @@
 //! Configuration by files and by servers of single types, in Envoy and in `mizzen-proxy`, changed while requests go on.
 
-use differential::sources::{Form, changes, last_good};
+use differential::sources::{Form, changes, last_good, on_demand};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_followed_as_envoy_follows_them() -> anyhow::Result<()> {
@@ -28,4 +28,9 @@ async fn without_its_server_a_restarted_proxy_serves_the_last_good_configuration
         last_good(form).await?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn virtual_hosts_are_asked_for_when_requests_need_them() -> anyhow::Result<()> {
+    on_demand().await
 }

@@ -273,6 +273,7 @@ impl<'a> Walk<'a> {
                 Step::Ask(Ask::Call(_)) => deciding.answer(Answer::Called(Err(CallFault::Explaining))),
                 Step::Ask(Ask::Process(_)) => deciding.answer(Answer::Processed(decide::Processed::Over)),
                 Step::Ask(Ask::Replace { .. }) => {}
+                Step::Ask(Ask::VirtualHost { .. }) => deciding.answer(Answer::VirtualHost(false)),
                 Step::Ask(Ask::Body { .. }) => deciding.answer(Answer::Body(None)),
                 Step::Done(decision) => return *decision,
             }

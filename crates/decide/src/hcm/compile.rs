@@ -25,7 +25,7 @@ use crate::format::Format;
 use crate::origin::Origin;
 use crate::plan::Ids;
 use crate::refusal::{Refusal, Taken, Within, each};
-use crate::route::compile_table;
+use crate::route::inline_table;
 use crate::wire::{Chance, Cidr, duration, flag, number, timeout, unpack};
 
 type Message = pb::HttpConnectionManager;
@@ -82,7 +82,7 @@ fn routes(m: &Message, ids: &mut Ids) -> Taken<RouteSource> {
             Ok(RouteSource::Rds { id: ids.table(&name), name, origin })
         }
         RouteSpecifier::RouteConfig(table) => {
-            Ok(RouteSource::Inline(Arc::new(compile_table(table, ids).within("routeConfig")?)))
+            Ok(RouteSource::Inline(inline_table(table, ids).within("routeConfig")?))
         }
         RouteSpecifier::ScopedRoutes(scoped) => {
             Ok(RouteSource::Scoped(Arc::new(ScopedRoutes::compile(scoped, ids).within("scopedRoutes")?)))

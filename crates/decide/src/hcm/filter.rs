@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 use proto::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use proto::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3 as dynamic;
+use proto::pb::envoy::extensions::filters::http::on_demand::v3::OnDemand;
 use proto::pb::envoy::extensions::filters::http::router::v3::Router;
 use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use proto::pb::google::protobuf::Any;
@@ -52,6 +53,8 @@ pub(crate) enum FilterKind {
     Buffer(u32),
     Admission(Arc<Admission>),
     Gradient(Arc<Gradient>),
+    /// A virtual host that the route table lacks is asked for.
+    OnDemand,
     /// `header_to_metadata`.
     Learn(Arc<HeaderToMetadata>),
     /// `istio.alpn`: what to offer upstream by the protocol spoken there.
@@ -198,6 +201,9 @@ fn kind(any: &Any, router: &mut Option<RouterOptions>) -> Taken<FilterKind> {
         }
         "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
             FilterKind::Learn(Arc::new(HeaderToMetadata::compile(&unpack(any)?)?))
+        }
+        "envoy.extensions.filters.http.on_demand.v3.OnDemand" => {
+            unpack::<OnDemand>(any).map(|_| FilterKind::OnDemand)?
         }
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => FilterKind::GrpcStats,
         // Answers are timed where they are waited for.

@@ -11,7 +11,7 @@ use crate::headers::HeaderName;
 use crate::plan::{Ids, Plan, RouteTableId};
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::request::Request;
-use crate::route::{RouteTable, compile_table};
+use crate::route::{RouteTable, inline_table};
 
 /// The fragments of a scope's key, in their order.
 pub(crate) type ScopeKey = Box<[Box<str>]>;
@@ -163,9 +163,7 @@ pub(crate) fn compile_scope(m: &route::ScopedRouteConfiguration, ids: &mut Ids) 
                     .under("routeConfigurationName"));
             }
             (None, name) => ScopeTable::Rds { id: ids.table(name), name: name.into() },
-            (Some(table), "") => {
-                ScopeTable::Inline(Arc::new(compile_table(table, ids).within("routeConfiguration")?))
-            }
+            (Some(table), "") => ScopeTable::Inline(inline_table(table, ids).within("routeConfiguration")?),
             (Some(_), _) => {
                 return Err(Refusal::new("stands beside routeConfigurationName; write one")
                     .under("routeConfiguration"));

@@ -42,7 +42,7 @@ impl Deciding {
                 };
             }
             Some(Answer::Body(body)) => body.zip(settings),
-            Some(Answer::Processed(_)) | None => {
+            Some(Answer::Processed(_) | Answer::VirtualHost(_)) | None => {
                 if self.state.matched.is_none() || own.first().is_some_and(|own| own.disabled) {
                     return Passed::Next;
                 }

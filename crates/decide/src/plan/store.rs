@@ -32,6 +32,13 @@ impl<T: Clone> Slab<T> {
         Arc::make_mut(&mut self.0[index / CHUNK])[index % CHUNK] = value;
     }
 
+    /// Those that are wanted, with their numbers.
+    pub(super) fn indexed(&self, wanted: impl Fn(&T) -> bool) -> Vec<(usize, T)> {
+        let all = self.0.iter().flat_map(|chunk| chunk.iter()).enumerate();
+        all.filter_map(|(index, value)| Some((index, value.as_ref().filter(|v| wanted(v))?.clone())))
+            .collect()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().flat_map(|chunk| chunk.iter().flatten())
     }

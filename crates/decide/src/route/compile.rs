@@ -23,7 +23,7 @@ use crate::hcm::Sampling;
 use crate::headers::HeaderName;
 use crate::limit::RateLimits;
 use crate::matching::RegexRewrite;
-use crate::plan::Ids;
+use crate::plan::{DIRECT_BODY, Ids};
 use crate::refusal::{Refusal, Taken, Within, each};
 use crate::wire::{DataSource, duration, flag, number};
 
@@ -49,7 +49,7 @@ pub(crate) fn compile_table(message: &pb::RouteConfiguration, ids: &mut Ids) -> 
     if flag(&message.validate_clusters, false) {
         return Err(Refusal::unsupported("validateClusters"));
     }
-    let most = number(&message.max_direct_response_body_size_bytes).unwrap_or(4096) as usize;
+    let most = number(&message.max_direct_response_body_size_bytes).map_or(DIRECT_BODY, |most| most as usize);
     let mut hosts = HostIndex::default();
     let mut virtual_hosts = Vec::with_capacity(message.virtual_hosts.len());
     for (vh, i) in message.virtual_hosts.iter().zip(0u32..) {
@@ -62,8 +62,11 @@ pub(crate) fn compile_table(message: &pb::RouteConfiguration, ids: &mut Ids) -> 
     Ok(RouteTable {
         id: ids.table(&message.name),
         name: message.name.as_str().into(),
+        own_hosts: virtual_hosts.len(),
         virtual_hosts,
         hosts,
+        vhds: message.vhds.as_ref().map(|vhds| super::vhds::source(vhds).within("vhds")).transpose()?,
+        most_body: most,
         ignore_port: message.ignore_port_in_host_matching,
         host_header: (!message.vhost_header.is_empty()).then(|| message.vhost_header.as_str().into()),
         ignore_path_parameters: message.ignore_path_parameters_in_path_matching,
@@ -77,7 +80,16 @@ pub(crate) fn compile_table(message: &pb::RouteConfiguration, ids: &mut Ids) -> 
     })
 }
 
-/// Also for virtual hosts that are fetched on demand.
+/// One that stands in what refers to it: only what RDS brings is asked about further.
+pub(crate) fn inline_table(message: &pb::RouteConfiguration, ids: &mut Ids) -> Taken<Arc<RouteTable>> {
+    let table = compile_table(message, ids)?;
+    match &table.vhds {
+        Some(_) => Err(Refusal::new("is only for routes that come by RDS").under("vhds")),
+        None => Ok(Arc::new(table)),
+    }
+}
+
+/// Also for virtual hosts that come by VHDS.
 pub(crate) fn compile_virtual_host(
     message: &pb::VirtualHost,
     most_body: usize,

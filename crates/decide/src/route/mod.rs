@@ -8,6 +8,7 @@ mod host;
 mod matcher;
 mod mutation;
 mod policy;
+mod vhds;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::explain::{Note, Recorder};
 use crate::filters::Overrides;
 use crate::headers::HeaderName;
 use crate::limit::RateLimits;
+use crate::origin::Origin;
 use crate::plan::{ClusterId, RouteTableId};
 use crate::request::Request;
 
@@ -22,7 +24,7 @@ pub use action::{
     Action, Destination, DirectResponse, ForwardAction, HostRewrite, PathRewrite, Redirect, WeightedCluster,
 };
 pub(crate) use action::{Subject as MatchSubject, append_list};
-pub(crate) use compile::compile_table;
+pub(crate) use compile::{compile_table, compile_virtual_host, inline_table};
 pub use follow::{Followed, InternalRedirects, NotFollowed, Redirected};
 pub(crate) use hash::hash;
 pub use hash::{HashPolicy, NetworkHash};
@@ -45,8 +47,13 @@ pub struct ClusterRef {
 pub struct RouteTable {
     pub id: RouteTableId,
     pub name: Arc<str>,
+    /// Those of its own, then those that came by VHDS.
     pub virtual_hosts: Vec<Arc<VirtualHost>>,
+    pub(crate) own_hosts: usize,
     pub(crate) hosts: host::HostIndex,
+    /// Where more virtual hosts come from.
+    pub vhds: Option<Origin>,
+    pub(crate) most_body: usize,
     pub(crate) ignore_port: bool,
     /// Match this header instead of the authority.
     pub(crate) host_header: Option<HeaderName>,

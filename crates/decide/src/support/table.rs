@@ -208,7 +208,7 @@ envoy.config.route.v3.RouteAction.UpgradeConfig: enabled upgrade_type
 envoy.config.route.v3.RouteConfiguration: ignore_path_parameters_in_path_matching ignore_port_in_host_matching \
     internal_only_headers max_direct_response_body_size_bytes metadata most_specific_header_mutations_wins name \
     request_headers_to_add request_headers_to_remove request_mirror_policies response_headers_to_add \
-    response_headers_to_remove typed_per_filter_config validate_clusters vhost_header virtual_hosts
+    response_headers_to_remove typed_per_filter_config validate_clusters vhds vhost_header virtual_hosts
 envoy.config.route.v3.RouteMatch: case_sensitive connect_matcher cookies dynamic_metadata grpc headers path \
     path_match_policy path_separated_prefix prefix query_parameters runtime_fraction safe_regex tls_context
 envoy.config.route.v3.RouteMatch.ConnectMatcher:
@@ -218,6 +218,7 @@ envoy.config.route.v3.ScopedRouteConfiguration: key name route_configuration rou
 envoy.config.route.v3.ScopedRouteConfiguration.Key: fragments
 envoy.config.route.v3.ScopedRouteConfiguration.Key.Fragment: string_key
 envoy.config.route.v3.Tracing: client_sampling overall_sampling random_sampling
+envoy.config.route.v3.Vhds: config_source
 envoy.config.route.v3.VirtualHost: cors domains hedge_policy include_attempt_count_in_response include_request_attempt_count \
     metadata name rate_limits request_headers_to_add request_headers_to_remove request_mirror_policies require_tls \
     response_headers_to_add response_headers_to_remove retry_policy routes typed_per_filter_config
@@ -360,6 +361,7 @@ envoy.extensions.filters.http.ratelimit.v3.RateLimit: disable_x_envoy_ratelimite
 envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute: domain rate_limits vh_rate_limits
 envoy.extensions.filters.http.rbac.v3.RBAC: rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix
 envoy.extensions.filters.http.rbac.v3.RBACPerRoute: rbac
+envoy.extensions.filters.http.on_demand.v3.OnDemand:
 envoy.extensions.filters.http.router.v3.Router: respect_expected_rq_timeout suppress_envoy_headers
 envoy.extensions.filters.listener.http_inspector.v3.HttpInspector:
 envoy.extensions.filters.listener.original_dst.v3.OriginalDst:

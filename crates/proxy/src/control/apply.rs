@@ -147,6 +147,9 @@ impl Control {
         for service in &touched.endpoints {
             self.spread_endpoints(service).await;
         }
+        if !touched.hosts.is_empty() || (touched.plan && !self.demands.is_empty()) {
+            self.answer_demands(&touched.hosts).await;
+        }
         if !touched.listeners.is_empty() {
             self.bind(&touched.listeners, rejections).await;
         }
@@ -361,6 +364,7 @@ struct Touched {
     clusters: Vec<(Arc<str>, bool)>,
     endpoints: Vec<Arc<str>>,
     listeners: Vec<Arc<str>>,
+    hosts: Vec<Arc<str>>,
 }
 
 impl Touched {
@@ -377,6 +381,7 @@ impl Touched {
             ResourceType::Cluster => self.clusters.push((name.clone(), dynamic)),
             ResourceType::Endpoint => self.endpoints.push(name.clone()),
             ResourceType::Listener => self.listeners.push(name.clone()),
+            ResourceType::VirtualHost => self.hosts.push(name.clone()),
             _ => {}
         }
     }

@@ -42,7 +42,7 @@ impl Control {
             "RoutesConfigDump",
             "static_route_configs",
             "dynamic_route_configs",
-            |v, _| json!({ "route_config": v }),
+            |v, _| json!({ "route_config": self.with_hosts(v) }),
         ));
         if endpoints {
             configs.push(self.section(
@@ -58,6 +58,29 @@ impl Control {
         configs.push(json!({"@type": format!("{V3}SecretsConfigDump"), "dynamic_active_secrets": names}));
         configs.iter_mut().for_each(proto::json::redact);
         json!({ "configs": configs })
+    }
+
+    /// A table with the virtual hosts that came by VHDS, as Envoy shows it.
+    fn with_hosts(&self, mut table: Value) -> Value {
+        if table.get("vhds").is_none() {
+            return table;
+        }
+        let of_type = self.resources.range((ResourceType::VirtualHost, "".into())..);
+        let of_type = of_type.take_while(|((t, _), _)| *t == ResourceType::VirtualHost);
+        let of_table = of_type.filter(|((_, key), _)| {
+            let owner = Origin::name_of(key).rsplit_once('/').map(|(owner, _)| owner);
+            owner.is_some() && owner == table["name"].as_str()
+        });
+        let hosts: Vec<Value> = of_table
+            .filter_map(|(_, (host, ..))| {
+                proto::json::to_value("envoy.config.route.v3.VirtualHost", &host.body).ok()
+            })
+            .collect();
+        match table["virtual_hosts"].as_array_mut() {
+            Some(own) => own.extend(hosts),
+            None => table["virtual_hosts"] = hosts.into(),
+        }
+        table
     }
 
     fn bootstrap(&self) -> Value {

@@ -3,6 +3,7 @@
 //! Nothing on the request path waits for it. When it is busy or the control plane is gone, workers go on with what they have.
 
 mod apply;
+mod demand;
 mod dns;
 mod dump;
 mod last_good;
@@ -34,7 +35,7 @@ use crate::net::{DnsCache, LookUp, Outside};
 use crate::overload::Manager;
 use crate::restart::{Given, Inherited, Parent};
 use crate::stats::Snapshot;
-use crate::worker::{Node, Servers, WorkerHandle};
+use crate::worker::{Demand, Node, Servers, WorkerHandle};
 
 pub use secrets::{SecretError, Secrets};
 
@@ -212,6 +213,8 @@ struct Control {
     /// What the first configuration refers to has come, or was waited for long enough.
     settled: bool,
     caches: HashMap<Arc<str>, std::sync::Weak<DnsCache>>,
+    /// Requests that wait for a virtual host.
+    demands: Vec<Demand>,
     /// Whether hosts that are new have been checked.
     first_round: Rc<FirstRound>,
 }

@@ -21,7 +21,7 @@ use crate::log::LogSink;
 use crate::overload::Manager;
 use crate::stats::{Kind, Sample, Snapshot};
 use crate::trace::Serving;
-use crate::worker::{self, Config, Message};
+use crate::worker::{self, Config, Demand, Message};
 
 pub(super) struct Signals {
     pub(super) ready: watch::Sender<bool>,
@@ -32,6 +32,8 @@ pub(super) struct Signals {
 type Started = oneshot::Sender<Result<(), StartError>>;
 
 const TICK: Duration = Duration::from_secs(1);
+/// Requests of which this thread has not heard yet.
+const DEMANDS: usize = 256;
 
 pub(super) fn thread(
     settings: Settings,
@@ -61,13 +63,14 @@ async fn run(
 ) {
     let (dns_tx, mut dns) = mpsc::channel(64);
     let (updates_tx, mut updates) = mpsc::channel(4);
+    let (demands_tx, mut demands) = mpsc::channel(DEMANDS);
     let admin_ports = (settings.admin, settings.readiness, settings.prometheus);
     let ads = settings.ads.take();
     let sources = std::mem::take(&mut settings.sources);
     let last_good = settings.last_good.take();
     let node = settings.node.id.clone();
     let initial = std::mem::take(&mut settings.initial);
-    let mut control = match control(settings, dns_tx, updates_tx.clone()) {
+    let mut control = match control(settings, dns_tx, updates_tx.clone(), demands_tx) {
         Ok(control) => control,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -137,6 +140,9 @@ async fn run(
             update = updates.recv() => if let Some(update) = update {
                 control.take_update(update, &mut first).await;
                 control.settle(&first, signals).await;
+            },
+            demand = demands.recv() => if let Some(demand) = demand {
+                control.demand(demand).await;
             },
             resolved = dns.recv() => if let Some((name, assignment)) = resolved {
                 control.resolved(&name, assignment).await;
@@ -228,13 +234,14 @@ fn control(
     settings: Settings,
     dns: mpsc::Sender<(Arc<str>, upstream::Assignment)>,
     updates: mpsc::Sender<Update>,
+    demands: mpsc::Sender<Demand>,
 ) -> Result<Control, StartError> {
     let log = LogSink::start(settings.stdout).map_err(StartError::Thread)?;
     let node = Arc::new(settings.node);
     let config = Config { plan: Arc::new(Plan::default()), servers: Arc::default() };
     let count = settings.concurrency.max(1);
     let overload = settings.overload.as_ref().map(|manager| manager.shared.clone());
-    let shared = worker::Shared { log: log.clone(), serving: Serving::new(count), overload };
+    let shared = worker::Shared { log: log.clone(), serving: Serving::new(count), overload, demands };
     let workers = (0..count)
         .map(|index| worker::start((index, count), node.clone(), config.clone(), shared.clone()))
         .collect::<std::io::Result<Vec<_>>>()
@@ -269,6 +276,7 @@ fn control(
         settled: false,
         first_round: std::rc::Rc::default(),
         caches: HashMap::new(),
+        demands: Vec::new(),
     })
 }
 
@@ -399,6 +407,7 @@ impl Control {
 
     async fn tick(&mut self) {
         let now = Instant::now();
+        self.forget_demands();
         for (name, entry) in &self.clusters {
             for ejection in entry.state.tick(now, &mut ThreadRandom) {
                 tracing::info!(cluster = %name, host = %ejection.address, kind = ?ejection.kind, "outlier detection");

@@ -56,9 +56,12 @@ impl Control {
         let lacks_routes = listener.all_chains().any(|chain| match &chain.terminal {
             Terminal::Http(hcm) => match &hcm.routes {
                 RouteSource::Rds { id, origin, name } => {
-                    of_its_own(origin)
-                        && self.plan.route_table(*id).is_none()
-                        && !self.sources.is_absent(ResourceType::Route, name)
+                    let table = self.plan.route_table(*id);
+                    let lacks_hosts = |from: &Origin| of_its_own(from) && !self.sources.has_told_hosts(from);
+                    table.is_some_and(|table| table.vhds.as_ref().is_some_and(lacks_hosts))
+                        || (of_its_own(origin)
+                            && table.is_none()
+                            && !self.sources.is_absent(ResourceType::Route, name))
                 }
                 // Those of scopes come over the aggregated stream, whose server keeps the order.
                 RouteSource::Inline(_) | RouteSource::Scoped(_) => false,

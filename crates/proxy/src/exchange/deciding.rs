@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use decide::{
     Answer, Ask, BodyFilter, Context, Deciding, Decision, InternalRedirects, Known, LocalReply, LogEntry,
-    NotFollowed, PeerMetadata, ReceivedBody, Redirected, Request, Response, Side, Step, UpstreamEntry,
+    NotFollowed, PeerMetadata, Plan, ReceivedBody, Redirected, Request, Response, RouteTable, Side, Step,
+    UpstreamEntry,
 };
 use upstream::Host;
 
@@ -37,7 +38,7 @@ pub async fn decide_after(
 ) -> Result<Box<Decision>, Option<NotFollowed>> {
     let connection = exchange.connection;
     let mut machine = Deciding::after(&connection.connection, before);
-    let cx = context(exchange);
+    let cx = context(exchange, exchange.plan);
     let route = connection.worker.with_rng(|rng| machine.look_ahead(&cx, &mut next.request, rng));
     let (Some(to), Some(from)) = (route, before.matched.as_ref()) else {
         return Err(Some(NotFollowed::NoRoute));
@@ -48,10 +49,10 @@ pub async fn decide_after(
     drive(exchange, machine, &mut next.request, length).await.map_err(|_| None)
 }
 
-fn context<'a>(exchange: &Exchange<'a, '_>) -> Context<'a> {
+fn context<'a>(exchange: &Exchange<'a, '_>, plan: &'a Plan) -> Context<'a> {
     let connection = exchange.connection;
     Context {
-        plan: exchange.plan,
+        plan,
         hcm: exchange.hcm,
         connection: &connection.connection,
         direction: connection.direction,
@@ -70,9 +71,10 @@ async fn drive(
     let connection = exchange.connection;
     let worker = &connection.worker;
     machine = machine.with_body(!matches!(length, BodyLength::None | BodyLength::Known(0)));
+    let mut newest: Option<Arc<Plan>> = None;
     loop {
         // What is asked is in boxes: hardly any request pays for its room.
-        let cx = context(exchange);
+        let cx = context(exchange, newest.as_ref().unwrap_or(exchange.plan));
         match worker.with_rng(|rng| machine.step(&cx, request, rng, &mut ())) {
             Step::Done(decision) => return Ok(decision),
             Step::Ask(Ask::Delay(delay)) => {
@@ -96,6 +98,12 @@ async fn drive(
                 let processed = Box::pin(while_wanted(exchange.down, &mut timers, said)).await?;
                 machine.answer(Answer::Processed(processed));
             }
+            Step::Ask(Ask::VirtualHost { table, name }) => {
+                exchange.asked = true;
+                let found = Box::pin(demanded(exchange, &table, name)).await?;
+                newest = found.then(|| worker.config().plan);
+                machine.answer(Answer::VirtualHost(found));
+            }
             Step::Ask(Ask::Replace { body, whole }) => {
                 let received = exchange
                     .received
@@ -108,6 +116,21 @@ async fn drive(
                 machine.answer(Answer::Body(body));
             }
         }
+    }
+}
+
+/// Waits until a table's source has said whether there is such a virtual host.
+async fn demanded(
+    exchange: &mut Exchange<'_, '_>,
+    table: &RouteTable,
+    name: Arc<str>,
+) -> Result<bool, Interrupt> {
+    let worker = &exchange.connection.worker;
+    let mut timers = Timers::default();
+    let waiting = while_wanted(exchange.down, &mut timers, worker.demand(table, name));
+    match exchange.hcm.timeouts.stream_idle {
+        Some(limit) => tokio::time::timeout(limit, waiting).await.unwrap_or(Err(Interrupt::StreamIdle)),
+        None => waiting.await,
     }
 }
 

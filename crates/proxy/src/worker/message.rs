@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use decide::Plan;
+use decide::{Origin, Plan};
 use tls::ServerTls;
 use tokio::sync::oneshot;
 use upstream::{ClusterState, EndpointSet};
@@ -30,6 +30,16 @@ pub struct ClusterUpdate {
     pub endpoints: Arc<EndpointSet>,
 }
 
+/// A virtual host that a request lacks and its table's source may have.
+pub struct Demand {
+    pub origin: Origin,
+    /// The table's name, and the host's behind it.
+    pub name: Arc<str>,
+    /// Who asks.
+    pub worker: usize,
+    pub reply: oneshot::Sender<bool>,
+}
+
 pub enum Message {
     /// Clusters first, then the plan that refers to them, then what nobody refers to any more.
     Change {
@@ -53,6 +63,11 @@ pub enum Message {
     /// Close that socket; its connections live on.
     Unlisten {
         key: u64,
+    },
+    /// Whether what was asked for is there, after the change that brought it.
+    Demanded {
+        found: bool,
+        reply: oneshot::Sender<bool>,
     },
     Stats(oneshot::Sender<Box<Snapshot>>),
     FlushLogs(oneshot::Sender<()>),

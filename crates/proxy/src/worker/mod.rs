@@ -4,6 +4,6 @@ mod message;
 mod run;
 mod state;
 
-pub use message::{ClusterUpdate, Config, Message, Servers};
+pub use message::{ClusterUpdate, Config, Demand, Message, Servers};
 pub use run::{WorkerHandle, start};
 pub use state::{Node, Shared, Worker};

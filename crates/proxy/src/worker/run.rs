@@ -97,6 +97,7 @@ async fn run(worker: Rc<Worker>, mut inbox: Receiver<Message>) {
             Message::Unlisten { key } => {
                 sockets.remove(&key).into_iter().flatten().for_each(|task| task.abort());
             }
+            Message::Demanded { found, reply } => _ = reply.send(found),
             Message::Stats(reply) => _ = reply.send(worker.snapshot()),
             Message::FlushLogs(done) => {
                 worker.log.flush();

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use ahash::AHashMap;
 use base::{Locality, Random, SeededRandom};
-use decide::{Collector, Count, Direction, Logged, NodeFacts, PeerMetadata};
-use tokio::sync::Notify;
+use decide::{Collector, Count, Direction, Logged, NodeFacts, PeerMetadata, RouteTable};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::message::{ClusterUpdate, Config};
+use super::message::{ClusterUpdate, Config, Demand};
 use crate::cluster::{Cluster, Neighbours};
 use crate::log::{Batch, Batches, LogSink, WorkerLog};
 use crate::overload::Overload;
@@ -53,6 +53,7 @@ pub struct Shared {
     pub log: LogSink,
     pub serving: Serving,
     pub overload: Option<Arc<Overload>>,
+    pub demands: mpsc::Sender<Demand>,
 }
 
 pub struct Worker {
@@ -79,6 +80,7 @@ pub struct Worker {
     neighbours: Option<Rc<Neighbours>>,
     /// What the overload manager has decided, if there is one.
     pub overload: Option<Arc<Overload>>,
+    demands: mpsc::Sender<Demand>,
     /// Ports whose servers spoke first: detection does not wait for their clients.
     pub server_first: RefCell<lru::Recent>,
     next_connection: Cell<u64>,
@@ -160,6 +162,7 @@ impl Worker {
             log: WorkerLog::new(shared.log),
             serving: shared.serving,
             overload: shared.overload,
+            demands: shared.demands,
             stats: WorkerStats::default(),
             http: RefCell::default(),
             listeners: RefCell::default(),
@@ -182,6 +185,14 @@ impl Worker {
     /// The configuration that is current now.
     pub fn config(&self) -> Config {
         self.config.borrow().clone()
+    }
+
+    /// Asks the table's source for a virtual host. Whether it is there, by the newest configuration.
+    pub async fn demand(&self, table: &RouteTable, name: Arc<str>) -> bool {
+        let Some(origin) = table.vhds.clone() else { return false };
+        let (reply, answer) = oneshot::channel();
+        let demand = Demand { origin, name, worker: self.index, reply };
+        self.demands.send(demand).await.is_ok() && answer.await.unwrap_or(false)
     }
 
     pub fn cluster(&self, name: &str) -> Option<Rc<Cluster>> {

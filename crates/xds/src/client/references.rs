@@ -4,7 +4,7 @@ use prost::Message as _;
 use proto::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use proto::pb::envoy::config::core::v3::{ConfigSource, TransportSocket, config_source};
 use proto::pb::envoy::config::listener::v3::{Filter, Listener, filter};
-use proto::pb::envoy::config::route::v3::ScopedRouteConfiguration;
+use proto::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
 use proto::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier, scoped_routes::ConfigSpecifier,
 };
@@ -32,6 +32,11 @@ pub(super) fn references(resource_type: ResourceType, resource: &Resource) -> Ve
         ResourceType::ScopedRoute => {
             if let Ok(scope) = ScopedRouteConfiguration::decode(resource.body.clone()) {
                 of_scope(&scope, &mut found);
+            }
+        }
+        ResourceType::Route => {
+            if let Ok(table) = RouteConfiguration::decode(resource.body.clone()) {
+                of_table(&table, &mut found);
             }
         }
         ResourceType::Listener => {
@@ -89,6 +94,13 @@ fn of_filter(filter: &Filter, found: &mut Vec<Reference>) {
             _ => {}
         },
         _ => {}
+    }
+}
+
+/// Under its own name a table's virtual hosts are asked for, all that there are.
+fn of_table(table: &RouteConfiguration, found: &mut Vec<Reference>) {
+    if table.vhds.as_ref().is_some_and(|vhds| is_ads(vhds.config_source.as_ref())) {
+        found.push((ResourceType::VirtualHost, table.name.clone()));
     }
 }
 

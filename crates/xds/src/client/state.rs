@@ -16,7 +16,7 @@ use proto::pb::google::protobuf::Any;
 use proto::pb::google::rpc;
 use proto::{Delta, Rejection, Resource, ResourceType};
 
-use super::references::{EVERYTHING, Reference, references};
+use super::references::{Reference, references};
 use crate::Mode;
 
 /// How long what is new waits for what it refers to.
@@ -235,19 +235,18 @@ impl Client {
         self.refer(&delta);
         let state = self.types.entry(resource_type).or_default();
         state.nonce.clone_from(&answer.nonce);
-        for name in delta.changed.iter().map(|resource| &resource.name).chain(&delta.removed) {
-            for held in &mut self.held {
-                held.needs.remove(&(resource_type, name.to_string()));
-            }
-        }
         let names = delta.changed.iter().map(|r| &r.name).chain(&delta.removed).cloned().collect();
-        if resource_type == ResourceType::ScopedRoute {
+        if matches!(resource_type, ResourceType::ScopedRoute | ResourceType::VirtualHost) {
             for held in &mut self.held {
-                held.needs.remove(&(resource_type, EVERYTHING.to_owned()));
+                held.needs.retain(|(t, _)| *t != resource_type);
             }
         }
         self.unjudged.push((resource_type, answer.nonce.clone(), names));
         let needs = self.needs(&delta);
+        // A table whose virtual hosts are still to come is not yet what its listener waits for.
+        if needs.is_empty() || resource_type != ResourceType::Route {
+            self.came(&delta);
+        }
         self.held.push(Held { delta, answer, needs, deadline: now + WARMING });
         self.release();
         self.tell_all();
@@ -333,14 +332,20 @@ impl Client {
     fn read_delta(&mut self, t: ResourceType, response: pb::DeltaDiscoveryResponse) -> Result<Delta, String> {
         let mut changed = Vec::with_capacity(response.resources.len());
         let mut versions = Vec::with_capacity(response.resources.len());
+        let mut removed: Vec<Arc<str>> = response.removed_resources.into_iter().map(Arc::from).collect();
         for resource in response.resources {
-            let any =
-                resource.resource.ok_or_else(|| format!("{}: the resource is missing", resource.name))?;
+            let Some(any) = resource.resource else {
+                // That is how it is said that a host which was asked for does not exist.
+                if t != ResourceType::VirtualHost {
+                    return Err(format!("{}: the resource is missing", resource.name));
+                }
+                removed.extend([resource.name].into_iter().chain(resource.aliases).map(Arc::from));
+                continue;
+            };
             check_type(t, &any.type_url)?;
             changed.push(self.resource(resource.name.into(), Bytes::from(any.value)));
             versions.push(resource.version);
         }
-        let removed: Vec<Arc<str>> = response.removed_resources.into_iter().map(Arc::from).collect();
         let state = self.types.entry(t).or_default();
         for (resource, version) in changed.iter().zip(versions) {
             state.held.insert(Arc::clone(&resource.name), Some((version, resource.version)));
@@ -363,7 +368,13 @@ impl Client {
     fn refer(&mut self, delta: &Delta) {
         let t = delta.resource_type;
         if self.alone
-            || !matches!(t, ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRoute)
+            || !matches!(
+                t,
+                ResourceType::Cluster
+                    | ResourceType::Listener
+                    | ResourceType::Route
+                    | ResourceType::ScopedRoute
+            )
         {
             return;
         }
@@ -380,7 +391,9 @@ impl Client {
         if wanted.contains_key(&ResourceType::ScopedRoute) {
             self.types.entry(ResourceType::ScopedRoute).or_default().wildcard = true;
         }
-        for to in [ResourceType::Endpoint, ResourceType::Route, ResourceType::Secret] {
+        for to in
+            [ResourceType::Endpoint, ResourceType::Route, ResourceType::VirtualHost, ResourceType::Secret]
+        {
             let names = wanted.remove(&to).unwrap_or_default();
             if !names.is_empty() || self.types.contains_key(&to) {
                 self.types.entry(to).or_default().referred = names;
@@ -393,7 +406,8 @@ impl Client {
         let of =
             |resource: &Resource| self.references.get(&(delta.resource_type, Arc::clone(&resource.name)));
         let missing = |(t, name): &&Reference| {
-            if *t == ResourceType::ScopedRoute {
+            // Of these it is not known which there are.
+            if matches!(*t, ResourceType::ScopedRoute | ResourceType::VirtualHost) {
                 return self.types.get(t).is_none_or(|state| state.nonce.is_empty() && state.held.is_empty());
             }
             *t != ResourceType::Secret
@@ -423,13 +437,28 @@ impl Client {
             return;
         }
         parts.sort_by_key(|(delta, _)| delta.resource_type);
-        let (deltas, responses) = parts.into_iter().unzip();
+        let (deltas, responses): (Vec<Delta>, _) = parts.into_iter().unzip();
+        let is_waited_for = |d: &&Delta| d.resource_type == T::Route && !self.held.is_empty();
+        let tables: Vec<Delta> = deltas.iter().filter(is_waited_for).cloned().collect();
         self.ready.push_back(Ready { deltas, ticket: Ticket { responses, stream: self.stream } });
+        if !tables.is_empty() {
+            tables.iter().for_each(|delta| self.came(delta));
+            self.release();
+        }
+    }
+
+    /// Nobody waits for these any more.
+    fn came(&mut self, delta: &Delta) {
+        for name in delta.changed.iter().map(|resource| &resource.name).chain(&delta.removed) {
+            for held in &mut self.held {
+                held.needs.remove(&(delta.resource_type, name.to_string()));
+            }
+        }
     }
 
     fn tell_all(&mut self) {
         use ResourceType as T;
-        for t in [T::ScopedRoute, T::Endpoint, T::Route, T::Secret] {
+        for t in [T::ScopedRoute, T::Endpoint, T::Route, T::VirtualHost, T::Secret] {
             self.tell(t);
         }
     }
@@ -451,7 +480,7 @@ impl Client {
         let was_wildcard = std::mem::replace(&mut state.told_wildcard, state.wildcard);
         state.started = true;
         if !state.wildcard {
-            state.held.retain(|name, _| wanted.contains(name));
+            state.held.retain(|name, _| wanted.contains(name) || is_of_a_table(t, name, &wanted));
         }
         state.told = wanted;
         let node = (!std::mem::replace(&mut self.node_sent, true)).then(|| self.node.clone());
@@ -515,6 +544,11 @@ fn sotw_names(state: &Type) -> Vec<String> {
         names.push("*".to_owned());
     }
     names
+}
+
+/// Virtual hosts are wanted by the name of their table, which stands before their own.
+fn is_of_a_table(t: ResourceType, name: &str, wanted: &BTreeSet<Arc<str>>) -> bool {
+    t == ResourceType::VirtualHost && name.rsplit_once('/').is_some_and(|(table, _)| wanted.contains(table))
 }
 
 /// A version that differs from every other, so that the resource is sent again or removed.
@@ -664,5 +698,61 @@ mod tests {
         let mut all = [ResourceType::Listener, ResourceType::Route, ResourceType::ScopedRoute];
         all.sort();
         assert_eq!(types, all);
+    }
+
+    /// A table is not there before its virtual hosts are, nor its listener before it; hosts are held by their table's name.
+    #[test]
+    fn a_table_waits_for_its_virtual_hosts() {
+        use proto::pb::envoy::config::route::v3::{RouteConfiguration, Vhds};
+        let ads = config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource::default());
+        let source = Some(ConfigSource { config_source_specifier: Some(ads), ..Default::default() });
+        let table = RouteConfiguration {
+            name: "r".into(),
+            vhds: Some(Vhds { config_source: source }),
+            ..Default::default()
+        };
+        let now = Instant::now();
+        let mut client = Client::new(Mode::Delta, Node::default());
+        client.subscribe(ResourceType::Route, ["r".into()]);
+        client.connected();
+        client.receive(response(ResourceType::Route, "1", "r", &table), now);
+        assert!(client.next_ready().is_none(), "the virtual hosts are not there yet");
+        let hosts = |names: &[&str], nonce: &str| {
+            let resource = |name: &&str| pb::Resource {
+                name: (*name).into(),
+                version: "1".into(),
+                // One of a domain does not exist.
+                resource: (!name.contains('.'))
+                    .then(|| Any { type_url: ResourceType::VirtualHost.url().into(), value: Vec::new() }),
+                ..Default::default()
+            };
+            Response::Delta(pb::DeltaDiscoveryResponse {
+                type_url: ResourceType::VirtualHost.url().into(),
+                nonce: nonce.into(),
+                resources: names.iter().map(resource).collect(),
+                ..Default::default()
+            })
+        };
+        client.receive(hosts(&["r/one"], "2"), now);
+        let ready = client.next_ready().expect("all is there");
+        let types: Vec<_> = ready.deltas.iter().map(|delta| delta.resource_type).collect();
+        assert_eq!(types, [ResourceType::Route, ResourceType::VirtualHost]);
+        client.verdict(ready.ticket, &[]);
+        let wanted = [(ResourceType::VirtualHost, "r/a.example".into())];
+        client.want(&Arc::new(wanted.into_iter().collect()));
+        client.receive(hosts(&["r/a.example"], "3"), now);
+        let ready = client.next_ready().expect("the answer");
+        assert_eq!((ready.deltas[0].changed.len(), ready.deltas[0].removed.len()), (0, 1));
+        client.verdict(ready.ticket, &[]);
+        client.disconnected();
+        client.connected();
+        let mut held = Vec::new();
+        while let Some(request) = client.next_request() {
+            let ClientRequest::Delta(request) = request else { continue };
+            if request.type_url == ResourceType::VirtualHost.url() {
+                held.extend(request.initial_resource_versions.into_keys());
+            }
+        }
+        assert_eq!(held, ["r/one"]);
     }
 }

@@ -21,12 +21,13 @@ use crate::clock::timestamp;
 
 const MAGIC: &[u8] = b"mizzen last good configuration 1\n";
 /// In the order in which they are applied: what is referred to comes first.
-pub(super) const KEPT: [ResourceType; 6] = [
+pub(super) const KEPT: [ResourceType; 7] = [
     ResourceType::ProxyConfig,
     ResourceType::NameTable,
     ResourceType::Cluster,
     ResourceType::Endpoint,
     ResourceType::Route,
+    ResourceType::VirtualHost,
     ResourceType::Listener,
 ];
 

@@ -153,10 +153,14 @@ impl Control {
             listeners = of(ResourceType::Listener),
             "no control plane answers: the last good configuration is used"
         );
+        let of_tables =
+            |(t, key): &(ResourceType, Arc<str>)| (*t == ResourceType::VirtualHost).then(|| key.clone());
+        let hosts: Vec<Arc<str>> = names.iter().filter_map(of_tables).collect();
         last.using = Some(Using { written, names, answered: BTreeMap::new() });
         for rejection in self.apply_now(deltas, Came::LastGood).await {
             tracing::warn!(%rejection, "refused");
         }
+        self.demand_again(&hosts);
         true
     }
 

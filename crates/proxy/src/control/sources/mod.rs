@@ -25,7 +25,7 @@ use super::{Control, Secrets};
 use crate::reach::reach;
 use crate::stats::{Kind, Sample, Snapshot};
 use file::FileSource;
-use refer::{Reference, of_cluster, of_listener};
+use refer::{Reference, of_cluster, of_listener, of_table};
 
 /// How long what is new waits for what it refers to.
 pub(super) const WAIT: Duration = Duration::from_secs(15);
@@ -61,6 +61,8 @@ pub(super) struct Sources {
     running: Vec<Running>,
     /// What clusters and listeners refer to, those apart that wait themselves.
     references: HashMap<(ResourceType, Arc<str>, bool), Vec<Reference>>,
+    /// Virtual hosts that requests asked for.
+    demanded: BTreeSet<(Origin, Arc<str>)>,
     /// What the aggregated stream is asked for beside what its own resources refer to.
     ads: watch::Sender<Names>,
     /// What will not come for now: nobody waits for it.
@@ -73,6 +75,8 @@ struct Running {
     resource_type: ResourceType,
     all: bool,
     names: watch::Sender<Names>,
+    /// It has answered, be it with nothing.
+    has_spoken: bool,
     /// None where it could not be started, or was ended.
     task: Option<AbortHandle>,
     counts: BTreeMap<Arc<str>, Counts>,
@@ -98,6 +102,7 @@ impl Sources {
             updates,
             running: Vec::new(),
             references: HashMap::new(),
+            demanded: BTreeSet::new(),
             ads: watch::Sender::new(Names::default()),
             absent: BTreeSet::new(),
             since: Instant::now(),
@@ -118,12 +123,33 @@ impl Sources {
         before.is_none_or(|before| before != references)
     }
 
+    /// Wants a virtual host from now on, if those that are wanted are no more than that.
+    pub(super) fn demand(&mut self, origin: &Origin, name: &Arc<str>, most: usize) -> bool {
+        let key = (origin.clone(), name.clone());
+        let has_room = self.demanded.len() < most || self.demanded.contains(&key);
+        if has_room {
+            self.demanded.insert(key);
+        }
+        has_room
+    }
+
+    /// Wants those of such keys no more; true where any was wanted.
+    pub(super) fn demand_no_more(&mut self, is_gone: &dyn Fn(&Arc<str>) -> bool) -> bool {
+        let before = self.demanded.len();
+        self.demanded.retain(|(origin, name)| !is_gone(&origin.key(name)));
+        self.demanded.len() < before
+    }
+
     /// What is wanted of which source.
     fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::new();
         for reference in self.references.values().flatten() {
             let key = (reference.origin.clone(), reference.resource_type);
             wanted.entry(key).or_default().insert(reference.name.clone());
+        }
+        for (origin, name) in &self.demanded {
+            let key = (origin.clone(), ResourceType::VirtualHost);
+            wanted.entry(key).or_default().insert(name.clone());
         }
         wanted
     }
@@ -164,7 +190,10 @@ impl Sources {
 
     /// Changes under the names that they are kept under.
     pub(super) fn keyed(&mut self, source: usize, mut deltas: Vec<Delta>) -> Vec<Delta> {
-        let origin = self.by_mark(source).map(|running| running.origin.clone());
+        let origin = self.by_mark(source).map(|running| {
+            running.has_spoken |= !deltas.is_empty();
+            running.origin.clone()
+        });
         for delta in &mut deltas {
             let t = delta.resource_type;
             if let Some(origin) = origin.as_ref().filter(|_| !t.is_complete()) {
@@ -199,7 +228,8 @@ impl Sources {
         let Some(running) = self.by_mark(source).filter(|running| !running.all) else { return };
         let mut gone = Vec::new();
         for (t, key) in deltas.iter().filter(|(t, _)| *t == running.resource_type) {
-            let counts = running.counts.entry(Origin::name_of(key).into()).or_default();
+            let name = counted_under(*t, Origin::name_of(key)).into();
+            let counts = running.counts.entry(name).or_default();
             if refused.iter().any(|r| r.resource_type == *t && r.name == *key) {
                 counts.rejected += 1;
                 gone.push((*t, key.clone()));
@@ -220,7 +250,7 @@ impl Sources {
         }
         let names = running.names.borrow().clone();
         let origin = running.origin.clone();
-        for (_, name) in names.iter() {
+        for (_, name) in names.iter().filter(|(t, name)| counted_under(*t, name) == &**name) {
             let counts = running.counts.entry(name.clone()).or_default();
             *(if is_refusal { &mut counts.rejected } else { &mut counts.failure }) += 1;
         }
@@ -240,6 +270,12 @@ impl Sources {
         self.absent.contains(&(t, key.clone()))
     }
 
+    /// Whether the source has said which virtual hosts there are.
+    pub(super) fn has_told_hosts(&self, origin: &Origin) -> bool {
+        let of = |r: &&Running| r.resource_type == ResourceType::VirtualHost && r.origin == *origin;
+        self.running.iter().find(of).is_some_and(|running| running.has_spoken)
+    }
+
     /// Whether it started so long ago that nothing is waited for any more.
     pub(super) fn is_late(&self) -> bool {
         self.since.elapsed() >= WAIT
@@ -249,6 +285,14 @@ impl Sources {
     pub(super) fn failures(&self, t: ResourceType) -> (i64, i64) {
         let of_type = self.running.iter().filter(|r| r.all && r.resource_type == t);
         of_type.fold((0, 0), |(failed, refused), r| (failed + r.failures, refused + r.refusals))
+    }
+}
+
+/// A virtual host is counted with its table.
+fn counted_under(t: ResourceType, name: &str) -> &str {
+    match name.rsplit_once('/') {
+        Some((table, _)) if t == ResourceType::VirtualHost => table,
+        _ => name,
     }
 }
 
@@ -273,8 +317,19 @@ impl Control {
         let mut found = match t {
             ResourceType::Cluster => self.plan.cluster_named(name).map(|c| of_cluster(c)).unwrap_or_default(),
             ResourceType::Listener => self.plan.listener(name).map(|l| of_listener(l)).unwrap_or_default(),
+            ResourceType::Route => {
+                let table = self.plan.route_table_named(name);
+                table.map(|table| of_table(table)).unwrap_or_default()
+            }
             _ => return false,
         };
+        if t == ResourceType::Route {
+            let table = Origin::name_of(name);
+            self.sources.demanded.retain(|(origin, host)| {
+                counted_under(ResourceType::VirtualHost, host) != table
+                    || found.iter().any(|reference| reference.origin == *origin)
+            });
+        }
         let secrets = &self.secrets;
         found.retain(|r| {
             let by_the_stream = r.origin == Origin::Ads && came == Came::Ads;
@@ -321,6 +376,7 @@ impl Control {
                 resource_type: t,
                 all,
                 names: watch::Sender::new(Names::default()),
+                has_spoken: false,
                 task: None,
                 counts: BTreeMap::new(),
                 failures: 0,
@@ -421,6 +477,13 @@ impl Control {
         }
     }
 
+    /// Tag and prefixes of the counters of connection managers whose routes are kept under such a key.
+    fn prefixes(&self, is: &dyn Fn(&str) -> bool) -> impl Iterator<Item = (&'static str, Arc<str>)> + use<> {
+        let all: BTreeSet<Arc<str>> =
+            self.plan.listeners().flat_map(|listener| refer::prefixes_of(listener, is)).collect();
+        all.into_iter().map(|prefix| ("envoy_http_conn_manager_prefix", prefix))
+    }
+
     /// Prefix, tag, owner, and what stands before the counter's own name.
     fn counted_as(
         &self,
@@ -434,13 +497,13 @@ impl Control {
                 let named = clusters.filter_map(|c| Some(self.clusters.get(c)?.target.stat_name.clone()));
                 named.map(|name| ("cluster", "envoy_cluster_name", name, String::new())).collect()
             }
-            ResourceType::Route => {
-                let mut all: Vec<Arc<str>> =
-                    self.plan.listeners().flat_map(|l| refer::prefixes_of(l, key)).collect();
-                all.sort();
-                all.dedup();
-                let tag = "envoy_http_conn_manager_prefix";
-                all.into_iter().map(|prefix| ("http", tag, prefix, format!("rds.{name}."))).collect()
+            ResourceType::Route => self
+                .prefixes(&|of| of == &**key)
+                .map(|(tag, p)| ("http", tag, p, format!("rds.{name}.")))
+                .collect(),
+            ResourceType::VirtualHost => {
+                let of_table = |of: &str| Origin::name_of(of) == &**name;
+                self.prefixes(&of_table).map(|(tag, p)| ("http", tag, p, format!("vhds.{name}."))).collect()
             }
             ResourceType::Secret => vec![("sds", "envoy_sds_name", name.clone(), String::new())],
             _ => Vec::new(),

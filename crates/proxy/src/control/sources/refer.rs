@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use decide::{
     CertificateSource, Cluster, Discovery, DownstreamTransport, Hcm, Listener, Origin, RouteSource,
-    SecretRef, Terminal, TlsCommon, UpstreamTransport,
+    RouteTable, SecretRef, Terminal, TlsCommon, UpstreamTransport,
 };
 use proto::ResourceType;
 
@@ -51,6 +51,15 @@ pub(super) fn of_listener(listener: &Listener) -> Vec<Reference> {
     found
 }
 
+pub(super) fn of_table(table: &RouteTable) -> Vec<Reference> {
+    let of = |origin: &Origin| Reference {
+        origin: origin.clone(),
+        resource_type: ResourceType::VirtualHost,
+        name: table.name.clone(),
+    };
+    table.vhds.iter().map(of).collect()
+}
+
 fn of_tls(common: &TlsCommon, found: &mut Vec<Reference>) {
     let mut add = |secret: &SecretRef| {
         if let Some(origin) = &secret.source {
@@ -68,10 +77,10 @@ fn of_tls(common: &TlsCommon, found: &mut Vec<Reference>) {
     }
 }
 
-/// The prefixes of the counters of connection managers whose routes are kept under this key.
-pub(super) fn prefixes_of(listener: &Listener, key: &str) -> Vec<Arc<str>> {
+/// The prefixes of the counters of connection managers whose routes are kept under such a key.
+pub(super) fn prefixes_of(listener: &Listener, is: &dyn Fn(&str) -> bool) -> Vec<Arc<str>> {
     let of = |hcm: &Arc<Hcm>| match &hcm.routes {
-        RouteSource::Rds { name, .. } if **name == *key => Some(hcm.stat_prefix.trim_end_matches(';').into()),
+        RouteSource::Rds { name, .. } if is(name) => Some(hcm.stat_prefix.trim_end_matches(';').into()),
         _ => None,
     };
     let chains = listener.all_chains();
