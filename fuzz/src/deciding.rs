@@ -286,6 +286,7 @@ fn one(cx: &Context<'_>, hcm: &Hcm, mut request: Request, odds: &mut Odds<'_>, r
                 let over = if odds.one_in(2) { Processed::Over } else { Processed::Failed(reply()) };
                 machine.answer(Answer::Processed(over));
             }
+            Step::Ask(Ask::VirtualHost { .. }) => machine.answer(Answer::VirtualHost(odds.one_in(2))),
             Step::Ask(Ask::Replace { .. }) => {}
             Step::Ask(Ask::Body { more_than, .. }) => {
                 let length = odds.below(64).min(more_than as usize + 1);
