@@ -103,15 +103,16 @@ fn renewal_resumes() -> anyhow::Result<()> {
     mesh.until_answers(URL)?;
     let load = mesh.start_load(&["--url", URL, "--connections", "2", "--pause", "20", "--fresh"])?;
     let is_of_reviews = |line: &&str| line.contains("certificate.issued") && line.contains("/sa/reviews ");
-    until("the certificate of reviews was renewed", PATIENCE, || {
-        (mesh.whole_log("up").lines().filter(is_of_reviews).count() > 1).then_some(())
-    })?;
+    let issued = |mesh: &Mesh| mesh.whole_log("up").lines().filter(is_of_reviews).count();
+    until("the certificate of reviews was renewed", PATIENCE, || (issued(&mesh) > 1).then_some(()))?;
     let report = load.stop_after(50)?;
     ensure!(report.failed() == 0, "renewal lost requests: {report:?}");
     mesh.kill_control_plane();
     std::thread::sleep(life);
+    let before = issued(&mesh);
     mesh.restart()?;
-    // One side may have its certificate before the other, and what was kept open may answer till then.
+    // Callers have theirs from the start; what was kept open from before the outage may answer until reviews has its own.
+    until("reviews has a new certificate", PATIENCE, || (issued(&mesh) > before).then_some(()))?;
     until("both are known to each other again", PATIENCE, || {
         let report = mesh.load(&["--url", URL, "--count", "10", "--fresh"]).ok()?;
         (report.failed() == 0).then_some(())
