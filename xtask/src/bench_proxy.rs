@@ -1,6 +1,7 @@
 //! `cargo xtask bench proxy`: the proxy beside Envoy, HAProxy, nginx and Traefik, on this machine, in turns.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -28,17 +29,24 @@ pub(crate) struct Args {
 /// Installs the peers, builds what is measured and what measures it, and runs.
 pub(crate) fn run(args: &Args) -> Result<()> {
     peers::run(&PEERS.map(str::to_owned))?;
+    let mut load = load("run", &args.profile, args.proxy.as_deref())?;
+    load.args(args.quick.then_some("--quick")).args(&args.rows);
+    shell::run(&mut load)
+}
+
+/// Builds the program that puts load on proxies, and the proxy unless there is one; what starts it on that.
+pub(crate) fn load(what: &str, profile: &str, proxy: Option<&Path>) -> Result<Command> {
     let mut build = shell::cargo();
-    build.args(["build", "--profile", &args.profile, "-p", "proxy-load"]);
-    if args.proxy.is_none() {
+    build.args(["build", "--profile", profile, "-p", "proxy-load"]);
+    if proxy.is_none() {
         build.args(["-p", "mizzen-proxy"]);
     }
     shell::run(&mut build)?;
-    let proxy = match &args.proxy {
+    let proxy = match proxy {
         Some(file) => std::path::absolute(file)?,
-        None => shell::built(&args.profile, "mizzen-proxy"),
+        None => shell::built(profile, "mizzen-proxy"),
     };
-    let mut load = shell::command(shell::built(&args.profile, "proxy-load"));
-    load.arg("run").arg("--proxy").arg(proxy).args(args.quick.then_some("--quick")).args(&args.rows);
-    shell::run(&mut load)
+    let mut load = shell::command(shell::built(profile, "proxy-load"));
+    load.arg(what).arg("--proxy").arg(proxy);
+    Ok(load)
 }

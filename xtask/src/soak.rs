@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use crate::{peers, shell};
+use crate::{bench_proxy, peers};
 
 /// Mixed load for long, while things change and break: nothing may leak, get lost or be miscounted
 #[derive(Debug, clap::Args)]
@@ -32,18 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(peer) = &args.peer {
         peers::run(std::slice::from_ref(peer))?;
     }
-    let mut build = shell::cargo();
-    build.args(["build", "--profile", &args.profile, "-p", "proxy-load"]);
-    if args.proxy.is_none() {
-        build.args(["-p", "mizzen-proxy"]);
-    }
-    shell::run(&mut build)?;
-    let proxy = match &args.proxy {
-        Some(file) => std::path::absolute(file)?,
-        None => shell::built(&args.profile, "mizzen-proxy"),
-    };
-    let mut soak = shell::command(shell::built(&args.profile, "proxy-load"));
-    soak.arg("soak").arg("--proxy").arg(proxy);
+    let mut soak = bench_proxy::load("soak", &args.profile, args.proxy.as_deref())?;
     soak.args(["--minutes", &args.minutes.to_string(), "--seed", &args.seed.to_string()]);
     if let Some(peer) = &args.peer {
         soak.args(["--peer", peer]);
