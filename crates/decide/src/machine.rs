@@ -200,11 +200,21 @@ impl Deciding {
 
     /// For a request that follows a redirect: who asks is known from the one before.
     pub fn after(connection: &Connection, before: &Decision) -> Self {
+        Self::of_known(connection, before.remote, before.internal, &before.request_id)
+    }
+
+    /// For a request that the connection manager has received.
+    fn of_known(
+        connection: &Connection,
+        remote: std::net::SocketAddr,
+        internal: bool,
+        request_id: &Arc<str>,
+    ) -> Self {
         let mut machine = Self::new(connection);
         machine.received = true;
-        machine.state.remote = before.remote;
-        machine.state.internal = before.internal;
-        machine.state.request_id = Arc::clone(&before.request_id);
+        machine.state.remote = remote;
+        machine.state.internal = internal;
+        machine.state.request_id = Arc::clone(request_id);
         machine
     }
 
@@ -233,13 +243,14 @@ impl Deciding {
         rng: &mut R,
         recorder: &mut E,
     ) -> Step {
-        if !self.begun {
-            self.begun = true;
-            if let Err(reply) = self.begin(cx, request, rng, recorder) {
-                return self.done(cx, request, Outcome::Reply(reply));
+        loop {
+            if !self.begun {
+                self.begun = true;
+                if let Err(reply) = self.begin(cx, request, rng, recorder) {
+                    return self.done(cx, request, Outcome::Reply(reply));
+                }
             }
-        }
-        while let Some(filter) = cx.hcm.filters.get(self.next_filter) {
+            let Some(filter) = cx.hcm.filters.get(self.next_filter) else { break };
             match self.filter(cx, filter, request, rng, recorder) {
                 Passed::Next => {
                     self.next_filter += 1;
@@ -254,12 +265,7 @@ impl Deciding {
                         matches!(ask, Ask::Body { .. } | Ask::Process(_) | Ask::Replace { .. });
                     return Step::Ask(ask);
                 }
-                Passed::Again => {
-                    self.begun = true;
-                    if let Err(reply) = self.begin(cx, request, rng, recorder) {
-                        return self.done(cx, request, Outcome::Reply(reply));
-                    }
-                }
+                Passed::Again => {}
                 Passed::Reply(reply) => return self.done(cx, request, Outcome::Reply(reply)),
             }
         }
@@ -555,7 +561,7 @@ impl Deciding {
 
 enum Passed {
     Next,
-    /// The request has begun again, from the first filter.
+    /// The request begins again, from the first filter.
     Again,
     Ask(Ask),
     Reply(Box<LocalReply>),

@@ -10,5 +10,5 @@ mod resource;
 mod type_url;
 
 pub use envoy_types::pb;
-pub use resource::{Delta, Layer, Layers, Rejection, Resource};
+pub use resource::{Delta, Layer, Layers, Rejection, Resource, table_of_host};
 pub use type_url::ResourceType;

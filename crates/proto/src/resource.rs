@@ -81,6 +81,11 @@ pub struct Delta {
     pub removed: Vec<Arc<str>>,
 }
 
+/// The route table that a virtual host is of, by its resource's name: `TABLE/HOST`.
+pub fn table_of_host(name: &str) -> Option<&str> {
+    name.rsplit_once('/').map(|(table, _)| table)
+}
+
 /// Why one resource was not taken; the others of its delta were.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{resource_type} {name}: {field}: {reason}")]

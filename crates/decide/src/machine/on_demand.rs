@@ -36,11 +36,8 @@ impl Deciding {
     }
 
     fn begin_again(&mut self, cx: &Context<'_>) {
-        let mut again = Self::new(cx.connection).with_body(self.has_body);
-        (again.received, again.demanded) = (true, true);
-        again.state.remote = self.state.remote;
-        again.state.internal = self.state.internal;
-        again.state.request_id = Arc::clone(&self.state.request_id);
-        *self = again;
+        let state = &self.state;
+        let again = Self::of_known(cx.connection, state.remote, state.internal, &state.request_id);
+        *self = Self { demanded: true, ..again.with_body(self.has_body) };
     }
 }

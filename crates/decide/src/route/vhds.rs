@@ -29,8 +29,7 @@ impl RouteTable {
     pub(crate) fn owns(&self, key: &str) -> bool {
         let Some(origin) = &self.vhds else { return false };
         let name = Origin::name_of(key);
-        name.rsplit_once(OF).is_some_and(|(table, _)| table == &*self.name)
-            && *origin.key(&name.into()) == *key
+        proto::table_of_host(name) == Some(&*self.name) && *origin.key(&name.into()) == *key
     }
 
     /// Its own virtual hosts and these; those whose domains are another's are left out, and named.

@@ -68,7 +68,7 @@ impl Control {
         let of_type = self.resources.range((ResourceType::VirtualHost, "".into())..);
         let of_type = of_type.take_while(|((t, _), _)| *t == ResourceType::VirtualHost);
         let of_table = of_type.filter(|((_, key), _)| {
-            let owner = Origin::name_of(key).rsplit_once('/').map(|(owner, _)| owner);
+            let owner = proto::table_of_host(Origin::name_of(key));
             owner.is_some() && owner == table["name"].as_str()
         });
         let hosts: Vec<Value> = of_table

@@ -14,7 +14,7 @@ use proto::pb::envoy::config::core::v3::Node;
 use proto::pb::envoy::service::discovery::v3 as pb;
 use proto::pb::google::protobuf::Any;
 use proto::pb::google::rpc;
-use proto::{Delta, Rejection, Resource, ResourceType};
+use proto::{Delta, Rejection, Resource, ResourceType, table_of_host};
 
 use super::references::{Reference, references};
 use crate::Mode;
@@ -548,7 +548,7 @@ fn sotw_names(state: &Type) -> Vec<String> {
 
 /// Virtual hosts are wanted by the name of their table, which stands before their own.
 fn is_of_a_table(t: ResourceType, name: &str, wanted: &BTreeSet<Arc<str>>) -> bool {
-    t == ResourceType::VirtualHost && name.rsplit_once('/').is_some_and(|(table, _)| wanted.contains(table))
+    t == ResourceType::VirtualHost && table_of_host(name).is_some_and(|table| wanted.contains(table))
 }
 
 /// A version that differs from every other, so that the resource is sent again or removed.

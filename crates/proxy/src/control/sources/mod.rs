@@ -290,8 +290,8 @@ impl Sources {
 
 /// A virtual host is counted with its table.
 fn counted_under(t: ResourceType, name: &str) -> &str {
-    match name.rsplit_once('/') {
-        Some((table, _)) if t == ResourceType::VirtualHost => table,
+    match t {
+        ResourceType::VirtualHost => proto::table_of_host(name).unwrap_or(name),
         _ => name,
     }
 }
